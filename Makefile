@@ -1,0 +1,49 @@
+# kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down status logs verify image image-cuda lint test test-unit test-scenarios benchmarks
+
+NODE ?= all
+DEVICE ?=
+ARGS ?=
+KVSHARE := $(if $(DEVICE),DEVICE=$(DEVICE)) .venv/bin/kvshare
+PYTEST := .venv/bin/python -m pytest
+
+# Prints every "target: ## text" below, grouped by its "##@ Group" line.
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ From nothing to a proven run
+demo: setup ## This machine, no GPU: build, start, verify, report
+	@$(KVSHARE) demo $(ARGS)
+down: setup ## Stop what demo or up started (the engine too, where demo started it)
+	@$(KVSHARE) down $(ARGS)
+
+##@ Two machines
+up: setup ## Start NODE=prefill (with the controller), NODE=decode, or both
+	@$(KVSHARE) up $(NODE) $(ARGS)
+status: setup ## What runs where, and how it is
+	@$(KVSHARE) status $(ARGS)
+logs: setup ## The containers' logs, merged by time
+	@$(KVSHARE) logs $(ARGS)
+verify: setup ## Prove that KV cache is reused, with right answers (ARGS="--output json")
+	@$(KVSHARE) verify $(ARGS)
+
+##@ Images
+image: setup ## Build the images for DEVICE (cpu, or DEVICE=cuda)
+	@$(KVSHARE) image $(ARGS)
+
+##@ For whoever works on kvshare
+setup: ## Install what is missing: Docker and its plugins, the tool in .venv
+	@setup/setup.sh
+lint: ## ruff, mypy, shellcheck, hadolint
+	@setup/setup.sh docker/locks/dev.txt
+	@tests/lint.sh
+test: ## Everything, on a clean machine: lint, unit, configuration, images, scenarios on the real stack
+	@setup/setup.sh docker/locks/dev.txt
+	@tests/run.sh
+test-unit: ## Only what needs no Docker engine
+	@setup/setup.sh docker/locks/dev.txt
+	@$(PYTEST) tests/unit
+benchmarks: ## Measure this machine and write docs/benchmarks.md
+	@setup/setup.sh docker/locks/dev.txt
+	@.venv/bin/python benchmarks/run.py $(ARGS)

@@ -1,0 +1,1 @@
+"""What runs inside the engine image: the controller, a vLLM server, and their health checks."""

@@ -1,0 +1,35 @@
+"""`python -m kvshare_engine controller|server|health`: the engine image's entrypoint."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from kvshare_engine.environment import refuse
+
+USAGE = "expected one of controller, server, health"
+
+
+def main(arguments: list[str]) -> int:
+    match arguments:
+        case ["controller"]:
+            from kvshare_engine import controller
+
+            controller.run()
+        case ["server"]:
+            from kvshare_engine import server
+
+            server.run()
+        case ["health"]:
+            from kvshare_engine import health
+
+            return health.run(os.environ.get("KVSHARE_ROLE", "controller"))
+        case [program, *_] if program not in ("controller", "server", "health") and not program.startswith("-"):
+            os.execvp(program, arguments)  # `docker compose run --rm prefill ucx_info -d` and the like
+        case _:
+            refuse(f"{USAGE} and found '{' '.join(arguments)}'")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

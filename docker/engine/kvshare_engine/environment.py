@@ -1,0 +1,100 @@
+"""The facts that compose.yaml hands to a container, read from its environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+STATE_DIR = Path("/tmp/kvshare")  # a tmpfs; nothing in it outlives the container
+FINGERPRINT = STATE_DIR / "fingerprint.json"
+METRICS_DIR = STATE_DIR / "metrics"
+LMCACHE_CONFIG = Path("/etc/kvshare/lmcache.yaml")
+DEMO_MODEL = "demo"
+
+
+def refuse(sentence: str) -> NoReturn:
+    """End the container with exit code 2 and one sentence: expected, found, what to do."""
+    print(f"kvshare: {sentence}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def required(name: str, environment: Mapping[str, str] = os.environ) -> str:
+    value = environment.get(name, "")
+    if not value:
+        refuse(f"expected {name} in the environment and found none; start this image through compose.yaml, which sets it")
+    return value
+
+
+def port(name: str, environment: Mapping[str, str] = os.environ) -> int:
+    value = required(name, environment)
+    if not value.isdigit() or not 0 < int(value) < 65536:
+        refuse(f"expected a port from 1 to 65535 in {name} and found '{value}'; correct x-kvshare in compose.yaml")
+    return int(value)
+
+
+@dataclass(frozen=True)
+class Controller:
+    """Where the LMCache controller listens."""
+
+    host: str
+    http_port: int
+    pull_port: int
+    reply_port: int
+    heartbeat_port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.http_port}"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Controller:
+        return cls(
+            host=required("KVSHARE_CONTROLLER_HOST", environment),
+            http_port=port("KVSHARE_CONTROLLER_HTTP_PORT", environment),
+            pull_port=port("KVSHARE_CONTROLLER_PULL_PORT", environment),
+            reply_port=port("KVSHARE_CONTROLLER_REPLY_PORT", environment),
+            heartbeat_port=port("KVSHARE_CONTROLLER_HEARTBEAT_PORT", environment),
+        )
+
+
+@dataclass(frozen=True)
+class Server:
+    """One vLLM server with its LMCache worker."""
+
+    role: str
+    instance: str
+    host: str
+    api_port: int
+    worker_port: int
+    p2p_init_port: int
+    p2p_lookup_port: int
+    model: str
+    dtype: str
+    max_model_len: int
+    kv_transfer_config: str
+    vllm_args: str
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.api_port}"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Server:
+        return cls(
+            role=required("KVSHARE_ROLE", environment),
+            instance=required("KVSHARE_INSTANCE", environment),
+            host=required("KVSHARE_HOST", environment),
+            api_port=port("KVSHARE_API_PORT", environment),
+            worker_port=port("KVSHARE_WORKER_PORT", environment),
+            p2p_init_port=port("KVSHARE_P2P_INIT_PORT", environment),
+            p2p_lookup_port=port("KVSHARE_P2P_LOOKUP_PORT", environment),
+            model=required("KVSHARE_MODEL", environment),
+            dtype=required("KVSHARE_DTYPE", environment),
+            max_model_len=int(required("KVSHARE_MAX_MODEL_LEN", environment)),
+            kv_transfer_config=environment.get("KVSHARE_KV_TRANSFER_CONFIG", ""),
+            vllm_args=environment.get("KVSHARE_VLLM_ARGS", ""),
+        )

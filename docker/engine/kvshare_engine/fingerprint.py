@@ -1,0 +1,68 @@
+"""What this container really runs with, written where `kvshare verify` reads it from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kvshare_engine.environment import FINGERPRINT, LMCACHE_CONFIG, Server
+
+DISTRIBUTIONS = ("vllm", "lmcache", "nixl", "torch")
+PATCHES = Path("/opt/kvshare/patches.json")
+
+
+def write(fingerprint: Mapping[str, Any]) -> None:
+    FINGERPRINT.write_text(json.dumps(fingerprint, indent=2))
+
+
+def of_controller() -> dict[str, Any]:
+    return {"role": "controller", **_common()}
+
+
+def of_server(server: Server, model: str) -> dict[str, Any]:
+    return {
+        "role": server.role,
+        "instance": server.instance,
+        **_common(),
+        "model": model,
+        "vocab_size": vocab_size(Path(model)),
+        "dtype": server.dtype,
+        "max_model_len": server.max_model_len,
+        "kv_transfer_config": json.loads(server.kv_transfer_config) if server.kv_transfer_config else None,
+        "lmcache": lmcache_settings(LMCACHE_CONFIG, os.environ),
+        "ucx": {name: value for name, value in sorted(os.environ.items()) if name.startswith("UCX_")},
+    }
+
+
+def lmcache_settings(config: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    """LMCache's settings as it reads them: the YAML file, overridden by every LMCACHE_<KEY> of the environment.
+
+    Source: ``lmcache/v1/config_base.py`` of LMCache 0.5.6 (``load_config_with_overrides``).
+    """
+    settings: dict[str, Any] = yaml.safe_load(config.read_text())
+    for name, value in environment.items():
+        if name.startswith("LMCACHE_") and name != "LMCACHE_CONFIG_FILE":
+            settings[name.removeprefix("LMCACHE_").lower()] = yaml.safe_load(value)
+    return settings
+
+
+def vocab_size(model: Path) -> int | None:
+    """Vocabulary of a model on disk, in tokens; None for a model known only by its hub name."""
+    try:
+        return int(json.loads((model / "config.json").read_text())["vocab_size"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _common() -> dict[str, Any]:
+    return {
+        "versions": {name: metadata.version(name) for name in DISTRIBUTIONS},
+        "python_hash_seed": os.environ.get("PYTHONHASHSEED"),
+        "patches": json.loads(PATCHES.read_text()) if PATCHES.exists() else [],
+    }

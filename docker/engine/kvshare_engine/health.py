@@ -1,0 +1,108 @@
+"""Health checks that look at what matters, not only at whether a port answers.
+
+Only the standard library and pyzmq, both quick to import: this runs every few seconds beside the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+from kvshare_engine.environment import Controller, Server
+
+HTTP_TIMEOUT_S = 3.0
+PULL_LOOP_TIMEOUT_S = 3.0
+PULL_COUNT = "lmcache:cache_controller_pull_socket_message_count"
+# The controller accepts JSON on its pull port; a batch without operations is decoded, counted and dropped.
+EMPTY_BATCH = {
+    "type": "BatchedKVOperationMsg",
+    "instance_id": "kvshare-health",
+    "worker_id": 0,
+    "location": "",
+    "operations": [],
+}
+
+
+class Unhealthy(Exception):
+    """One sentence that says what is wrong."""
+
+
+def check_controller(controller: Controller) -> None:
+    """The controller lists its workers, and its pull loop takes a message.
+
+    One message that LMCache cannot decode ends that loop for good while HTTP still answers 200.
+
+    Raises:
+        Unhealthy: if either is not so.
+    """
+    list(registered_workers(controller))
+    before = pull_count(controller)
+    send_empty_batch(controller)
+    deadline = time.monotonic() + PULL_LOOP_TIMEOUT_S
+    while pull_count(controller) <= before:
+        if time.monotonic() > deadline:
+            raise Unhealthy(f"the pull loop on port {controller.pull_port} takes no message; no key is admitted any more")
+        time.sleep(0.05)
+
+
+def check_server(server: Server, controller: Controller) -> None:
+    """The engine answers, and its worker is registered with the controller where sharing is on.
+
+    Raises:
+        Unhealthy: if either is not so.
+    """
+    fetch(f"{server.url}/health")
+    if server.kv_transfer_config and server.instance not in registered_workers(controller):
+        raise Unhealthy(f"{server.instance} is not registered with the controller at {controller.url}")
+
+
+def registered_workers(controller: Controller) -> Iterator[str]:
+    for worker in json.loads(fetch(f"{controller.url}/controller/workers"))["workers"]:
+        yield worker["instance_id"]
+
+
+def pull_count(controller: Controller) -> float:
+    for line in fetch(f"{controller.url}/metrics").splitlines():
+        if line.startswith(PULL_COUNT):
+            return float(line.rsplit(" ", 1)[1])
+    raise Unhealthy(f"{controller.url}/metrics has no {PULL_COUNT}")
+
+
+def send_empty_batch(controller: Controller) -> None:
+    import zmq
+
+    context = zmq.Context()
+    socket = context.socket(zmq.PUSH)
+    try:
+        socket.setsockopt(zmq.LINGER, int(PULL_LOOP_TIMEOUT_S * 1000))
+        socket.connect(f"tcp://{controller.host}:{controller.pull_port}")
+        socket.send_json(EMPTY_BATCH)
+    finally:
+        socket.close()
+        context.term()
+
+
+def fetch(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT_S) as response:
+            body: bytes = response.read()
+    except (urllib.error.URLError, OSError) as error:
+        raise Unhealthy(f"{url} does not answer: {error}") from error
+    return body.decode()
+
+
+def run(role: str) -> int:
+    """Exit code for Docker: 0 healthy, 1 not; the sentence ends up in `docker inspect`."""
+    try:
+        if role == "controller":
+            check_controller(Controller.from_environment())
+        else:
+            check_server(Server.from_environment(), Controller.from_environment())
+    except Unhealthy as sentence:
+        print(sentence)
+        return 1
+    print("healthy")
+    return 0

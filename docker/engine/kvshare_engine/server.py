@@ -1,0 +1,82 @@
+"""Start a vLLM server whose KV cache LMCache shares with its peers."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from pathlib import Path
+
+import psutil
+
+from kvshare_engine import demo_model, fingerprint
+from kvshare_engine.environment import DEMO_MODEL, LMCACHE_CONFIG, METRICS_DIR, Controller, Server, refuse
+
+DEMO_MODEL_PATH = Path("/models/kvshare-demo")
+
+
+def lmcache_environment(server: Server, controller: Controller) -> dict[str, str]:
+    """What differs from node to node in LMCache's settings, as the environment that overrides its YAML file."""
+    return {
+        "LMCACHE_CONFIG_FILE": str(LMCACHE_CONFIG),
+        # LMCache's prefix and its key's own name double up here.
+        "LMCACHE_LMCACHE_INSTANCE_ID": server.instance,
+        "LMCACHE_LMCACHE_WORKER_PORTS": str(server.worker_port),
+        "LMCACHE_P2P_HOST": server.host,
+        "LMCACHE_P2P_INIT_PORTS": str(server.p2p_init_port),
+        "LMCACHE_P2P_LOOKUP_PORTS": str(server.p2p_lookup_port),
+        "LMCACHE_CONTROLLER_PULL_URL": f"{controller.host}:{controller.pull_port}",
+        "LMCACHE_CONTROLLER_REPLY_URL": f"{controller.host}:{controller.reply_port}",
+    }
+
+
+def command(server: Server, model: str) -> list[str]:
+    arguments = [
+        "vllm",
+        "serve",
+        model,
+        f"--host={server.host}",
+        f"--port={server.api_port}",
+        f"--dtype={server.dtype}",
+        f"--max-model-len={server.max_model_len}",
+        *shlex.split(server.vllm_args),
+    ]
+    if server.kv_transfer_config:
+        arguments.append(f"--kv-transfer-config={server.kv_transfer_config}")
+    return arguments
+
+
+def device_of(address: str) -> str:
+    """The network device that holds ``address``.
+
+    UCX would otherwise advertise any device, docker0 among them, whose address every Docker host shares.
+    """
+    held = {entry.address: device for device, entries in psutil.net_if_addrs().items() for entry in entries}
+    if address not in held:
+        mine = ", ".join(sorted(a for a in held if a.count(".") == 3))
+        refuse(f"expected {address} to be an address of this machine and found {mine}; correct PREFILL_HOST or DECODE_HOST in .env")
+    return held[address]
+
+
+def model_path(model: str) -> str:
+    """The model as vLLM is given it: made here if it is the demo's, looked up if it is a path."""
+    if model == DEMO_MODEL:
+        return str(demo_model.ensure(DEMO_MODEL_PATH))
+    if model.startswith("/") and not (Path(model) / "config.json").exists():
+        refuse(f"expected a model at {model} and found no config.json there; set MODEL in .env to a hub name or to a path under the models volume")
+    return model
+
+
+def run() -> None:
+    server = Server.from_environment()
+    shutil.rmtree(METRICS_DIR, ignore_errors=True)
+    METRICS_DIR.mkdir(parents=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(METRICS_DIR)
+    if not os.environ.get("UCX_NET_DEVICES"):
+        os.environ["UCX_NET_DEVICES"] = device_of(server.host)
+    # A setting given from outside wins.
+    os.environ.update({**lmcache_environment(server, Controller.from_environment()), **os.environ})
+    model = model_path(server.model)
+    fingerprint.write(fingerprint.of_server(server, model))
+    arguments = command(server, model)
+    os.execvp(arguments[0], arguments)
