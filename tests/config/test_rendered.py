@@ -1,0 +1,172 @@
+"""compose.yaml as Compose resolves it: golden files for every profile and device, and what must hold in all of them.
+
+Regenerate the golden files with `pytest tests/config --update-golden`, and read the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+DEVICES = {"cpu": "compose.yaml:compose.cpu.yaml", "cuda": "compose.yaml"}
+PROFILES = ("controller", "prefill", "decode", "client")
+GOLDEN = Path(__file__).parent / "golden"
+# The original's two machines.
+TWO_MACHINES = {"PREFILL_HOST": "192.168.110.13", "DECODE_HOST": "192.168.110.97"}
+
+
+def render(device: str, profile: str, *arguments: str, **decisions: str) -> str:
+    """`docker compose config` with nothing from this machine's .env or environment but PATH and HOME."""
+    environment = {name: os.environ[name] for name in ("PATH", "HOME")}
+    result = subprocess.run(
+        ["docker", "compose", "--env-file", "/dev/null", "--profile", profile, "config", *arguments],
+        cwd=ROOT,
+        env={**environment, "COMPOSE_FILE": DEVICES[device], **decisions},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "variable is not set" not in result.stderr
+    return result.stdout
+
+
+def services(device: str, profile: str = "*", **decisions: str) -> dict[str, Any]:
+    rendered: dict[str, Any] = json.loads(render(device, profile, "--format", "json", **decisions))["services"]
+    return rendered
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_rendered_configuration_is_the_golden_one(device: str, profile: str, update_golden: bool) -> None:
+    rendered = yaml.safe_load(render(device, profile, **TWO_MACHINES))
+    # Top-level x- keys stand in compose.yaml itself; what they come to is in the services.
+    kept = {key: value for key, value in rendered.items() if not key.startswith("x-")}
+    text = yaml.safe_dump(kept, sort_keys=True, width=110).replace(str(ROOT), "$ROOT")
+    golden = GOLDEN / f"{device}-{profile}.yaml"
+    if update_golden:
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_profile_starts_its_role_and_prefill_brings_the_controller(device: str) -> None:
+    assert set(services(device, "controller")) == {"controller"}
+    assert set(services(device, "prefill")) == {"controller", "prefill"}
+    assert set(services(device, "decode")) == {"decode"}
+    assert set(services(device, "client")) == {"client"}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_nothing_is_mounted_from_the_operators_machine(device: str) -> None:
+    mounts = [mount for service in services(device).values() for mount in service.get("volumes", [])]
+    assert mounts
+    assert all(mount["type"] == "volume" for mount in mounts)
+
+
+def test_a_models_folder_is_mounted_only_by_its_absolute_path() -> None:
+    (mount,) = services("cuda", MODELS="/srv/models")["decode"]["volumes"]
+    assert (mount["type"], mount["source"], mount["target"]) == ("bind", "/srv/models", "/models")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["controller", "prefill", "decode", "client"])
+def test_every_service_is_hardened(device: str, name: str) -> None:
+    service = services(device)[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert service["init"] is True
+    assert not service.get("privileged")
+    assert service["logging"]["options"] == {"max-size": "50m", "max-file": "5"}
+    assert service["network_mode"] == "host"
+    assert "ports" not in service, "ports beside host networking is a run-time error"
+    assert not any("docker.sock" in str(mount) for mount in service.get("volumes", []))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["controller", "prefill", "decode"])
+def test_everything_that_serves_restarts_and_says_whether_it_is_healthy(device: str, name: str) -> None:
+    service = services(device)[name]
+    assert service["restart"] == "unless-stopped"
+    assert service["healthcheck"]["test"] == ["CMD", "python", "-m", "kvshare_engine", "health"]
+    assert "stop_grace_period" in service
+
+
+def test_servers_are_pinned_to_their_own_gpu() -> None:
+    found = services("cuda", PREFILL_GPU="GPU-aaaa", DECODE_GPU="3")
+    for name, gpu in {"prefill": "GPU-aaaa", "decode": "3"}.items():
+        (device,) = found[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert (device["driver"], device["device_ids"], device["capabilities"]) == ("nvidia", [gpu], ["gpu"])
+
+
+def test_the_cpu_stack_asks_for_no_gpu() -> None:
+    assert all("deploy" not in service for service in services("cpu").values())
+    assert services("cpu")["decode"]["environment"]["UCX_TLS"] == "tcp"
+    assert services("cuda")["decode"]["environment"]["UCX_TLS"] == "tcp,cuda_copy"
+
+
+def test_the_same_engine_image_is_controller_prefill_and_decode() -> None:
+    for device in DEVICES:
+        found = services(device)
+        assert len({found[name]["image"] for name in ("controller", "prefill", "decode")}) == 1
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_no_two_services_listen_on_one_port(device: str) -> None:
+    facts = yaml.safe_load((ROOT / "compose.yaml").read_text())["x-kvshare"]
+    ports = [v for group in facts.values() for k, v in group.items() if k.endswith("_PORT")]
+    assert len(ports) == 12
+    assert len(set(ports)) == len(ports)
+    environments = services(device)
+    assert environments["decode"]["environment"]["KVSHARE_API_PORT"] == str(facts["decode"]["KVSHARE_API_PORT"])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_servers_agree_on_all_but_their_own_place(device: str) -> None:
+    found = services(device, **TWO_MACHINES)
+    prefill, decode = found["prefill"]["environment"], found["decode"]["environment"]
+    different = {name for name in chain(prefill, decode) if prefill.get(name) != decode.get(name)}
+    assert different == {
+        "KVSHARE_ROLE",
+        "KVSHARE_INSTANCE",
+        "KVSHARE_HOST",
+        "KVSHARE_API_PORT",
+        "KVSHARE_WORKER_PORT",
+        "KVSHARE_P2P_INIT_PORT",
+        "KVSHARE_P2P_LOOKUP_PORT",
+    }
+
+
+def test_the_original_system_is_what_comes_out() -> None:
+    found = services("cuda", **TWO_MACHINES)
+    prefill, decode = found["prefill"]["environment"], found["decode"]["environment"]
+    assert prefill["KVSHARE_MODEL"] == "meta-llama/Meta-Llama-3.1-8B-Instruct"
+    assert prefill["KVSHARE_MAX_MODEL_LEN"] == "1600"
+    assert prefill["KVSHARE_VLLM_ARGS"] == "--gpu-memory-utilization 0.9"
+    assert (prefill["KVSHARE_INSTANCE"], decode["KVSHARE_INSTANCE"]) == ("lmcache_instance_1", "lmcache_instance_2")
+    assert (prefill["KVSHARE_HOST"], decode["KVSHARE_HOST"]) == ("192.168.110.13", "192.168.110.97")
+    assert decode["KVSHARE_CONTROLLER_HOST"] == "192.168.110.13"
+    assert prefill["PYTHONHASHSEED"] == decode["PYTHONHASHSEED"] == "123"
+    transfer = json.loads(prefill["KVSHARE_KV_TRANSFER_CONFIG"])
+    assert (transfer["kv_connector"], transfer["kv_role"]) == ("LMCacheConnectorV1", "kv_both")
+    shared = yaml.safe_load((ROOT / "configs/lmcache.yaml").read_text())
+    original = {
+        "chunk_size": 256,
+        "local_cpu": True,
+        "max_local_cpu_size": 5,
+        "enable_async_loading": True,
+        "enable_p2p": True,
+        "transfer_channel": "nixl",
+        "enable_controller": True,
+    }
+    assert {key: shared[key] for key in original} == original

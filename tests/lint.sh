@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Every linter, as `make lint`, `make test` and pre-commit run them.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PATH="$PWD/.venv/bin:$PATH"
+
+ruff check --config tools/pyproject.toml .
+ruff format --check --config tools/pyproject.toml .
+mypy --config-file tools/pyproject.toml tools/kvshare
+MYPYPATH=docker/engine mypy --config-file tools/pyproject.toml --ignore-missing-imports docker/engine/kvshare_engine
+git ls-files '*.sh' .ci/run | xargs shellcheck --external-sources
+hadolint docker/Dockerfile
+for files in compose.yaml compose.yaml:compose.cpu.yaml; do
+  # A warning here is a variable without a default.
+  warnings=$(COMPOSE_FILE=$files docker compose --env-file /dev/null --profile '*' config --quiet 2>&1)
+  [ -z "$warnings" ] || { echo "$files: $warnings" >&2; exit 1; }
+done
+echo "lint: nothing to say"
