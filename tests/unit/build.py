@@ -1,0 +1,208 @@
+"""Evidence for tests: a proven run in which everything holds, and the means to break one thing of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from kvshare.evidence import (
+    CONTROL,
+    PEER,
+    REFERENCE,
+    SAME_SPLIT,
+    Admission,
+    Container,
+    ControllerProbe,
+    Counters,
+    EngineProbe,
+    Evidence,
+    Fingerprint,
+    Hit,
+    Leg,
+    Logs,
+    Position,
+    PullSample,
+    ServerProbe,
+    Sources,
+    Spec,
+    Traffic,
+    Worker,
+)
+from kvshare.stack import Controller, Server, Stack
+
+T = TypeVar("T")
+TOKENS, REUSABLE, PROMPTS, SEED = 1546, 1536, 3, 7
+PATCHES = ("peer_init_url", "packed_kv", "cpu_connector")
+
+STACK = Stack(
+    project="kvshare",
+    device="cpu",
+    controller=Controller("controller", "default", "192.168.110.13", 9000, 8300, 8400, 8600),
+    prefill=Server("prefill", "default", "192.168.110.13", "lmcache_instance_1", 8010, 8500, 8200, 8201),
+    decode=Server("decode", "gpu-b", "192.168.110.97", "lmcache_instance_2", 8011, 8501, 8202, 8203),
+)
+
+SPEC = Spec(
+    prefill=STACK.prefill.url,
+    decode=STACK.decode.url,
+    controller=STACK.controller.url,
+    prefill_instance=STACK.prefill.instance,
+    decode_instance=STACK.decode.instance,
+    prompts=PROMPTS,
+    prompt_tokens=TOKENS,
+    chunk_size=256,
+    seed=SEED,
+)
+
+
+def fingerprint(role: str, instance: str | None = None) -> Fingerprint:
+    server = role != "controller"
+    return Fingerprint(
+        role=role,
+        instance=instance,
+        versions={"vllm": "0.32.0", "lmcache": "0.5.6", "nixl": "1.5.1", "torch": "2.13.0+cpu"},
+        python_hash_seed="123",
+        model="/models/kvshare-demo" if server else None,
+        dtype="float32" if server else None,
+        max_model_len=1600 if server else None,
+        lmcache={
+            "chunk_size": 256,
+            "pre_caching_hash_algorithm": "builtin",
+            "local_cpu": True,
+            "enable_async_loading": True,
+            "enable_p2p": True,
+            "enable_controller": True,
+        }
+        if server
+        else {},
+        kv_transfer_config={"kv_connector": "LMCacheConnectorV1", "kv_load_failure_policy": "recompute"}
+        if server
+        else None,
+        patches=PATCHES,
+    )
+
+
+def container(service: str, instance: str | None = None) -> Container:
+    return Container(
+        service=service,
+        name=f"kvshare-{service}-1",
+        state="running",
+        health="healthy",
+        image_id="sha256:0123456789abcdef",
+        fingerprint=fingerprint(service, instance),
+    )
+
+
+def output(prompt: int, noise: float = 0.0, tokens: int = 16) -> tuple[Position, ...]:
+    """Return a plausible answer to a prompt: distinct top tokens, log-probabilities moved by ``noise``."""
+    draw = random.Random(prompt)
+    positions = []
+    for _ in range(tokens):
+        ids = draw.sample(range(3, 259), 5)
+        top = tuple((token, -0.5 - 0.7 * rank + noise) for rank, token in enumerate(ids))
+        positions.append(Position(ids[0], top))
+    return tuple(positions)
+
+
+def leg(kind: str, prompt: int) -> Leg:
+    node, ttft, sources, noise = {
+        REFERENCE: ("prefill", 3500.0, Sources(TOKENS, 0, 0), 1e-5),
+        SAME_SPLIT: ("prefill", 150.0, Sources(TOKENS - REUSABLE, REUSABLE, 0), 0.0),
+        PEER: ("decode", 700.0, Sources(TOKENS - REUSABLE, 0, REUSABLE), 2e-6),
+        CONTROL: ("decode", 3600.0, Sources(TOKENS, 0, 0), 0.0),
+    }[kind]
+    return Leg(
+        prompt=prompt,
+        leg=kind,
+        node=node,
+        request_id=f"kvshare-{SEED}-{prompt}-{kind.replace(' ', '-')}",
+        tokens=TOKENS,
+        ttft_ms=ttft + 10 * prompt,
+        e2e_ms=ttft + 10 * prompt + 900,
+        sources=sources,
+        output=output(prompt, noise),
+    )
+
+
+def legs() -> tuple[Leg, ...]:
+    made = [leg(CONTROL, PROMPTS + 1)]
+    for prompt in range(PROMPTS + 1):
+        made += [leg(REFERENCE, prompt), leg(SAME_SPLIT, prompt), leg(PEER, prompt)]
+    return tuple(made)
+
+
+def proven() -> Evidence:
+    """Return the evidence of a run in which every check holds."""
+    peers = [one for one in legs() if one.leg == PEER]
+    pulled = REUSABLE * len(peers)
+    return Evidence(
+        started="2026-11-24T06:00:00+00:00",
+        stack=STACK,
+        engines=(EngineProbe("default"), EngineProbe("gpu-b")),
+        containers=(
+            container("controller"),
+            container("prefill", STACK.prefill.instance),
+            container("decode", STACK.decode.instance),
+        ),
+        logs=Logs(
+            decode_hits=tuple(Hit(f"cmpl-{one.request_id}-0-1a2b3c4d", REUSABLE) for one in peers),
+            owner_lookups=tuple(f"cmpl-{one.request_id}-0-1a2b3c4d" for one in peers),
+            controller_errors=(),
+        ),
+        traffic=Traffic(
+            spec=SPEC,
+            prefill=ServerProbe(True, None, "/models/kvshare-demo", 1600),
+            decode=ServerProbe(True, None, "/models/kvshare-demo", 1600),
+            controller=ControllerProbe(
+                answers=True,
+                workers=(
+                    Worker(STACK.prefill.instance, STACK.prefill.peer_init_url, 12),
+                    Worker(STACK.decode.instance, STACK.decode.peer_init_url, 6),
+                ),
+                pull=(PullSample(10, False), PullSample(12, False), PullSample(20, False)),
+            ),
+            admissions=tuple(Admission(prompt, 6, 6, 0.2, "key count") for prompt in range(PROMPTS + 1)),
+            legs=legs(),
+            owner_start=Counters(transfers=3),
+            owner_after_control=Counters(transfers=3),
+            owner_end=Counters(transfers=3 + len(peers), transfer_seconds=0.2),
+            decode_start=Counters(hit_tokens=100, requested_tokens=100),
+            decode_end=Counters(100 + pulled, 100 + pulled, 1.0),
+            seconds=41.0,
+        ),
+    )
+
+
+def edit(record: T, path: str, change: Callable[[Any], Any] | Any) -> T:
+    """Return a copy of a record with one field changed, e.g. ``traffic.spec.seed`` or ``decode.state``."""
+    head, _, rest = path.partition(".")
+    if head in ("controller", "prefill", "decode") and isinstance(record, Evidence):
+        found = tuple(edit(c, rest, change) if c.service == head else c for c in record.containers)
+        return replace(record, containers=found)
+    if isinstance(record, dict):
+        return {**record, head: _changed(record.get(head), rest, change)}  # type: ignore[return-value]
+    assert dataclasses.is_dataclass(record)
+    return replace(record, **{head: _changed(getattr(record, head), rest, change)})  # type: ignore[type-var, return-value]
+
+
+def _changed(value: Any, rest: str, change: Any) -> Any:
+    if rest:
+        return edit(value, rest, change)
+    return change(value) if callable(change) else change
+
+
+def edit_legs(
+    evidence: Evidence, kind: str, change: Callable[[Leg], Leg], prompts: range | None = None
+) -> Evidence:
+    """Return a copy with the legs of one kind changed, on all prompts or on some."""
+    return edit(
+        evidence,
+        "traffic.legs",
+        lambda made: tuple(
+            change(one) if one.leg == kind and (prompts is None or one.prompt in prompts) else one
+            for one in made
+        ),
+    )

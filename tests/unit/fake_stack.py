@@ -1,0 +1,218 @@
+"""A stand-in for the stack on loopback: two servers and a controller that keep the books as the real ones do.
+
+It computes nothing, but it moves tokens between the same counters: a fresh prompt is computed, a known one
+comes from the server's own cache, and decode takes from prefill what the controller knows of. Faults are
+switches.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from kvshare.evidence import Spec
+
+from tests.unit.build import output
+
+BLOCK, CHUNK = 16, 256
+
+
+@dataclass
+class Server:
+    """One vLLM server with its counters."""
+
+    instance: str
+    healthy: bool = True
+    fail_requests: bool = False
+    seen: set[tuple[int, ...]] = field(default_factory=set)
+    local_compute: int = 0
+    local_cache_hit: int = 0
+    external: int = 0
+    hit_tokens: int = 0
+    transfers: int = 0
+
+    def metrics(self) -> str:
+        sources = {
+            "local_compute": self.local_compute,
+            "local_cache_hit": self.local_cache_hit,
+            "external_kv_transfer": self.external,
+        }
+        lines = ["# TYPE vllm:prompt_tokens_by_source counter"]
+        for source, value in sources.items():
+            labels = f'engine="0",model_name="m",source="{source}"'
+            lines.append(f"vllm:prompt_tokens_by_source_total{{{labels}}} {value}.0")
+        lines += [
+            "# TYPE lmcache:num_hit_tokens counter",
+            f'lmcache:num_hit_tokens_total{{worker_id="0"}} {self.hit_tokens}.0',
+            "# TYPE lmcache:retrieve_hit_rate gauge",
+            'lmcache:retrieve_hit_rate{worker_id="0"} 1.0',
+            "# TYPE lmcache:p2p_time_to_transfer histogram",
+            f'lmcache:p2p_time_to_transfer_bucket{{le="+Inf",worker_id="0"}} {self.transfers}.0',
+            f'lmcache:p2p_time_to_transfer_count{{worker_id="0"}} {self.transfers}.0',
+            f'lmcache:p2p_time_to_transfer_sum{{worker_id="0"}} {self.transfers * 0.05}',
+        ]
+        return "\n".join(lines) + "\n"
+
+
+@dataclass
+class FakeStack:
+    """The three parts and their faults."""
+
+    prefill: Server = field(default_factory=lambda: Server("lmcache_instance_1"))
+    decode: Server = field(default_factory=lambda: Server("lmcache_instance_2"))
+    controller_up: bool = True
+    pull_loop_alive: bool = True
+    cache_full: bool = False
+    messages: int = 0
+    pending: bool = False
+    known: set[tuple[int, ...]] = field(default_factory=set)
+    keys: int = 12
+    max_model_len: int = 1600
+    api_key: str | None = None
+    request_ids: list[str] = field(default_factory=list)
+
+    def answer(self, server: Server, prompt: tuple[int, ...]) -> None:
+        """Keep the books of one request."""
+        whole = len(prompt) // CHUNK * CHUNK
+        if prompt in server.seen:
+            cached = len(prompt) // BLOCK * BLOCK
+            server.local_cache_hit += cached
+            server.local_compute += len(prompt) - cached
+        elif server is self.decode and prompt in self.known:
+            server.external += whole
+            server.hit_tokens += whole
+            server.local_compute += len(prompt) - whole
+            self.prefill.transfers += 1
+        else:
+            server.local_compute += len(prompt)
+        server.seen.add(prompt)
+        if server is self.prefill and prompt not in self.known:
+            self._admit(prompt, whole)
+
+    def _admit(self, prompt: tuple[int, ...], whole: int) -> None:
+        if not self.pull_loop_alive:
+            self.pending = True
+            return
+        self.messages += 1
+        self.known.add(prompt)
+        if not self.cache_full:
+            self.keys += whole // CHUNK
+
+
+def _handler(stack: FakeStack, server: Server | None) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # many small writes, each waited for
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            if server is None:
+                self._controller()
+            elif self.path == "/health":
+                self._send(200 if server.healthy else 503, "")
+            elif self.path == "/metrics":
+                self._send(200, server.metrics())
+            elif not self._allowed():
+                self._send(401, '{"error": "Unauthorized"}')
+            else:
+                self._send(200, json.dumps({"data": [{"id": "m", "max_model_len": stack.max_model_len}]}))
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if server is None:
+                found = tuple(body["tokens"]) in stack.known
+                layout = {stack.prefill.instance: ["LocalCPUBackend", len(body["tokens"]) // CHUNK * CHUNK]}
+                self._send(200, json.dumps({"event_id": "x", "layout_info": layout if found else {}}))
+            elif not self._allowed():
+                self._send(401, '{"error": "Unauthorized"}')
+            elif server.fail_requests:
+                self._send(500, '{"error": "EngineCore died"}')
+            else:
+                stack.request_ids.append(self.headers["X-Request-Id"])
+                self._stream(body)
+
+        def _allowed(self) -> bool:
+            return stack.api_key is None or self.headers["Authorization"] == f"Bearer {stack.api_key}"
+
+        def _stream(self, body: dict[str, Any]) -> None:
+            prompt = tuple(body["prompt"])
+            assert server is not None
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self._event(
+                {"choices": [{"text": "", "logprobs": None}]}
+            )  # vLLM may send a chunk without a token
+            time.sleep(0.02)
+            for position in output(sum(prompt), tokens=body["max_tokens"]):
+                top = {f"token_id:{token}": logprob for token, logprob in position.top}
+                logprobs = {"tokens": [f"token_id:{position.token}"], "top_logprobs": [top]}
+                self._event({"choices": [{"text": "", "logprobs": logprobs}]})
+            stack.answer(server, prompt)
+            self._event({"choices": [], "usage": {"prompt_tokens": len(prompt)}})
+            self._chunk(b"data: [DONE]\n\n")
+            self._chunk(b"")
+
+        def _event(self, data: dict[str, Any]) -> None:
+            self._chunk(f"data: {json.dumps(data)}\n\n".encode())
+
+        def _chunk(self, data: bytes) -> None:
+            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+        def _controller(self) -> None:
+            if not stack.controller_up:
+                self._send(503, "")
+            elif self.path == "/metrics":
+                name = "lmcache:cache_controller_pull_socket"
+                pending = int(stack.pending)
+                self._send(200, f"{name}_message_count {stack.messages}.0\n{name}_has_pending {pending}.0\n")
+            else:
+                keys = ((stack.prefill, stack.keys), (stack.decode, 0))
+                workers = [
+                    {"instance_id": s.instance, "peer_init_url": "127.0.0.1:8200", "key_count": n}
+                    for s, n in keys
+                ]
+                self._send(200, json.dumps({"workers": workers, "total_count": 2}))
+
+        def _send(self, status: int, body: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body.encode())))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+    return Handler
+
+
+@contextmanager
+def serve(stack: FakeStack) -> Iterator[Spec]:
+    """Serve the stack on free loopback ports; yield the task that points there."""
+    handlers = [_handler(stack, server) for server in (stack.prefill, stack.decode, None)]
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in handlers]
+    for server in servers:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    prefill, decode, controller = (f"http://127.0.0.1:{server.server_port}" for server in servers)
+    try:
+        yield Spec(
+            prefill=prefill,
+            decode=decode,
+            controller=controller,
+            prefill_instance=stack.prefill.instance,
+            decode_instance=stack.decode.instance,
+            prompts=2,
+            prompt_tokens=2 * CHUNK + 10,
+            chunk_size=CHUNK,
+            seed=1,
+        )
+    finally:
+        for server in servers:
+            server.shutdown()
+            server.server_close()

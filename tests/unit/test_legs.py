@@ -1,0 +1,167 @@
+"""The client's side over real HTTP, against a stand-in for the stack that keeps the same books."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from kvshare import legs
+from kvshare.errors import KvshareError
+from kvshare.evidence import CONTROL, PEER, REFERENCE, SAME_SPLIT, Sources, Spec, Traffic
+from kvshare.ledger import of
+
+from tests.unit.fake_stack import FakeStack, serve
+
+Run = Callable[..., Traffic]
+
+
+@pytest.fixture
+def stack() -> FakeStack:
+    return FakeStack()
+
+
+@pytest.fixture
+def spec(stack: FakeStack) -> Iterator[Spec]:
+    with serve(stack) as spec:
+        yield spec
+
+
+@pytest.fixture
+def run(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> Run:
+    for name in (
+        "FLUSH_S",
+        "ADMISSION_DEADLINE_S",
+        "AFTER_A_MISS_S",
+        "LEDGER_DEADLINE_S",
+        "COUNTERS_DEADLINE_S",
+    ):
+        monkeypatch.setattr(legs, name, 0.3)
+    monkeypatch.setattr(legs, "POLL_S", 0.01)
+    return lambda api_key=None, **changes: legs.run(replace(spec, **changes), api_key, lambda _: None)
+
+
+def test_every_leg_is_sent_and_accounted_for(run: Run, stack: FakeStack) -> None:
+    seen = run()
+    order = [(leg.leg, leg.prompt) for leg in seen.legs]
+    assert order == [(CONTROL, 3)] + [(leg, n) for n in range(3) for leg in (REFERENCE, SAME_SPLIT, PEER)]
+    assert {leg.sources for leg in of(seen.legs, CONTROL)} == {Sources(522, 0, 0)}
+    assert {leg.sources for leg in of(seen.legs, REFERENCE)} == {Sources(522, 0, 0)}
+    assert {leg.sources for leg in of(seen.legs, SAME_SPLIT)} == {Sources(10, 512, 0)}
+    assert {leg.sources for leg in of(seen.legs, PEER)} == {Sources(10, 0, 512)}
+    assert [leg.request_id for leg in seen.legs] == stack.request_ids
+
+
+def test_times_end_at_the_first_chunk_with_a_token(run: Run) -> None:
+    for leg in run().legs:
+        assert leg.ttft_ms is not None
+        assert leg.e2e_ms is not None
+        assert 20 <= leg.ttft_ms <= leg.e2e_ms
+        assert len(leg.output) == 16
+        assert all(len(position.top) == 5 and position.token == position.top[0][0] for position in leg.output)
+
+
+def test_admission_is_seen_in_the_key_count(run: Run) -> None:
+    assert {(a.expected_keys, a.new_keys, a.how) for a in run().admissions} == {(2, 2, "key count")}
+
+
+def test_admission_is_seen_by_lookup_where_a_full_cache_keeps_the_count_flat(
+    run: Run, stack: FakeStack
+) -> None:
+    stack.cache_full = True
+    assert {(a.new_keys, a.how) for a in run().admissions} == {(0, "lookup")}
+
+
+def test_admission_that_never_comes_is_recorded_and_the_run_goes_on(run: Run, stack: FakeStack) -> None:
+    stack.pull_loop_alive = False
+    seen = run()
+    assert {a.how for a in seen.admissions} == {""}
+    assert {leg.sources for leg in of(seen.legs, PEER)} == {Sources(522, 0, 0)}
+    assert seen.controller.pull[-1].pending
+
+
+def test_counters_frame_the_control_and_the_run(run: Run) -> None:
+    seen = run()
+    assert seen.owner_start is not None
+    assert seen.owner_after_control is not None
+    assert seen.owner_end is not None
+    assert seen.decode_end is not None
+    assert (seen.owner_start.transfers, seen.owner_after_control.transfers, seen.owner_end.transfers) == (
+        0,
+        0,
+        3,
+    )
+    assert seen.decode_end.hit_tokens == 3 * 512
+
+
+def test_controller_that_is_down_leaves_the_servers_legs(run: Run, stack: FakeStack) -> None:
+    stack.controller_up = False
+    seen = run()
+    assert not seen.controller.answers
+    assert seen.controller.error is not None
+    assert "503" in seen.controller.error
+    assert len(seen.legs) == 10
+    assert seen.admissions == ()
+
+
+def test_decode_that_is_down_leaves_prefills_legs(run: Run, stack: FakeStack) -> None:
+    stack.decode.healthy = False
+    seen = run()
+    assert not seen.decode.healthy
+    assert {leg.leg for leg in seen.legs} == {REFERENCE, SAME_SPLIT}
+
+
+def test_prefill_that_is_down_leaves_the_control(run: Run, stack: FakeStack) -> None:
+    stack.prefill.healthy = False
+    seen = run()
+    assert not seen.prefill.healthy
+    assert {leg.leg for leg in seen.legs} == {CONTROL}
+
+
+def test_a_failed_request_is_evidence_not_an_exception(run: Run, stack: FakeStack) -> None:
+    stack.decode.fail_requests = True
+    failed = of(run().legs, PEER)
+    assert all(
+        leg.error is not None and "500" in leg.error and "EngineCore died" in leg.error for leg in failed
+    )
+
+
+def test_nothing_listening_is_named(run: Run, spec: Spec) -> None:
+    seen = run(decode="http://127.0.0.1:9")
+    assert seen.decode.error == "http://127.0.0.1:9/health does not answer: connection refused"
+
+
+def test_api_key_is_sent(run: Run, stack: FakeStack) -> None:
+    stack.api_key = "s3cret"
+    refused = run()
+    assert refused.prefill.error is not None
+    assert "401" in refused.prefill.error
+    assert len(run(api_key="s3cret").legs) == 10
+
+
+def test_waits_for_health_within_the_deadline(run: Run, stack: FakeStack) -> None:
+    assert run(wait_s=0.05).prefill.healthy
+    stack.prefill.healthy = False
+    assert not run(wait_s=0.05).prefill.healthy
+
+
+def test_after_the_deadline_nothing_more_is_sent(run: Run) -> None:
+    seen = run(deadline_s=0.0)
+    assert all(leg.error is not None and "deadline" in leg.error for leg in seen.legs)
+
+
+def test_prompt_beyond_the_model_is_refused(run: Run) -> None:
+    with pytest.raises(KvshareError, match="exceed MAX_MODEL_LEN=1600"):
+        run(prompt_tokens=1802)
+
+
+def test_same_seed_again_is_no_cold_leg(run: Run) -> None:
+    run()
+    assert {leg.sources for leg in of(run().legs, REFERENCE)} == {Sources(10, 512, 0)}
+
+
+@pytest.mark.parametrize("kind", [CONTROL, REFERENCE, SAME_SPLIT, PEER])
+def test_progress_names_the_leg(kind: str, spec: Spec, run: Run) -> None:
+    told: list[str] = []
+    legs.run(spec, None, told.append)
+    assert any(sentence.startswith(kind) for sentence in told)

@@ -1,0 +1,5 @@
+"""`python -m kvshare`."""
+
+from kvshare.cli import main
+
+main(prog_name="kvshare")

@@ -1,0 +1,197 @@
+"""The commands. Each parses its options, calls the module that does the work, and prints."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import click
+
+from kvshare import __version__, legs, records
+from kvshare.errors import Group, KvshareError
+from kvshare.evidence import Evidence, Spec
+from kvshare.settings import find_root, load_settings
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kvshare")
+def main() -> None:
+    """Share KV cache between two vLLM servers, and know that it works.
+
+    Reads compose.yaml and .env of the working directory or the nearest parent that has them (KVSHARE_ROOT
+    overrides). Exit codes: 0 ok, 1 a check failed, 2 bad input, 3 could not check, 130 interrupted.
+    """
+
+
+@main.command()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "short", "json"]),
+    default="table",
+    show_default=True,
+    help="Everything, only what is wrong, or JSON as docs/verify.schema.json describes it.",
+)
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="One deadline for everything that is still starting.",
+)
+@click.option(
+    "--only", multiple=True, metavar="ID", help="Judge only this check or category; may be repeated."
+)
+@click.option(
+    "--skip", multiple=True, metavar="ID", help="Leave out this check or category; may be repeated."
+)
+@click.option(
+    "--prompts",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Prompts to prove it with, besides one to warm up and one to control.",
+)
+@click.option(
+    "--prompt-tokens",
+    type=click.IntRange(1),
+    default=1546,
+    show_default=True,
+    metavar="N",
+    help="Length of each: whole chunks plus a tail of 1 to 15 tokens.",
+)
+@click.option(
+    "--seed", type=int, metavar="N", help="Seed of the prompts; a used one's prompts are cached already."
+)
+@click.option(
+    "--output-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the report there as well, in the same format.",
+)
+@click.option(
+    "--save-evidence",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Save what was seen, to be judged again by --from-evidence.",
+)
+@click.option(
+    "--from-evidence",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Judge saved evidence; nothing is asked or sent.",
+)
+def verify(
+    output: str,
+    wait_s: float,
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
+    prompts: int,
+    prompt_tokens: int,
+    seed: int | None,
+    output_file: Path | None,
+    save_evidence: Path | None,
+    from_evidence: Path | None,
+) -> None:
+    """Prove that decode serves prompts from prefill's KV cache, with the right answers.
+
+    Exit code 0 only if nothing failed; `docs/checks.md` explains every check.
+    """
+    from kvshare import checks, judgement, report
+    from kvshare import verify as operator  # needs the Docker SDK, which the client image does without
+
+    selected = checks.select(only, skip)
+    if from_evidence is not None:
+        judged = judgement.judge(_read_evidence(from_evidence), selected)
+    else:
+        options = operator.Options(prompts, prompt_tokens, seed, wait_s)
+        judged = operator.verify(load_settings(find_root()), options, selected, _narrate)
+    if save_evidence is not None:
+        save_evidence.write_text(records.dumps(judged.evidence) + "\n")
+    report.render(judged, output, sys.stdout)
+    if output_file is not None:
+        with output_file.open("w") as stream:
+            report.render(judged, output, stream)
+    sys.exit(judged.exit_code)
+
+
+@main.command(name="legs", hidden=True)
+@click.option(
+    "--spec", metavar="JSON", help="The whole task, as `kvshare verify` hands it to the client container."
+)
+@click.option("--prefill", metavar="URL", help="The prefill server.")
+@click.option("--decode", metavar="URL", help="The decode server.")
+@click.option("--controller", metavar="URL", help="The LMCache controller.")
+@click.option("--prefill-instance", default="lmcache_instance_1", show_default=True)
+@click.option("--decode-instance", default="lmcache_instance_2", show_default=True)
+@click.option("--prompts", type=click.IntRange(1), default=3, show_default=True, metavar="N")
+@click.option("--prompt-tokens", type=click.IntRange(1), default=1546, show_default=True, metavar="N")
+@click.option("--chunk-size", type=click.IntRange(1), default=256, show_default=True, metavar="N")
+@click.option(
+    "--vocab", type=int, default=259, show_default=True, metavar="N", help="Token ids are below it."
+)
+@click.option("--seed", type=int, metavar="N")
+@click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--api-key-file",
+    envvar="VLLM_API_KEY_FILE",
+    type=click.Path(path_type=Path),
+    help="File with the servers' API key.",
+)
+def send_legs(
+    spec: str | None,
+    prefill: str | None,
+    decode: str | None,
+    controller: str | None,
+    prefill_instance: str,
+    decode_instance: str,
+    prompts: int,
+    prompt_tokens: int,
+    chunk_size: int,
+    vocab: int,
+    seed: int | None,
+    wait_s: float,
+    api_key_file: Path | None,
+) -> None:
+    """Send a verification's traffic and print what was seen as JSON; needs no Docker."""
+    if spec is not None:
+        task = records.loads(Spec, spec)
+    elif prefill and decode and controller:
+        seed = random.SystemRandom().randrange(2**31) if seed is None else seed
+        task = Spec(
+            prefill,
+            decode,
+            controller,
+            prefill_instance,
+            decode_instance,
+            prompts,
+            prompt_tokens,
+            chunk_size,
+            seed,
+            vocab,
+            wait_s=wait_s,
+        )
+    else:
+        raise click.UsageError("give --spec, or --prefill, --decode and --controller.")
+    click.echo(records.dumps(legs.run(task, _api_key(api_key_file), _narrate)))
+
+
+def _api_key(path: Path | None) -> str | None:
+    if path is None or str(path) == "":
+        return None
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise KvshareError(f"the API key file {path} cannot be read: {error.strerror}.") from None
+
+
+def _read_evidence(path: Path) -> Evidence:
+    try:
+        return records.loads(Evidence, path.read_text())
+    except ValueError as error:
+        raise KvshareError(f"{path} is no evidence that this version saved: {error}.") from None
+
+
+def _narrate(sentence: str) -> None:
+    click.echo(f"  {sentence}", err=True)

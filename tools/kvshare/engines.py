@@ -1,0 +1,188 @@
+"""The operator's side: what the Docker engines say of their containers, one explicit context a node."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, NotFound
+from docker.models.containers import Container as DockerContainer
+
+from kvshare.evidence import Container, EngineProbe, Fingerprint, Hit, Logs
+from kvshare.records import cls_from
+from kvshare.stack import Stack
+
+FINGERPRINT = "/tmp/kvshare/fingerprint.json"
+API_TIMEOUT_S = 20
+POLL_S = 1.0
+
+# What docker-py raises when an engine is not there: its own errors, requests' and the socket's.
+_ENGINE_ERRORS = (DockerException, requests.RequestException, OSError)
+_HIT = re.compile(r"Reqid: (\S+?), Total tokens \d+, .*?LMCache hit tokens: (\d+)")
+_OWNER_LOOKUP = re.compile(r"Received P2P batched lookup and get msg, lookup_id: (\S+)")
+_TROUBLE = "missing|error|exception|invalid"
+_CONTROLLER_ERROR = re.compile(rf"peer_init_url.*(?:{_TROUBLE})|(?:{_TROUBLE}).*peer_init_url", re.IGNORECASE)
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Engines:
+    """Connections to the engines of a stack; use it as a context manager."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._clients: dict[str, docker.DockerClient] = {}
+        self._errors: dict[str, str] = {}
+        self._since: dict[str, int] = {}
+
+    def __enter__(self) -> Engines:
+        for context in self._stack.contexts:
+            self._connect(context)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self._clients.values():
+            client.close()
+
+    def probes(self) -> tuple[EngineProbe, ...]:
+        """Return every engine, with the reason where it cannot be asked."""
+        return tuple(EngineProbe(context, self._errors.get(context)) for context in self._stack.contexts)
+
+    def containers(self) -> tuple[Container, ...]:
+        """Return the containers of the controller and the servers, each with its fingerprint."""
+        return tuple(self._describe(member.service, member.context) for member in self._stack.members)
+
+    def wait_until_started(self, wait_s: float) -> None:
+        """Return when no container is starting any more, or after ``wait_s`` seconds."""
+        end = time.monotonic() + wait_s
+        while any(c.state == "restarting" or c.health == "starting" for c in self._states()):
+            if time.monotonic() >= end:
+                return
+            time.sleep(POLL_S)
+
+    def logs(self) -> Logs:
+        """Return what the logs say: lookups since the connection, the controller's errors since its start."""
+        decode = self._log("decode", since_connection=True)
+        owner = self._log("prefill", since_connection=True)
+        controller = self._log("controller", since_connection=False)
+        return Logs(
+            decode_hits=None if decode is None else _hits(decode),
+            owner_lookups=None if owner is None else tuple(_OWNER_LOOKUP.findall(owner)),
+            controller_errors=None if controller is None else _errors(controller),
+        )
+
+    def tail(self, service: str, lines: int = 20) -> str:
+        """Return the last lines of a service's log, or '' if it cannot be read."""
+        try:
+            container = self._find(service, self._stack.member(service).context)
+            return "" if container is None else _text(container.logs(tail=lines))
+        except _ENGINE_ERRORS:
+            return ""
+
+    # --- one engine ---------------------------------------------------------------------------------------
+
+    def _connect(self, context: str) -> None:
+        try:
+            client = docker.DockerClient.from_context(context, timeout=API_TIMEOUT_S)
+            # The engine's own clock, so that `logs since` does not depend on ours.
+            self._since[context] = _epoch(client.info()["SystemTime"])
+            self._clients[context] = client
+        except _ENGINE_ERRORS as error:
+            self._errors[context] = _sentence(error)
+
+    def _find(self, service: str, context: str) -> DockerContainer | None:
+        client = self._clients.get(context)
+        if client is None:
+            return None
+        labels = [
+            f"com.docker.compose.project={self._stack.project}",
+            f"com.docker.compose.service={service}",
+            "com.docker.compose.oneoff=False",
+        ]
+        found = client.containers.list(all=True, filters={"label": labels})
+        return found[0] if found else None
+
+    def _states(self) -> tuple[Container, ...]:
+        return tuple(self._describe(m.service, m.context, fingerprint=False) for m in self._stack.members)
+
+    def _describe(self, service: str, context: str, fingerprint: bool = True) -> Container:
+        name = f"{self._stack.project}-{service}-1"
+        try:
+            container = self._find(service, context)
+            if container is None:
+                return Container(service, name, "missing", error=self._errors.get(context))
+            state: dict[str, Any] = container.attrs["State"]
+            read, error = _read_fingerprint(container) if fingerprint else (None, None)
+            return Container(
+                service=service,
+                name=container.name or name,
+                state=str(state["Status"]),
+                health=str(state.get("Health", {}).get("Status", "")),
+                exit_code=int(state.get("ExitCode", 0)),
+                image_id=str(container.attrs["Image"]),
+                fingerprint=read,
+                error=error,
+            )
+        except _ENGINE_ERRORS as error:
+            return Container(service, name, "missing", error=_sentence(error))
+
+    def _log(self, service: str, since_connection: bool) -> str | None:
+        context = self._stack.member(service).context
+        try:
+            container = self._find(service, context)
+            if container is None:
+                return None
+            return _text(container.logs(since=self._since[context] if since_connection else None))
+        except _ENGINE_ERRORS:
+            return None
+
+
+def _read_fingerprint(container: DockerContainer) -> tuple[Fingerprint | None, str | None]:
+    """Return the fingerprint, or None and why it cannot be read."""
+    if container.status != "running":
+        return None, f"{container.name} is not running"
+    try:
+        code, output = container.exec_run(["cat", FINGERPRINT])
+        assert isinstance(output, bytes), "exec_run streams only when asked to"
+    except (APIError, NotFound) as error:
+        return None, _sentence(error)
+    if code != 0:
+        return None, f"{FINGERPRINT} is not in {container.name}"
+    try:
+        return parse_fingerprint(json.loads(output)), None
+    except ValueError as error:
+        return None, f"{FINGERPRINT} in {container.name} makes no sense: {error}"
+
+
+def parse_fingerprint(data: dict[str, Any]) -> Fingerprint:
+    """Return the fingerprint from an engine's JSON; what this version does not know is left out."""
+    known = {field.name for field in fields(Fingerprint)}
+    patches = [patch if isinstance(patch, str) else patch["name"] for patch in data.get("patches", ())]
+    data = {**data, "patches": patches}
+    return cls_from(Fingerprint, {name: value for name, value in data.items() if name in known})
+
+
+def _hits(log: str) -> tuple[Hit, ...]:
+    return tuple(Hit(request, int(tokens)) for request, tokens in _HIT.findall(log))
+
+
+def _errors(log: str) -> tuple[str, ...]:
+    return tuple(line.strip()[:300] for line in log.splitlines() if _CONTROLLER_ERROR.search(line))
+
+
+def _text(raw: bytes) -> str:
+    return _ANSI.sub("", raw.decode("utf-8", errors="replace"))
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _epoch(timestamp: str) -> int:
+    """Return whole seconds since 1970 of an engine's RFC 3339 time, whose fraction may have nine digits."""
+    return int(datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", timestamp)).timestamp())

@@ -1,0 +1,88 @@
+"""One verification, from the operator's machine: look at the engines, send traffic, read logs, judge."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from kvshare import checks, client
+from kvshare.engines import Engines
+from kvshare.evidence import Container, Evidence, Logs, Spec
+from kvshare.judgement import Judgement, judge
+from kvshare.ledger import require_prompt_tokens
+from kvshare.legs import Narrate
+from kvshare.settings import Settings
+from kvshare.stack import Stack, read_stack
+
+DEFAULT_CHUNK_SIZE = 256
+DEFAULT_PROMPTS = 3
+DEFAULT_PROMPT_TOKENS = 6 * DEFAULT_CHUNK_SIZE + 10
+DEFAULT_WAIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose: sizes in tokens, times in seconds; without a seed one is drawn."""
+
+    prompts: int = DEFAULT_PROMPTS
+    prompt_tokens: int = DEFAULT_PROMPT_TOKENS
+    seed: int | None = None
+    wait_s: float = DEFAULT_WAIT_S
+
+
+def verify(settings: Settings, options: Options, selected: Collection[str], narrate: Narrate) -> Judgement:
+    """Verify the running stack; only the traffic and the logs that the selected checks need are gathered."""
+    evidence = gather(read_stack(settings), settings, options, checks.needs_traffic(selected), narrate)
+    return judge(evidence, selected)
+
+
+def gather(stack: Stack, settings: Settings, options: Options, traffic: bool, narrate: Narrate) -> Evidence:
+    """Return what can be seen of the stack now; what cannot be is named in the evidence, not raised."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    deadline = time.monotonic() + options.wait_s
+    with Engines(stack) as engines:
+        engines.wait_until_started(options.wait_s)
+        containers = engines.containers()
+        seen, error = None, None
+        if traffic:
+            spec = make_spec(stack, containers, options, max(0.0, deadline - time.monotonic()))
+            narrate(
+                f"seed {spec.seed}: {spec.prompts} prompts of {spec.prompt_tokens} tokens, and one to warm up"
+            )
+            try:
+                seen = client.send(spec, stack, settings)
+            except client.ClientFailedError as failure:
+                error = str(failure)
+        logs = engines.logs() if traffic else Logs()
+        return Evidence(started, stack, engines.probes(), containers, logs, seen, error)
+
+
+def make_spec(stack: Stack, containers: tuple[Container, ...], options: Options, wait_s: float) -> Spec:
+    """Return the client's task; KvshareError if the prompt length cannot work with what the engines run."""
+    prints = [c.fingerprint for c in containers if c.fingerprint is not None and c.service != "controller"]
+    chunk_size = next(
+        (int(f.lmcache["chunk_size"]) for f in prints if "chunk_size" in f.lmcache), DEFAULT_CHUNK_SIZE
+    )
+    spec = Spec(
+        prefill=stack.prefill.url,
+        decode=stack.decode.url,
+        controller=stack.controller.url,
+        prefill_instance=stack.prefill.instance,
+        decode_instance=stack.decode.instance,
+        prompts=options.prompts,
+        prompt_tokens=options.prompt_tokens,
+        chunk_size=chunk_size,
+        seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
+        wait_s=wait_s if _may_still_come(containers) else 0.0,
+    )
+    lengths = [f.max_model_len for f in prints if f.max_model_len is not None]
+    require_prompt_tokens(spec.prompt_tokens, spec.chunk_size, min(lengths, default=None), spec.max_tokens)
+    return spec
+
+
+def _may_still_come(containers: tuple[Container, ...]) -> bool:
+    """Return whether waiting can help: a container that is not there will not come by itself."""
+    return all(container.state in ("running", "restarting", "created") for container in containers)
