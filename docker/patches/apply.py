@@ -1,0 +1,70 @@
+"""Apply kvshare's patches to the installed packages, or print their documentation.
+
+exit codes: 0 every patch is in place (applied now or before); 1 a guard refused, nothing was written;
+2 wrong usage; 3 a file could not be written, what was written was taken back
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cpu_dispatch
+import message_defaults
+from guard import Change, RefusedError, commit, plan
+from patch import Patch
+
+PATCHES: tuple[Patch, ...] = (message_defaults.PATCH, cpu_dispatch.PATCH)
+DEVICES = ("cpu", "cuda")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    patches = [patch for patch in PATCHES if options.device in patch.devices]
+    try:
+        changes = plan(patches, options.site)
+        commit(changes)
+        if options.record:
+            write_record(options.record, changes)
+    except RefusedError as refusal:
+        print(refusal, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"The patches were not applied: {error}.", file=sys.stderr)
+        return 3
+    for change in changes:
+        state = "already applied" if change.applied else "applied"
+        print(f"{change.patch_id}: {state}, {change.relative} sha256 {change.sha256_after}")
+    return 0
+
+
+def write_record(path: Path, changes: Iterable[Change]) -> None:
+    """Write what the image carries: a list of {id, file, sha256_before (null: added by us), sha256_after}."""
+    entries = [
+        {
+            "id": change.patch_id,
+            "file": change.relative,
+            "sha256_before": change.sha256_before,
+            "sha256_after": change.sha256_after,
+        }
+        for change in changes
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(entries, indent=2) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=DEVICES, required=True, help="the image's device")
+    parser.add_argument("--site", type=Path, help="folder that holds the packages (default: this Python's)")
+    parser.add_argument("--record", type=Path, help="write what was applied to this JSON file")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""What a patch is: exact text of one upstream file, exchanged for other text, and where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """``old`` stands exactly once in the file and becomes ``new``."""
+
+    old: str
+    new: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class AddedFile:
+    """A file of ours, ``source`` beside this module, that the patch puts into the package as ``module``."""
+
+    source: str
+    module: str
+
+    def content(self) -> bytes:
+        return (HERE / self.source).read_bytes()
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A change to one module of one version of a distribution; both hashes are of the whole file.
+
+    ``devices`` are the images it belongs in: ``cpu``, ``cuda``.
+    """
+
+    id: str
+    devices: frozenset[str]
+    distribution: str
+    version: str
+    module: str
+    sha256_before: str
+    sha256_after: str
+    replacements: tuple[Replacement, ...]
+    title: str
+    reason: str
+    upstream: str
+    probe: str
+    drop_when: str
+    added: tuple[AddedFile, ...] = ()
