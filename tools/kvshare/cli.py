@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from kvshare import __version__, legs, records
+from kvshare import __version__, legs, operate, records
 from kvshare.errors import Group, KvshareError
 from kvshare.evidence import Evidence, Spec
 from kvshare.settings import find_root, load_settings
@@ -195,3 +195,7 @@ def _read_evidence(path: Path) -> Evidence:
 
 def _narrate(sentence: str) -> None:
     click.echo(f"  {sentence}", err=True)
+
+
+for _command in operate.COMMANDS:
+    main.add_command(_command)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kvshare.errors import KvshareError, did_you_mean
 
-NODES = ("prefill", "decode")
+NODES = ("prefill", "decode", "all")
 DEVICES = ("cpu", "cuda")
 CPU_FILE = "compose.cpu.yaml"
 
@@ -63,6 +63,8 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
         if name not in known and not name.startswith("COMPOSE_"):  # Compose's own are not ours to know
             raise KvshareError(f".env sets {name}, which kvshare does not know{did_you_mean(name, known)}")
     override = {name: environ[name] for name in known if name in environ}
+    if "DEVICE" in override and "COMPOSE_FILE" not in override:  # make up DEVICE=cuda means the whole of it
+        override["COMPOSE_FILE"] = _compose_files(override["DEVICE"])
     settings = Settings(root, {**defaults, **chosen, **override})
     _validate_device(settings)
     return settings
@@ -89,10 +91,14 @@ def _validate_device(settings: Settings) -> None:
         raise KvshareError(f"DEVICE={device} is no device{did_you_mean(device, DEVICES)}")
     has_cpu_file = any(Path(name).name == CPU_FILE for name in files)
     if has_cpu_file != (device == "cpu"):
-        right = f"compose.yaml:{CPU_FILE}" if device == "cpu" else "compose.yaml"
         raise KvshareError(
-            f"DEVICE={device} and COMPOSE_FILE={':'.join(files)} disagree: set COMPOSE_FILE={right} in .env."
+            f"DEVICE={device} and COMPOSE_FILE={':'.join(files)} disagree: "
+            f"set COMPOSE_FILE={_compose_files(device)} in .env."
         )
+
+
+def _compose_files(device: str) -> str:
+    return f"compose.yaml:{CPU_FILE}" if device == "cpu" else "compose.yaml"
 
 
 def _known_variables(example: Path) -> set[str]:

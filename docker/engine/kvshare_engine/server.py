@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import sys
+import time
 from pathlib import Path
 
 import psutil
 
-from kvshare_engine import demo_model, fingerprint
+from kvshare_engine import demo_model, fingerprint, health
 from kvshare_engine.environment import DEMO_MODEL, LMCACHE_CONFIG, METRICS_DIR, Controller, Server, refuse
 
 DEMO_MODEL_PATH = Path("/models/kvshare-demo")
+CONTROLLER_TIMEOUT_S = 300.0
 
 
 def lmcache_environment(server: Server, controller: Controller) -> dict[str, str]:
@@ -67,16 +70,33 @@ def model_path(model: str) -> str:
     return model
 
 
+def wait_for(controller: Controller, timeout_s: float = CONTROLLER_TIMEOUT_S) -> None:
+    """Wait until the controller answers: a worker registers once, and one that came too early shares nothing, silently."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            health.fetch(f"{controller.url}/controller/workers")
+            return
+        except health.Unhealthy as sentence:
+            if time.monotonic() > deadline:
+                refuse(f"expected the controller within {timeout_s:.0f} s; {sentence}; start it first: make up NODE=prefill")
+            print(f"kvshare: waiting for the controller: {sentence}", file=sys.stderr, flush=True)
+            time.sleep(3)
+
+
 def run() -> None:
     server = Server.from_environment()
+    controller = Controller.from_environment()
     shutil.rmtree(METRICS_DIR, ignore_errors=True)
     METRICS_DIR.mkdir(parents=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(METRICS_DIR)
     if not os.environ.get("UCX_NET_DEVICES"):
         os.environ["UCX_NET_DEVICES"] = device_of(server.host)
     # A setting given from outside wins.
-    os.environ.update({**lmcache_environment(server, Controller.from_environment()), **os.environ})
+    os.environ.update({**lmcache_environment(server, controller), **os.environ})
     model = model_path(server.model)
     fingerprint.write(fingerprint.of_server(server, model))
+    if server.kv_transfer_config:
+        wait_for(controller)
     arguments = command(server, model)
     os.execvp(arguments[0], arguments)

@@ -1,0 +1,138 @@
+"""What breaks reuse, and the check that must name it. Run in this order: each test leaves the next its stack."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.scenarios.conftest import Rig
+
+HERE = Path(__file__).parent
+CONNECTOR = ROOT / "docker/patches/cpu_connector.py"
+HONEST = "layer[places] = tokens[:, number, skip:]"
+CORRUPT = "layer[places] = torch.stack([tokens[0, number, skip:], torch.zeros_like(tokens[1, number, skip:])])"
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_ctrl_c_during_a_start_leaves_nothing_running(rig: Rig) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kvshare", "demo"],
+        cwd=ROOT, env=rig.environment, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    narration = ""
+    while "Wait until" not in narration:
+        line = process.stderr.readline()
+        assert line, f"demo ended by itself:\n{narration}"
+        narration += line
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=90)
+    assert process.returncode == 130, narration + rest
+    assert "Traceback" not in rest
+    assert rig.compose("ps", "--all", "--quiet") == ""
+
+
+def test_a_taken_port_is_named_with_its_process(rig: Rig) -> None:
+    with socket.create_server(("127.0.0.1", 8300)):
+        outcome = rig.kvshare("up", "prefill")
+    assert outcome.code == 2
+    assert "port 8300 (controller pull) is taken by python" in outcome.err
+    assert rig.compose("ps", "--all", "--quiet") == ""
+
+
+def test_a_healthy_stack_is_proven(rig: Rig) -> None:
+    rig.use()
+    outcome = rig.verify(prompts=3)
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert outcome.report["proven"] is True
+    assert outcome.failed_ids() == []
+
+
+def test_a_prompt_shorter_than_a_chunk_is_refused(rig: Rig) -> None:
+    outcome = rig.kvshare("verify", "--prompt-tokens", "200")
+    assert outcome.code == 2
+    assert "chunk" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("scenario", "cause"),
+    [
+        ("hash_seed", "CONF-01"),
+        ("async_loading_off", "CONF-05"),
+        ("model_path", "CONF-02"),
+        ("reuse_off", "CONF-06"),
+    ],
+)
+def test_a_setting_that_ends_reuse_is_named(rig: Rig, scenario: str, cause: str) -> None:
+    rig.use(HERE / scenario / "overlay.yaml")
+    outcome = rig.verify()
+    assert outcome.code == 1, outcome.out + outcome.err
+    assert outcome.report["cause"] == cause
+    assert "KV-PEER-01" in outcome.failed_ids(), "the setting is wrong, and yet KV was reused"
+
+
+def test_corrupted_values_are_caught_though_every_counter_is_green(rig: Rig) -> None:
+    text = CONNECTOR.read_text()
+    assert text.count(HONEST) == 1
+    broken = ROOT / ".kvshare/scenarios/cpu_connector.py"
+    broken.parent.mkdir(parents=True, exist_ok=True)
+    broken.write_text(text.replace(HONEST, CORRUPT))
+    rig.use(HERE / "corrupted_values/overlay.yaml")
+    outcome = rig.verify()
+    assert outcome.code == 1, outcome.out + outcome.err
+    assert outcome.report["cause"] == "KV-RIGHT-01"
+    assert not [name for name in outcome.failed_ids() if name.startswith("KV-PEER")]
+
+
+def test_a_server_that_cannot_start_shows_its_last_words(rig: Rig) -> None:
+    rig._overlays = (HERE / "no_model/overlay.yaml",)
+    started = time.monotonic()
+    outcome = rig.kvshare("up", "decode")
+    assert outcome.code == 2
+    assert "expected a model at /models/absent and found no config.json there" in outcome.err
+    assert time.monotonic() - started < 60
+
+
+def test_a_dead_pull_loop_is_named_though_the_controller_answers(rig: Rig) -> None:
+    rig.use()
+    with socket.create_connection(("127.0.0.1", 8300), timeout=10) as wire:
+        send_undecodable_message(wire)
+    outcome = rig.verify("--wait", "5")
+    assert outcome.code == 1, outcome.out + outcome.err
+    assert outcome.report["cause"] == "CTRL-02"
+
+
+def test_a_stopped_controller_is_named(rig: Rig) -> None:
+    rig.compose("stop", "controller")
+    outcome = rig.verify("--wait", "5")
+    assert outcome.code == 1, outcome.out + outcome.err
+    assert outcome.report["cause"] == "CTRL-01"
+
+
+def test_after_all_faults_the_stack_is_proven_again(rig: Rig) -> None:
+    rig.use()
+    outcome = rig.verify()
+    assert outcome.code == 0, outcome.out + outcome.err
+
+
+def send_undecodable_message(wire: socket.socket) -> None:
+    """Push nine bytes that are no msgpack, as a ZMTP 3.0 PUSH peer without security would (RFC 23)."""
+    greeting = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
+    ready = b"\x05READY" + b"\x0bSocket-Type" + (4).to_bytes(4, "big") + b"PUSH"
+    wire.sendall(greeting)
+    received = b""
+    while len(received) < 64:
+        received += wire.recv(64 - len(received))
+    wire.sendall(b"\x04" + bytes([len(ready)]) + ready)
+    wire.recv(256)
+    wire.sendall(b"\x00\x09" + b"\xc1" * 9)
+    time.sleep(0.5)

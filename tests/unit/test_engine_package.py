@@ -1,0 +1,175 @@
+"""What the engine image's entrypoint makes of its environment; nothing here needs vLLM or LMCache."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "docker/engine"))
+
+from kvshare_engine import controller, fingerprint, health, server  # noqa: E402
+from kvshare_engine.environment import Controller, Server  # noqa: E402
+
+CONTROLLER = {
+    "KVSHARE_CONTROLLER_HOST": "192.168.110.13",
+    "KVSHARE_CONTROLLER_HTTP_PORT": "9000",
+    "KVSHARE_CONTROLLER_PULL_PORT": "8300",
+    "KVSHARE_CONTROLLER_REPLY_PORT": "8400",
+    "KVSHARE_CONTROLLER_HEARTBEAT_PORT": "8600",
+}
+DECODE = {
+    "KVSHARE_ROLE": "decode",
+    "KVSHARE_INSTANCE": "lmcache_instance_2",
+    "KVSHARE_HOST": "192.168.110.97",
+    "KVSHARE_API_PORT": "8011",
+    "KVSHARE_WORKER_PORT": "8501",
+    "KVSHARE_P2P_INIT_PORT": "8202",
+    "KVSHARE_P2P_LOOKUP_PORT": "8203",
+    "KVSHARE_MODEL": "some/model",
+    "KVSHARE_DTYPE": "auto",
+    "KVSHARE_MAX_MODEL_LEN": "1600",
+    "KVSHARE_KV_TRANSFER_CONFIG": '{"kv_connector": "LMCacheConnectorV1"}',
+    "KVSHARE_VLLM_ARGS": "--gpu-memory-utilization 0.9",
+}
+
+
+def test_the_controller_listens_on_its_own_address_with_all_three_monitor_ports() -> None:
+    command = controller.command(Controller.from_environment(CONTROLLER))
+    assert command[:3] == ["lmcache_controller", "--host=192.168.110.13", "--port=9000"]
+    ports = next(argument for argument in command if argument.startswith("--monitor-ports="))
+    assert json.loads(ports.split("=", 1)[1]) == {"pull": 8300, "reply": 8400, "heartbeat": 8600}
+
+
+def test_a_server_serves_its_model_on_its_own_address_and_shares_its_cache() -> None:
+    assert server.command(Server.from_environment(DECODE), "some/model") == [
+        "vllm",
+        "serve",
+        "some/model",
+        "--host=192.168.110.97",
+        "--port=8011",
+        "--dtype=auto",
+        "--max-model-len=1600",
+        "--gpu-memory-utilization",
+        "0.9",
+        '--kv-transfer-config={"kv_connector": "LMCacheConnectorV1"}',
+    ]
+
+
+def test_a_server_without_a_transfer_config_shares_nothing() -> None:
+    alone = Server.from_environment({**DECODE, "KVSHARE_KV_TRANSFER_CONFIG": ""})
+    assert not any("kv-transfer" in argument for argument in server.command(alone, "some/model"))
+
+
+def test_lmcache_is_told_what_differs_from_node_to_node() -> None:
+    environment = server.lmcache_environment(
+        Server.from_environment(DECODE), Controller.from_environment(CONTROLLER)
+    )
+    assert environment == {
+        "LMCACHE_CONFIG_FILE": "/etc/kvshare/lmcache.yaml",
+        "LMCACHE_LMCACHE_INSTANCE_ID": "lmcache_instance_2",
+        "LMCACHE_LMCACHE_WORKER_PORTS": "8501",
+        "LMCACHE_P2P_HOST": "192.168.110.97",
+        "LMCACHE_P2P_INIT_PORTS": "8202",
+        "LMCACHE_P2P_LOOKUP_PORTS": "8203",
+        "LMCACHE_CONTROLLER_PULL_URL": "192.168.110.13:8300",
+        "LMCACHE_CONTROLLER_REPLY_URL": "192.168.110.13:8400",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"KVSHARE_HOST": ""}, "expected KVSHARE_HOST in the environment"),
+        ({"KVSHARE_API_PORT": "80a"}, "expected a port from 1 to 65535 in KVSHARE_API_PORT and found '80a'"),
+        ({"KVSHARE_API_PORT": "70000"}, "expected a port from 1 to 65535"),
+    ],
+)
+def test_a_missing_or_wrong_fact_ends_the_container_with_a_sentence(
+    change: dict[str, str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        Server.from_environment({**DECODE, **change})
+    assert exit_.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_model_path_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        server.model_path(str(tmp_path / "absent"))
+    assert "found no config.json there; set MODEL" in capsys.readouterr().err
+    assert server.model_path("some/model") == "some/model"
+
+
+def test_the_transfer_device_is_the_one_that_holds_the_nodes_address(capsys: pytest.CaptureFixture[str]) -> None:
+    assert server.device_of("127.0.0.1") == "lo"
+    with pytest.raises(SystemExit):
+        server.device_of("203.0.113.7")
+    assert "expected 203.0.113.7 to be an address of this machine and found 127.0.0.1" in capsys.readouterr().err
+
+
+def test_the_fingerprint_has_lmcaches_settings_as_the_environment_overrides_them(tmp_path: Path) -> None:
+    config = tmp_path / "lmcache.yaml"
+    config.write_text("chunk_size: 256\nenable_async_loading: true\n")
+    environment = {"LMCACHE_ENABLE_ASYNC_LOADING": "false", "LMCACHE_LOOKUP_TIMEOUT_MS": "500", "OTHER": "1"}
+    assert fingerprint.lmcache_settings(config, environment) == {
+        "chunk_size": 256,
+        "enable_async_loading": False,
+        "lookup_timeout_ms": 500,
+    }
+
+
+class FakeController:
+    """Answers what the health check asks; counts a message only while its pull loop lives."""
+
+    def __init__(self, pull_loop_lives: bool, workers: tuple[str, ...] = ()) -> None:
+        self.pull_loop_lives, self.workers, self.count = pull_loop_lives, workers, 7.0
+
+    def fetch(self, url: str) -> str:
+        if url.endswith("/controller/workers"):
+            return json.dumps({"workers": [{"instance_id": instance} for instance in self.workers]})
+        return f'# HELP x\n{health.PULL_COUNT}{{role="controller"}} {self.count}\n'
+
+    def send(self, _: Any) -> None:
+        self.count += self.pull_loop_lives
+
+
+@pytest.fixture
+def controller_facts(monkeypatch: pytest.MonkeyPatch) -> Controller:
+    monkeypatch.setattr(health, "PULL_LOOP_TIMEOUT_S", 0.2)
+    return Controller.from_environment(CONTROLLER)
+
+
+def use(fake: FakeController, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "fetch", fake.fetch)
+    monkeypatch.setattr(health, "send_empty_batch", fake.send)
+
+
+def test_a_controller_is_healthy_while_its_pull_loop_takes_messages(
+    controller_facts: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(FakeController(pull_loop_lives=True), monkeypatch)
+    health.check_controller(controller_facts)
+
+
+def test_a_controller_whose_pull_loop_died_is_unhealthy_although_http_answers(
+    controller_facts: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(FakeController(pull_loop_lives=False), monkeypatch)
+    with pytest.raises(health.Unhealthy, match="pull loop on port 8300 takes no message"):
+        health.check_controller(controller_facts)
+
+
+def test_a_server_is_unhealthy_until_its_worker_is_registered(
+    controller_facts: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = Server.from_environment(DECODE)
+    use(FakeController(True, workers=("lmcache_instance_1",)), monkeypatch)
+    with pytest.raises(health.Unhealthy, match="lmcache_instance_2 is not registered"):
+        health.check_server(decode, controller_facts)
+    use(FakeController(True, workers=("lmcache_instance_1", "lmcache_instance_2")), monkeypatch)
+    health.check_server(decode, controller_facts)

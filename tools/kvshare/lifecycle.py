@@ -1,0 +1,320 @@
+"""Build, start, wait, stop: what `kvshare up`, `kvshare down` and `kvshare demo` are made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from kvshare import dockerd, preflight
+from kvshare.errors import CouldNotCheckError, KvshareError
+from kvshare.progress import Step, step
+from kvshare.settings import Settings
+from kvshare.stack import Controller, Server, Stack, compose_command
+
+LOCAL_BASE = "kvshare/base:bookworm"
+PULL_TIMEOUT_S = 120
+LOG_LINES = 15
+POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class ContainerState:
+    """One container as the engine sees it."""
+
+    service: str
+    name: str
+    state: str
+    health: str
+    exit_code: int
+
+    @property
+    def healthy(self) -> bool:
+        return self.state == "running" and self.health == "healthy"
+
+    @property
+    def gave_up(self) -> bool:
+        """It ended by itself; `restart: unless-stopped` would only repeat it."""
+        return self.state in ("exited", "dead") or (self.state == "restarting" and self.exit_code != 0)
+
+
+def members_of(stack: Stack, node: str) -> tuple[Controller | Server, ...]:
+    """The members that ``make up NODE=node`` starts: prefill brings the controller, all is everything."""
+    return {
+        "prefill": (stack.controller, stack.prefill),
+        "decode": (stack.decode,),
+        "all": stack.members,
+    }[node]
+
+
+def by_context(members: Sequence[Controller | Server]) -> dict[str, list[str]]:
+    """Service names by the Docker context they belong to, in order of start."""
+    grouped: dict[str, list[str]] = {}
+    for member in members:
+        grouped.setdefault(member.context, []).append(member.service)
+    return grouped
+
+
+# Building
+
+
+def build(settings: Settings, context: str) -> None:
+    """Build the engine and client images on a context; the whole output goes to ``.kvshare/build.log``.
+
+    Raises:
+        KvshareError: with the last lines of the output.
+    """
+    environment = {**settings.compose_environment(), **_build_environment(settings, context)}
+    command = compose_command(context, "--profile", "*", "build", "--progress", "plain", "prefill", "client")
+    with step(f"Build the images ({settings.device})") as current:
+        _logged(command, settings.root, environment, "build.log", current)
+
+
+def missing_images(settings: Settings, context: str) -> list[str]:
+    """Names of the stack's images that a context's engine does not have."""
+    listing = _compose(settings, context, "--profile", "prefill", "--profile", "client", "config", "--images")
+    names = sorted(set(listing.split()))
+    return [name for name in names if not _has_image(context, name)]
+
+
+def _build_environment(settings: Settings, context: str) -> dict[str, str]:
+    """What a build takes from this machine: its CA bundle, and a base image where none can be pulled."""
+    found = {}
+    if "CA_BUNDLE" not in os.environ and (bundle := _ca_bundle()):
+        found["CA_BUNDLE"] = bundle
+    if not os.environ.get("BASE") and (base := _base_image(settings, context)):
+        found["BASE"] = base
+    if settings.device == "cpu":
+        with step("Fetch PyTorch for the CPU") as current:
+            script = ["bash", "docker/wheelhouse/fill.sh"]
+            # This tool's own Python, whose pip reads this machine's pip settings.
+            environment = {**settings.compose_environment(), "PYTHON": sys.executable}
+            _logged(script, settings.root, environment, "wheelhouse.log", current)
+    return found
+
+
+def _ca_bundle() -> str | None:
+    """The CA bundle that this machine's own clients are told to use, if any."""
+    for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        if (path := os.environ.get(name)) and Path(path).is_file():
+            return path
+    return None
+
+
+def _base_image(settings: Settings, context: str) -> str | None:
+    """The base made here if the registry's cannot be had; None leaves the Dockerfile's own."""
+    if _has_image(context, LOCAL_BASE):
+        return LOCAL_BASE
+    default = _default_base(settings.root)
+    if _has_image(context, default):
+        return None
+    with step(f"Pull the base image {default.split('@')[0]}") as current:
+        if _pulls(context, default):
+            return None
+        current.detail("no registry to pull from")
+    with step("Make a base image without a registry") as current:
+        environment = {**settings.compose_environment(), "DOCKER_CONTEXT": context}
+        _logged(
+            ["bash", "docker/base/make-base.sh", LOCAL_BASE], settings.root, environment, "base.log", current
+        )
+    return LOCAL_BASE
+
+
+def _default_base(root: Path) -> str:
+    for line in (root / "docker/Dockerfile").read_text().splitlines():
+        if line.startswith("ARG BASE="):
+            return line.removeprefix("ARG BASE=").strip()
+    raise KvshareError("docker/Dockerfile has no ARG BASE= with a default: restore it.")
+
+
+def _has_image(context: str, name: str) -> bool:
+    command = ["docker", "--context", context, "image", "inspect", name]
+    return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+
+
+def _pulls(context: str, name: str) -> bool:
+    command = ["docker", "--context", context, "pull", "--quiet", name]
+    try:
+        return subprocess.run(command, capture_output=True, timeout=PULL_TIMEOUT_S).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+# Starting and stopping
+
+
+def up(settings: Settings, stack: Stack, node: str, timeout_s: float) -> None:
+    """Start a node's services and wait until all are healthy.
+
+    Raises:
+        KvshareError: if something stands in the way, or a service gives up or is not healthy in time;
+            with its last log lines.
+    """
+    members = members_of(stack, node)
+    running = {
+        state.service for context in stack.contexts for state in states(settings, context) if state.healthy
+    }
+    preflight.check_all(settings, stack, [member for member in members if member.service not in running])
+    for context, services in by_context(members).items():
+        if missing := missing_images(settings, context):
+            raise KvshareError(
+                f"context {context} has no image {missing[0]}: type make image, then this again."
+            )
+        _start(settings, context, services)
+        _wait_until_healthy(settings, context, services, timeout_s)
+
+
+def down(settings: Settings, stack: Stack) -> None:
+    """Stop and remove every container of the stack, on every context; volumes and images stay."""
+    for context in stack.contexts:
+        with step(f"Stop the stack on context {context}"):
+            _compose(settings, context, "--profile", "*", "down", "--remove-orphans", "--timeout", "20")
+
+
+def states(settings: Settings, context: str) -> list[ContainerState]:
+    """The stack's containers on a context, running or not."""
+    output = _compose(settings, context, "--profile", "*", "ps", "--all", "--format", "json")
+    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    return [
+        ContainerState(row["Service"], row["Name"], row["State"], row["Health"], int(row["ExitCode"]))
+        for row in rows
+    ]
+
+
+def last_lines(settings: Settings, context: str, service: str, lines: int = LOG_LINES) -> str:
+    """The last log lines of a service, and what its health check said last."""
+    return _compose(
+        settings, context, "--profile", "*", "logs", "--no-log-prefix", "--tail", str(lines), service
+    )
+
+
+def _start(settings: Settings, context: str, services: Sequence[str]) -> None:
+    with step(f"Start {', '.join(services)} on context {context}"):
+        profiles = [option for service in services for option in ("--profile", service)]
+        _compose(settings, context, *profiles, "up", "--detach", "--no-build", *services)
+
+
+def _wait_until_healthy(settings: Settings, context: str, services: Sequence[str], timeout_s: float) -> None:
+    with step(f"Wait until {', '.join(services)} {'is' if len(services) == 1 else 'are'} healthy") as current:
+        while True:
+            found = {state.service: state for state in states(settings, context)}
+            waiting = [service for service in services if not (service in found and found[service].healthy)]
+            if not waiting:
+                return
+            for service in waiting:
+                if service in found and found[service].gave_up:
+                    _give_up(settings, context, service, f"ended with exit code {found[service].exit_code}")
+            if current.seconds > timeout_s:
+                _give_up(settings, context, waiting[0], f"was not healthy within {timeout_s:.0f} s")
+            current.detail(f"waiting for {', '.join(waiting)}")
+            time.sleep(POLL_S)
+
+
+def _give_up(settings: Settings, context: str, service: str, what: str) -> None:
+    raise KvshareError(
+        f"{service} on context {context} {what}; its last log lines:\n"
+        f"{last_lines(settings, context, service).rstrip()}\n"
+        f"See more: docker --context {context} compose logs {service}"
+    )
+
+
+# Running commands
+
+
+def _compose(settings: Settings, context: str, *arguments: str) -> str:
+    """Output of a short `docker compose` command; CouldNotCheckError carries what it said when it fails."""
+    command = compose_command(context, *arguments)
+    result = subprocess.run(
+        command, cwd=settings.root, env=settings.compose_environment(), capture_output=True, text=True
+    )
+    if result.returncode != 0:
+        reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise CouldNotCheckError(f"docker compose {arguments[2]} failed on context {context}: {reason}")
+    return result.stdout
+
+
+def _logged(
+    command: Sequence[str], root: Path, environment: Mapping[str, str], log_name: str, current: Step
+) -> None:
+    """Run a long command; its output goes to a log and, line by line, into the step."""
+    log = dockerd.state_dir(root) / log_name
+    tail: list[str] = []
+    with log.open("w") as sink:
+        process = subprocess.Popen(
+            command,
+            cwd=root,
+            env=dict(environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                sink.write(line)
+                if line.strip():
+                    tail = [*tail[1 - LOG_LINES :], line.rstrip()]
+                    current.detail(line.strip())
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if process.wait() != 0:
+        raise KvshareError(f"{' '.join(command[:4])} … failed; the end of {log}:\n" + "\n".join(tail))
+
+
+# Looking
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """One service of the stack, running or not."""
+
+    service: str
+    context: str
+    host: str
+    state: str
+    health: str
+
+
+def status(settings: Settings, stack: Stack) -> list[ServiceStatus]:
+    """How each member of the stack is; ``absent`` where its context has no container of it."""
+    found = {
+        (context, state.service): state for context in stack.contexts for state in states(settings, context)
+    }
+    rows = []
+    for member in stack.members:
+        state = found.get((member.context, member.service))
+        seen = (state.state, state.health) if state else ("absent", "")
+        rows.append(ServiceStatus(member.service, member.context, member.host, *seen))
+    return rows
+
+
+def print_status(rows: Sequence[ServiceStatus]) -> None:
+    """Print a table for people."""
+    table = Table("service", "host", "context", "state", "health", box=None)
+    for row in rows:
+        table.add_row(row.service, row.host, row.context, row.state, row.health)
+    Console().print(table)
+
+
+def merged_logs(settings: Settings, stack: Stack, tail: int) -> list[str]:
+    """The last ``tail`` lines of every service as ``time service line``, merged by time over all contexts."""
+    lines: list[tuple[str, str]] = []
+    for member in stack.members:
+        output = _compose(
+            settings, member.context, "--profile", "*", "logs", "--no-log-prefix", "--no-color", "--timestamps",
+            "--tail", str(tail), member.service,
+        )  # fmt: skip
+        for line in output.splitlines():
+            when, _, text = line.partition(" ")
+            lines.append((when, f"{when} {member.service:<10} {text}"))
+    return [line for _, line in sorted(lines)]

@@ -1,0 +1,146 @@
+"""The commands that build, start and stop the stack, from the operator's machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+
+from kvshare.settings import Settings, find_root, load_settings, validate_node
+
+TIMEOUT = click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(1),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the services may take to become healthy.",
+)
+
+
+@click.command()
+@TIMEOUT
+def demo(timeout_s: float) -> None:
+    """Build, start and verify on this machine alone, without a GPU.
+
+    Starts the Docker engine where nothing else does, makes a base image where no registry can be reached
+    and a demo model where none is, then ends like `kvshare verify`. Ctrl-C stops whatever it started.
+    """
+    from kvshare import demo as demonstration
+
+    sys.exit(demonstration.run(find_root(), _verify, timeout_s))
+
+
+@click.command()
+@click.argument("node", default="all")
+@TIMEOUT
+def up(node: str, timeout_s: float) -> None:
+    """Start NODE and wait until it is healthy: prefill (brings the controller), decode, or all.
+
+    Says which context and host it acts on before it does.
+    """
+    from kvshare import lifecycle
+    from kvshare.stack import read_stack
+
+    validate_node(node)
+    settings = load_settings(find_root())
+    stack = read_stack(settings)
+    for member in lifecycle.members_of(stack, node):
+        click.echo(f"kvshare: {member.service} goes to {member.host}, context {member.context}", err=True)
+    lifecycle.up(settings, stack, node, timeout_s)
+
+
+@click.command()
+def down() -> None:
+    """Stop and remove the stack's containers, on every context.
+
+    A Docker engine that `kvshare demo` or `kvshare engine start` had started is stopped too.
+    Images and the models volume stay.
+    """
+    from kvshare import demo as demonstration
+    from kvshare.stack import read_stack
+
+    settings = load_settings(find_root())
+    demonstration.stop(settings.root, settings, read_stack(settings))
+
+
+@click.command()
+def image() -> None:
+    """Build the engine and client images for DEVICE, on every context."""
+    from kvshare import lifecycle
+    from kvshare.stack import read_stack
+
+    settings = load_settings(find_root())
+    for context in read_stack(settings).contexts:
+        lifecycle.build(settings, context)
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def status(output: str) -> None:
+    """Show each service: where it runs and how it is. Exit code 1 unless all are healthy."""
+    from kvshare import lifecycle
+    from kvshare.stack import read_stack
+
+    settings = load_settings(find_root())
+    found = lifecycle.status(settings, read_stack(settings))
+    if output == "json":
+        click.echo(json.dumps([asdict(row) for row in found], indent=2))
+    else:
+        lifecycle.print_status(found)
+    sys.exit(0 if all(row.health == "healthy" for row in found) else 1)
+
+
+@click.command()
+@click.option("--tail", type=click.IntRange(1), default=100, show_default=True, help="Lines of each service.")
+def logs(tail: int) -> None:
+    """Print the last log lines of every service, each with its service's name, merged by time."""
+    from kvshare import lifecycle
+    from kvshare.stack import read_stack
+
+    settings = load_settings(find_root())
+    for line in lifecycle.merged_logs(settings, read_stack(settings), tail):
+        click.echo(line)
+
+
+@click.group()
+def engine() -> None:
+    """The local Docker engine, where nothing else starts it (no systemd)."""
+
+
+@engine.command("start")
+def engine_start() -> None:
+    """Start the Docker engine unless one answers."""
+    from kvshare import dockerd
+    from kvshare.progress import step
+
+    with step("Start the Docker engine"):
+        dockerd.start(find_root())
+
+
+@engine.command("stop")
+def engine_stop() -> None:
+    """Stop the Docker engine if `kvshare engine start` or `kvshare demo` started it."""
+    from kvshare import dockerd
+
+    stopped = dockerd.stop(find_root())
+    click.echo(
+        f"kvshare: {'stopped the Docker engine' if stopped else 'no Docker engine of ours to stop'}", err=True
+    )
+
+
+COMMANDS = (demo, up, down, image, status, logs, engine)
+
+
+def _verify(settings: Settings) -> int:
+    from kvshare import checks, report
+    from kvshare import verify as operator
+    from kvshare.progress import step
+
+    with step("Verify") as current:
+        judged = operator.verify(settings, operator.Options(), checks.select((), ()), current.detail)
+    report.render(judged, "table", sys.stdout)
+    return judged.exit_code
