@@ -35,7 +35,7 @@ from kvshare.stack import Controller, Server, Stack
 
 T = TypeVar("T")
 TOKENS, REUSABLE, PROMPTS, SEED = 1546, 1536, 3, 7
-PATCHES = ("peer_init_url", "packed_kv", "cpu_connector")
+PATCHES = ("cpu-connector", "message-defaults", "packed-kv")
 
 STACK = Stack(
     project="kvshare",
@@ -185,7 +185,7 @@ def edit(record: T, path: str, change: Callable[[Any], Any] | Any) -> T:
     if isinstance(record, dict):
         return {**record, head: _changed(record.get(head), rest, change)}  # type: ignore[return-value]
     assert dataclasses.is_dataclass(record)
-    return replace(record, **{head: _changed(getattr(record, head), rest, change)})  # type: ignore[type-var, return-value]
+    return replace(record, **{head: _changed(getattr(record, head), rest, change)})  # type: ignore[type-var]
 
 
 def _changed(value: Any, rest: str, change: Any) -> Any:

@@ -17,7 +17,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from kvshare.evidence import Spec
-
 from tests.unit.build import output
 
 BLOCK, CHUNK = 16, 256

@@ -39,7 +39,10 @@ CATEGORIES = (
     "verdict",
 )
 TRAFFIC_CATEGORIES = CATEGORIES[CATEGORIES.index("client") :]
-PATCHES = {"cuda": ("peer_init_url", "packed_kv"), "cpu": ("peer_init_url", "packed_kv", "cpu_connector")}
+PATCHES = {
+    "cuda": ("message-defaults", "packed-kv"),
+    "cpu": ("message-defaults", "packed-kv", "cpu-connector"),
+}
 
 
 @dataclass(frozen=True)
@@ -660,7 +663,7 @@ def _right_logprobs(evidence: Evidence) -> Outcome:
     bad = sum(1 for value in distances.values() if value > limit.value)
     return Failed(
         f"peer and same split differ by at most {limit.value:.2g} ({_reasons(limit)})",
-        f"prompt {worst} differs by {distances[worst]:.3g}; {bad} of {len(distances)} prompts differ by more",
+        f"{bad} of {len(distances)} prompts differ by more, prompt {worst} by {distances[worst]:.3g}",
         ("decode",),
         "trust no answer of this pair: docs/patches.md, packed KV",
     )
@@ -731,7 +734,13 @@ def worth(traffic: Traffic) -> Worth | None:
     return Worth("worth it" if pays else "not worth it here", 1 - peer / cold, peer / cold)
 
 
-@_check("WORTH-01", "verdict", "a pull beats computing the prompt again", ("KV-PEER-01",), warning=True)
+@_check(
+    "WORTH-01",
+    "verdict",
+    "a pull beats computing the prompt again",
+    ("KV-PEER-01", "KV-RIGHT-01"),
+    warning=True,
+)
 def _worth_it(evidence: Evidence) -> Outcome:
     traffic = _traffic(evidence)
     verdict = worth(traffic)

@@ -162,8 +162,8 @@ def _read_fingerprint(container: DockerContainer) -> tuple[Fingerprint | None, s
 def parse_fingerprint(data: dict[str, Any]) -> Fingerprint:
     """Return the fingerprint from an engine's JSON; what this version does not know is left out."""
     known = {field.name for field in fields(Fingerprint)}
-    patches = [patch if isinstance(patch, str) else patch["name"] for patch in data.get("patches", ())]
-    data = {**data, "patches": patches}
+    # A patch is recorded once for every file it touches.
+    data = {**data, "patches": sorted({patch["id"] for patch in data.get("patches", ())})}
     return cls_from(Fingerprint, {name: value for name, value in data.items() if name in known})
 
 

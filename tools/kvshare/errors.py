@@ -40,7 +40,7 @@ class Group(click.Group):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``, did you mean X?`` for the nearest of ``known``, else a list of what there is."""
-    known = sorted(known)
-    near = get_close_matches(name, known, n=1, cutoff=0.5) or get_close_matches(name.upper(), known, n=1)
-    return f", did you mean {near[0]}?" if near else f", known are {', '.join(known)}."
+    """Return ``, did you mean X?`` for the nearest of ``known``, whatever its case, else a list of them."""
+    folded = {candidate.lower(): candidate for candidate in sorted(known)}
+    near = get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    return f", did you mean {folded[near[0]]}?" if near else f", known are {', '.join(folded.values())}."

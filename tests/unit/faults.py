@@ -1,0 +1,229 @@
+"""One thing broken at a time: what a verification sees then, and the check that must name it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kvshare.evidence import (
+    CONTROL,
+    PEER,
+    REFERENCE,
+    SAME_SPLIT,
+    WARM_UP,
+    ControllerProbe,
+    Counters,
+    EngineProbe,
+    Evidence,
+    Leg,
+    Position,
+    PullSample,
+    ServerProbe,
+    Sources,
+)
+from tests.unit.build import REUSABLE, TOKENS, edit, edit_legs, output, proven
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is broken, the id that must name it, and the exit code; a warning's is 0."""
+
+    cause: str
+    evidence: Evidence
+    exit_code: int = 1
+
+
+def sources(found: Sources | None) -> Callable[[Leg], Leg]:
+    return lambda leg: replace(leg, sources=found)
+
+
+def moved(by: float) -> Callable[[Leg], Leg]:
+    """Return a change that moves an answer's log-probabilities by so many nats."""
+    return lambda leg: replace(leg, output=output(leg.prompt, by))
+
+
+def recomputed(evidence: Evidence) -> Evidence:
+    """Decode computes everything itself, and says so everywhere."""
+    evidence = edit_legs(evidence, PEER, sources(Sources(local_compute=TOKENS)))
+    return edit(edit(evidence, "traffic.owner_end", Counters(transfers=3)), "logs.decode_hits", ())
+
+
+def without(evidence: Evidence, *kinds: str) -> Evidence:
+    return edit(evidence, "traffic.legs", lambda legs: tuple(leg for leg in legs if leg.leg not in kinds))
+
+
+def _engine_unreachable() -> Evidence:
+    evidence = edit(
+        proven(),
+        "engines",
+        (
+            EngineProbe("default"),
+            EngineProbe("gpu-b", "ssh: connect to host 192.168.110.97 port 22: timed out"),
+        ),
+    )
+    return edit(edit(evidence, "decode.state", "missing"), "decode.fingerprint", None)
+
+
+def _client_failed() -> Evidence:
+    reason = "`docker compose run client` ended with code 125, see above"
+    return replace(proven(), traffic=None, client_error=reason)
+
+
+def _controller_down() -> Evidence:
+    evidence = recomputed(proven())
+    probe = ControllerProbe(
+        False, "http://192.168.110.13:9000/controller/workers does not answer: connection refused"
+    )
+    evidence = edit(edit(evidence, "traffic.controller", probe), "traffic.admissions", ())
+    return edit(edit(evidence, "controller.state", "exited"), "controller.exit_code", 137)
+
+
+def _decode_down() -> Evidence:
+    evidence = without(proven(), PEER, CONTROL)
+    probe = ServerProbe(False, "http://192.168.110.97:8011/health does not answer: connection refused")
+    evidence = edit(edit(evidence, "traffic.decode", probe), "traffic.decode_end", None)
+    evidence = edit(edit(evidence, "decode.state", "exited"), "decode.fingerprint", None)
+    return edit(evidence, "traffic.controller.workers", lambda workers: workers[:1])
+
+
+def _prefill_down() -> Evidence:
+    evidence = without(proven(), PEER, REFERENCE, SAME_SPLIT)
+    probe = ServerProbe(False, "http://192.168.110.13:8010/health answers 503: nothing more")
+    evidence = edit(edit(evidence, "traffic.prefill", probe), "traffic.admissions", ())
+    return edit(evidence, "prefill.health", "unhealthy")
+
+
+def _pull_loop_dead() -> Evidence:
+    stuck = (PullSample(10, False), PullSample(10, True), PullSample(10, True))
+    evidence = edit(recomputed(proven()), "traffic.controller.pull", stuck)
+    return _not_admitted(evidence)
+
+
+def _not_admitted(evidence: Evidence) -> Evidence:
+    return edit(
+        evidence,
+        "traffic.admissions",
+        lambda made: tuple(replace(a, how="", new_keys=0, seconds=15.0) for a in made),
+    )
+
+
+def _old_worker() -> Evidence:
+    line = "ERROR: Error handling request message: Object missing required field `peer_init_url`"
+    evidence = edit(recomputed(proven()), "logs.controller_errors", (line,))
+    return edit(evidence, "traffic.controller.workers", lambda workers: workers[:1])
+
+
+def _stale_address() -> Evidence:
+    return edit(
+        recomputed(proven()),
+        "traffic.controller.workers",
+        lambda workers: (replace(workers[0], peer_init_url="172.17.0.1:8200"), workers[1]),
+    )
+
+
+def _request_failed() -> Evidence:
+    error = "http://192.168.110.97:8011/v1/completions answers 500: EngineCore encountered an issue"
+    broken = {"ttft_ms": None, "e2e_ms": None, "sources": None, "output": (), "error": error}
+    return edit_legs(proven(), PEER, lambda leg: replace(leg, **broken), range(2, 3))  # type: ignore[arg-type]
+
+
+def _control_moved() -> Evidence:
+    evidence = edit_legs(proven(), CONTROL, sources(Sources(TOKENS - REUSABLE, 0, REUSABLE)))
+    return edit(evidence, "traffic.owner_after_control.transfers", 4)
+
+
+def _corrupted_v() -> Evidence:
+    """Every prompt's answer is off by what was seen on a GPU, and its first token is another."""
+
+    def corrupt(leg: Leg) -> Leg:
+        first, *rest = output(leg.prompt, 0.7)
+        swapped = tuple(
+            (token, logprob) for token, logprob in zip(_reordered(first), _values(first), strict=True)
+        )
+        return replace(leg, output=(Position(swapped[0][0], swapped), *rest))
+
+    return edit_legs(proven(), PEER, corrupt)
+
+
+def _reordered(position: Position) -> list[int]:
+    ids = [token for token, _ in position.top]
+    return [ids[1], ids[0], *ids[2:]]
+
+
+def _values(position: Position) -> list[float]:
+    return [logprob for _, logprob in position.top]
+
+
+def _other_tokens() -> Evidence:
+    """The distribution is right, and yet another token than the likeliest was taken."""
+
+    def take_second(leg: Leg) -> Leg:
+        first, *rest = leg.output
+        return replace(leg, output=(replace(first, token=first.top[1][0]), *rest))
+
+    return edit_legs(proven(), PEER, take_second)
+
+
+def _lmcache(service: str, name: str, value: Any) -> Evidence:
+    return edit(proven(), f"{service}.fingerprint.lmcache.{name}", value)
+
+
+def _slow_peer() -> Evidence:
+    return edit_legs(proven(), PEER, lambda leg: replace(leg, ttft_ms=(leg.ttft_ms or 0) + 4000))
+
+
+FAULTS: dict[str, Fault] = {
+    "engine-unreachable": Fault("ENG-01", _engine_unreachable(), 3),
+    "container-unhealthy": Fault("ENG-02", edit(proven(), "decode.health", "unhealthy"), 0),
+    "two-images": Fault("IMG-01", edit(proven(), "decode.image_id", "sha256:fedcba9876543210"), 0),
+    "patch-missing": Fault("IMG-02", edit(proven(), "controller.fingerprint.patches", ("packed-kv",))),
+    "hash-seed": Fault("CONF-01", recomputed(edit(proven(), "decode.fingerprint.python_hash_seed", "999"))),
+    "model-string": Fault("CONF-02", recomputed(edit(proven(), "decode.fingerprint.model", "/models/other"))),
+    "chunk-size": Fault("CONF-03", recomputed(_lmcache("decode", "chunk_size", 128))),
+    "dtype": Fault("CONF-04", edit(proven(), "decode.fingerprint.dtype", "bfloat16")),
+    "async-loading-off": Fault("CONF-05", recomputed(_lmcache("decode", "enable_async_loading", False))),
+    "reuse-off": Fault("CONF-06", recomputed(edit(proven(), "decode.fingerprint.kv_transfer_config", None))),
+    "p2p-off": Fault("CONF-06", recomputed(_lmcache("prefill", "enable_p2p", False))),
+    "failure-policy": Fault(
+        "CONF-07", edit(proven(), "decode.fingerprint.kv_transfer_config", {"kv_role": "kv_both"})
+    ),
+    "versions": Fault("CONF-08", edit(proven(), "controller.fingerprint.versions.lmcache", "0.3.9")),
+    "hash-algorithm": Fault(
+        "CONF-09", recomputed(_lmcache("decode", "pre_caching_hash_algorithm", "sha256_cbor"))
+    ),
+    "client-failed": Fault("CLIENT-01", _client_failed(), 3),
+    "controller-down": Fault("CTRL-01", _controller_down()),
+    "pull-loop-dead": Fault("CTRL-02", _pull_loop_dead()),
+    "old-worker": Fault("CTRL-03", _old_worker()),
+    "stale-address": Fault("CTRL-04", _stale_address()),
+    "prefill-down": Fault("PRE-01", _prefill_down()),
+    "seed-used-before": Fault(
+        "PRE-02", edit_legs(proven(), REFERENCE, sources(Sources(TOKENS - REUSABLE, REUSABLE, 0)))
+    ),
+    "not-admitted": Fault("PRE-03", recomputed(_not_admitted(proven()))),
+    "no-prefix-cache": Fault(
+        "PRE-04", edit_legs(proven(), SAME_SPLIT, sources(Sources(local_compute=TOKENS)))
+    ),
+    "decode-down": Fault("DEC-01", _decode_down()),
+    "request-failed": Fault("DEC-02", _request_failed()),
+    "recomputed": Fault("KV-PEER-01", recomputed(proven())),
+    "pulled-too-little": Fault(
+        "KV-PEER-01", edit_legs(proven(), PEER, sources(Sources(TOKENS - 1280, 0, 1280)), range(2, 3))
+    ),
+    "ledger-mismatch": Fault(
+        "KV-PEER-02", edit_legs(proven(), PEER, sources(Sources(500, 0, REUSABLE)), range(1, 2))
+    ),
+    "transfer-uncounted": Fault("KV-PEER-03", edit(proven(), "traffic.owner_end", Counters(transfers=5))),
+    "no-log-line": Fault("KV-PEER-04", edit(proven(), "logs.decode_hits", lambda hits: hits[:2])),
+    "hits-uncounted": Fault("KV-PEER-05", edit(proven(), "traffic.decode_end", Counters(100, 100, 1.0))),
+    "control-moved": Fault("KV-CTL-01", _control_moved()),
+    "corrupted-v": Fault("KV-RIGHT-01", _corrupted_v()),
+    "one-prompt-corrupted": Fault("KV-RIGHT-01", edit_legs(proven(), PEER, moved(0.03), range(2, 3))),
+    "warm-up-corrupted": Fault(
+        "KV-RIGHT-01", edit_legs(proven(), PEER, moved(0.03), range(WARM_UP, WARM_UP + 1))
+    ),
+    "other-tokens": Fault("KV-RIGHT-02", _other_tokens()),
+    "noisy-server": Fault("KV-RIGHT-03", edit_legs(proven(), REFERENCE, moved(0.02)), 0),
+    "slow-peer": Fault("WORTH-01", _slow_peer(), 0),
+}

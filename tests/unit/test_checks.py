@@ -1,0 +1,175 @@
+"""Every check goes red on the fault it is there for, and the first red one is the cause."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kvshare import checks
+from kvshare.checks import ERROR, REGISTRY, SKIPPED, SUCCESS, WARNING, Result
+from kvshare.errors import KvshareError
+from kvshare.evidence import PEER, Evidence
+from kvshare.judgement import Judgement, judge
+from tests.unit.build import edit, edit_legs, proven
+from tests.unit.faults import FAULTS, Fault, moved
+
+ALL = checks.select((), ())
+
+
+def result(judgement: Judgement, identifier: str) -> Result:
+    return next(result for result in judgement.results if result.check.id == identifier)
+
+
+def test_everything_holds_in_a_proven_run() -> None:
+    judgement = judge(proven(), ALL)
+    assert {result.result for result in judgement.results} == {SUCCESS}
+    assert judgement.proven
+    assert judgement.exit_code == 0
+
+
+@pytest.mark.parametrize(("name", "fault"), FAULTS.items(), ids=FAULTS)
+def test_fault_is_named_by_its_check(name: str, fault: Fault) -> None:
+    judgement = judge(fault.evidence, ALL)
+    red = [r.check.id for r in judgement.results if r.result in (ERROR, WARNING)]
+    if fault.exit_code == 0:
+        assert judgement.cause is None
+        assert red == [fault.cause]
+        assert judgement.proven
+    else:
+        assert judgement.cause is not None, f"{name} goes unseen"
+        assert judgement.cause.check.id == fault.cause
+        assert not judgement.proven
+    assert judgement.exit_code == fault.exit_code
+
+
+@pytest.mark.parametrize("check", REGISTRY, ids=lambda check: check.id)
+def test_check_goes_red_somewhere(check: checks.Check) -> None:
+    expected = WARNING if check.warning else ERROR
+    seen = [result(judge(fault.evidence, ALL), check.id).result for fault in FAULTS.values()]
+    assert expected in seen
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_failure_says_what_where_and_what_next(fault: Fault) -> None:
+    for red in judge(fault.evidence, ALL).results:
+        if red.result in (ERROR, WARNING):
+            assert red.expected
+            assert red.found
+            assert red.where
+            assert red.next
+
+
+def test_ids_are_unique_and_stand_in_the_order_of_their_categories() -> None:
+    assert len({check.id for check in REGISTRY}) == len(REGISTRY)
+    order = [checks.CATEGORIES.index(check.category) for check in REGISTRY]
+    assert order == sorted(order)
+
+
+def test_a_check_needs_only_what_stands_before_it() -> None:
+    seen: set[str] = set()
+    for check in REGISTRY:
+        assert set(check.needs) <= seen
+        seen.add(check.id)
+
+
+def test_what_cannot_be_judged_is_skipped_with_the_reason() -> None:
+    judgement = judge(FAULTS["controller-down"].evidence, ALL)
+    assert result(judgement, "CTRL-04").detail == "not checked because CTRL-01 failed"
+    assert result(judgement, "PRE-01").result == SUCCESS
+
+
+def test_the_reason_goes_through_what_was_itself_skipped() -> None:
+    judgement = judge(FAULTS["client-failed"].evidence, ALL)
+    assert result(judgement, "KV-RIGHT-01").detail == "not checked because CLIENT-01 failed"
+
+
+def test_fatal_is_what_others_need() -> None:
+    fatal = {check.id for check in REGISTRY if check.fatal}
+    assert {"CLIENT-01", "CTRL-01", "PRE-01", "DEC-01"} <= fatal
+    assert not fatal & {"CONF-01", "WORTH-01", "KV-RIGHT-02"}
+
+
+@pytest.mark.parametrize("kept", range(4))
+def test_legs_that_were_never_sent_prove_nothing(kept: int) -> None:
+    evidence = edit(proven(), "traffic.legs", lambda legs: legs[: kept * 3])
+    judgement = judge(evidence, ALL)
+    assert not judgement.proven
+    assert judgement.exit_code != 0
+
+
+def test_no_warning_hides_a_corrupted_half_behind_noise() -> None:
+    noisy = FAULTS["noisy-server"].evidence
+    judgement = judge(edit_legs(noisy, PEER, moved(0.5)), ALL)
+    assert judgement.cause is not None
+    assert judgement.cause.check.id == "KV-RIGHT-01"
+
+
+def test_decode_that_is_down_is_not_blamed_on_its_registration() -> None:
+    judgement = judge(FAULTS["decode-down"].evidence, ALL)
+    assert result(judgement, "CTRL-04").result == SUCCESS
+
+
+def test_log_lines_of_other_requests_do_not_count() -> None:
+    evidence = edit(
+        proven(),
+        "logs.decode_hits",
+        lambda hits: tuple(
+            replace(hit, request_id=hit.request_id.replace("kvshare-7-1", "kvshare-7-11")) for hit in hits
+        ),
+    )
+    assert result(judge(evidence, ALL), "KV-PEER-04").result == ERROR
+
+
+def test_unreadable_log_is_not_taken_for_a_good_one() -> None:
+    judgement = judge(edit(proven(), "logs.decode_hits", None), ALL)
+    assert result(judgement, "KV-PEER-04").result == SKIPPED
+    assert not judgement.proven
+    assert judgement.exit_code == 3
+
+
+# --- selecting ----------------------------------------------------------------------------------------------
+
+
+def selected_in(evidence: Evidence, *only: str, skip: tuple[str, ...] = ()) -> Judgement:
+    return judge(evidence, checks.select(only, skip))
+
+
+def test_only_takes_ids_and_categories() -> None:
+    judgement = selected_in(proven(), "configuration", "KV-CTL-01")
+    categories = {r.check.category for r in judgement.results}
+    assert categories == {"configuration", "kv-transfer"}
+    assert [r.check.id for r in judgement.results if r.check.category == "kv-transfer"] == ["KV-CTL-01"]
+
+
+def test_part_of_the_checks_proves_nothing_and_says_so() -> None:
+    judgement = selected_in(proven(), skip=("KV-RIGHT-01",))
+    assert not judgement.proven
+    assert judgement.exit_code == 0
+    assert "the proof needs all of them" in judgement.sentence
+
+
+def test_selection_keeps_what_the_needs_found() -> None:
+    judgement = selected_in(FAULTS["controller-down"].evidence, "CTRL-04")
+    assert [r.detail for r in judgement.results] == ["not checked because CTRL-01 failed"]
+    assert judgement.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"), [("KV-PEER-1", "KV-PEER-01"), ("engine", "engines"), ("ctrl-02", "CTRL-02")]
+)
+def test_unknown_selection_names_the_nearest(wrong: str, near: str) -> None:
+    with pytest.raises(KvshareError, match=f"did you mean {near}\\?"):
+        checks.select((wrong,), ())
+
+
+def test_empty_selection_is_refused() -> None:
+    with pytest.raises(KvshareError, match="leave no check"):
+        checks.select(("CTRL-01",), ("controller",))
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"), [((), True), (("engines", "images", "configuration"), False), (("DEC-01",), True)]
+)
+def test_traffic_is_sent_only_if_a_check_needs_it(only: tuple[str, ...], expected: bool) -> None:
+    assert checks.needs_traffic(checks.select(only, ())) is expected

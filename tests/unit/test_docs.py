@@ -1,0 +1,87 @@
+"""The docs say what the tool does: a section a check, with its real failure, and a current reference."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from kvshare import checks, report
+from kvshare.checks import ERROR, REGISTRY, WARNING, Check
+from kvshare.cli import main
+from kvshare.judgement import Judgement, judge
+from tests.unit.faults import FAULTS
+
+SECTION = re.compile(
+    r"^## (?P<id>[A-Z]+(?:-[A-Z]+)*-\d+)\n(?P<body>.*?)(?=^#{1,2} |\Z)", re.MULTILINE | re.DOTALL
+)
+EXAMPLE = re.compile(r"```text\n(.*?)```", re.DOTALL)
+
+
+def sections(root: Path) -> dict[str, str]:
+    text = (root / "docs/checks.md").read_text()
+    return {match["id"]: match["body"] for match in SECTION.finditer(text)}
+
+
+def example(check: Check) -> str:
+    """Return how the check's failure looks, from the first fault that it names."""
+    fault = next(fault for fault in FAULTS.values() if fault.cause == check.id)
+    judgement = judge(fault.evidence, checks.select((), ()))
+    red = tuple(r for r in judgement.results if r.check is check and r.result in (ERROR, WARNING))
+    stream = io.StringIO()
+    report.render(Judgement(fault.evidence, red), "short", stream)
+    return stream.getvalue().split("\n\n")[0].split("\n", 2)[2] + "\n"
+
+
+def test_every_check_has_a_section_and_every_section_a_check(root: Path) -> None:
+    assert list(sections(root)) == [check.id for check in REGISTRY]
+
+
+@pytest.mark.parametrize("check", REGISTRY, ids=lambda check: check.id)
+def test_section_says_what_how_it_looks_and_what_to_do(check: Check, root: Path, update_golden: bool) -> None:
+    path = root / "docs/checks.md"
+    if update_golden:
+        body = sections(root)[check.id]
+        # A function, because the example may hold backslashes.
+        path.write_text(
+            path.read_text().replace(body, EXAMPLE.sub(lambda _: f"```text\n{example(check)}```", body))
+        )
+    body = sections(root)[check.id]
+    assert f"**{check.description}**{' (warning)' if check.warning else ''}. " in body
+    found = EXAMPLE.search(body)
+    assert found is not None
+    assert found.group(1) == example(check), "regenerate with pytest tests/unit --update-golden"
+    assert body.split("```")[2].strip(), "what to do is missing"
+
+
+@pytest.mark.parametrize("check", REGISTRY, ids=lambda check: check.id)
+def test_hint_leads_to_the_section(check: Check) -> None:
+    # GitHub's anchor of a heading that is nothing but the id.
+    assert report.hint(checks.Result(check, ERROR)) == f"docs/checks.md#{check.id.lower()}"
+
+
+def test_cli_reference_is_current(root: Path) -> None:
+    command = [sys.executable, "tools/generate_cli_reference.py", "--check"]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_command_is_documented_and_says_what_it_does(root: Path) -> None:
+    text = (root / "docs/cli.md").read_text()
+    for name, command in main.commands.items():
+        assert command.help, f"{name} has no help"
+        if not command.hidden:
+            assert f"## kvshare {name}\n" in text
+
+
+@pytest.mark.parametrize("command", main.commands.values(), ids=lambda command: command.name)
+def test_every_option_of_a_public_command_has_help(command: click.Command) -> None:
+    if not command.hidden:
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{command.name} {parameter.opts[0]} has no help"

@@ -1,0 +1,124 @@
+"""The arithmetic of reuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvshare import ledger
+from kvshare.errors import KvshareError
+from kvshare.evidence import CONTROL, PEER, REFERENCE, Leg, Sources
+from tests.unit.build import leg, legs
+
+COUNTS = st.integers(min_value=0, max_value=10**9)
+SOURCES = st.builds(Sources, COUNTS, COUNTS, COUNTS)
+
+
+@given(SOURCES, SOURCES)
+def test_what_was_there_before_does_not_count(before: Sources, request: Sources) -> None:
+    assert (before + request) - before == request
+    assert (before + request).total == before.total + request.total
+
+
+@given(st.integers(1, 10**6), st.sampled_from([16, 64, 256, 512]))
+def test_reusable_is_whole_chunks_and_leaves_less_than_one(tokens: int, chunk: int) -> None:
+    whole = ledger.reusable(tokens, chunk)
+    assert whole % chunk == 0
+    assert 0 <= tokens - whole < chunk
+
+
+@given(st.lists(st.tuples(SOURCES, st.integers(-3, 3)), max_size=6))
+def test_a_leg_is_off_balance_exactly_if_its_sources_miss_its_tokens(
+    found: list[tuple[Sources, int]],
+) -> None:
+    made = [replace(leg(PEER, i), sources=s, tokens=s.total + off) for i, (s, off) in enumerate(found)]
+    assert [one.prompt for one in ledger.off_balance(made)] == [i for i, (_, off) in enumerate(found) if off]
+
+
+def test_a_leg_without_sources_is_off_balance_and_not_pulled() -> None:
+    blind = replace(leg(PEER, 1), sources=None)
+    assert ledger.off_balance([blind]) == (blind,)
+    assert ledger.not_pulled([blind], 1536) == (blind,)
+
+
+@given(st.integers(0, 3000))
+def test_pulled_means_exactly_the_expected_tokens(external: int) -> None:
+    one = replace(leg(PEER, 1), sources=Sources(10, 0, external))
+    assert (ledger.not_pulled([one], 1536) == ()) == (external == 1536)
+
+
+@given(SOURCES)
+def test_control_moves_nothing_only_if_all_was_computed(sources: Sources) -> None:
+    one = replace(leg(CONTROL, 4), sources=sources, tokens=sources.total)
+    assert ledger.moved_nothing([one]) == (sources.external_kv_transfer == sources.local_cache_hit == 0)
+
+
+@given(st.lists(SOURCES, max_size=5))
+def test_totals_are_sums(found: list[Sources]) -> None:
+    made = [replace(leg(PEER, i), sources=sources) for i, sources in enumerate(found)]
+    assert ledger.total_sources(made).total == sum(sources.total for sources in found)
+
+
+def test_warm_up_and_failed_legs_count_in_no_median() -> None:
+    failed = replace(leg(REFERENCE, 2), ttft_ms=None)
+    made: tuple[Leg, ...] = (leg(REFERENCE, 0), leg(REFERENCE, 1), failed, leg(REFERENCE, 3))
+    assert ledger.median_ttft_ms(made, REFERENCE) == (3510 + 3530) / 2
+    assert ledger.median_ttft_ms(made, PEER) is None
+
+
+def test_control_counts_whatever_its_number() -> None:
+    assert ledger.median_ttft_ms([replace(leg(CONTROL, 4), prompt=0)], CONTROL) == 3640
+    assert len(ledger.counted(ledger.of(legs(), CONTROL))) == 1
+
+
+# --- prompts ------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**31))
+def test_prompts_are_a_function_of_the_seed(seed: int) -> None:
+    prompts = ledger.make_prompts(3, 50, 259, seed)
+    assert prompts == ledger.make_prompts(3, 50, 259, seed)
+    assert len(set(prompts)) == 3
+    assert all(len(prompt) == 50 and all(3 <= token < 259 for token in prompt) for prompt in prompts)
+
+
+def test_another_seed_makes_other_prompts() -> None:
+    assert ledger.make_prompts(1, 50, 259, 1) != ledger.make_prompts(1, 50, 259, 2)
+
+
+def test_vocabulary_without_a_choice_is_refused() -> None:
+    with pytest.raises(KvshareError, match="--vocab 4"):
+        ledger.make_prompts(1, 10, 4, 0)
+
+
+@pytest.mark.parametrize("tokens", [257, 266, 1546, 1551])
+def test_whole_chunks_and_a_short_tail_are_accepted(tokens: int) -> None:
+    ledger.require_prompt_tokens(tokens, 256, 1600, 16)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sentence"),
+    [
+        (1, "shorter than one chunk of 256 .* set --prompt-tokens to 266 or more"),
+        (256, "shorter than one chunk"),
+        (1536, "ends 0 tokens after a chunk of 256.* set --prompt-tokens to 1546"),
+        (1552, "ends 16 tokens after a chunk of 256.* set --prompt-tokens to 1546"),
+        (1802, "exceed MAX_MODEL_LEN=1600: set --prompt-tokens to 1546 or less"),
+    ],
+)
+def test_other_lengths_are_refused_with_one_that_works(tokens: int, sentence: str) -> None:
+    with pytest.raises(KvshareError, match=sentence) as refusal:
+        ledger.require_prompt_tokens(tokens, 256, 1600, 16)
+    assert refusal.value.exit_code == 2
+
+
+@given(st.integers(1, 40000), st.sampled_from([64, 256]), st.integers(700, 20000))
+def test_the_length_that_a_refusal_names_is_accepted(tokens: int, chunk: int, longest: int) -> None:
+    try:
+        ledger.require_prompt_tokens(tokens, chunk, longest, 16)
+    except KvshareError as refusal:
+        named = int(refusal.message.split("--prompt-tokens to ")[1].split()[0].rstrip("."))
+        ledger.require_prompt_tokens(named, chunk, longest, 16)

@@ -1,0 +1,53 @@
+"""Evidence survives its way through JSON, and what is no evidence is refused by name."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvshare import records
+from kvshare.evidence import Evidence, Spec
+from tests.unit.build import SPEC, proven
+from tests.unit.faults import FAULTS
+
+
+@pytest.mark.parametrize(
+    "evidence", [proven(), *(f.evidence for f in FAULTS.values())], ids=["proven", *FAULTS]
+)
+def test_evidence_comes_back_as_it_went(evidence: Evidence) -> None:
+    assert records.loads(Evidence, records.dumps(evidence)) == evidence
+
+
+@given(st.builds(Spec))
+def test_any_spec_comes_back_as_it_went(spec: Spec) -> None:
+    assert records.loads(Spec, records.dumps(spec)) == spec or spec != spec  # NaN is equal to nothing
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"prompts": "three"}, "Spec.prompts: expected int, found str"),
+        ({"prompts": True}, "Spec.prompts: expected int, found bool"),
+        ({"colour": 1}, "Spec: colour is unknown"),
+        ({"prompts": None}, "Spec.prompts: expected int, found NoneType"),
+    ],
+)
+def test_what_does_not_fit_is_named(change: dict[str, object], sentence: str) -> None:
+    data = {**json.loads(records.dumps(SPEC)), **change}
+    with pytest.raises(ValueError, match=sentence):
+        records.cls_from(Spec, data)
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(ValueError, match="Spec: chunk_size, "):
+        records.loads(Spec, "{}")
+
+
+def test_tuples_of_fixed_length_keep_it() -> None:
+    data = json.loads(records.dumps(proven()))
+    data["traffic"]["legs"][0]["output"][0]["top"][0].append(1)
+    with pytest.raises(ValueError, match="expected 2 items, found 3"):
+        records.cls_from(Evidence, data)

@@ -1,0 +1,104 @@
+"""The stack from what Compose resolves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kvshare import stack
+from kvshare.errors import CouldNotCheckError, KvshareError
+from kvshare.settings import Settings
+
+SETTINGS = Settings(Path("/nowhere"), {"DEVICE": "cpu", "DECODE_CONTEXT": "gpu-b"})
+
+
+@pytest.fixture
+def config(root: Path) -> dict[str, Any]:
+    """compose.yaml itself, as far as the tool reads it, with Compose's `${NAME:-default}` filled in."""
+    text = (root / "compose.yaml").read_text()
+    for host in ("PREFILL_HOST", "DECODE_HOST"):
+        text = text.replace(f"${{{host}:-127.0.0.1}}", f"{host.lower()}.example")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+def test_facts_come_from_x_kvshare(config: dict[str, Any]) -> None:
+    found = stack.parse_stack(config, SETTINGS)
+    assert found.project == "kvshare"
+    assert found.controller.url == "http://prefill_host.example:9000"
+    assert (found.controller.pull_port, found.controller.reply_port) == (8300, 8400)
+    assert found.prefill.url == "http://prefill_host.example:8010"
+    assert found.decode.peer_init_url == "decode_host.example:8202"
+    assert (found.prefill.instance, found.decode.instance) == ("lmcache_instance_1", "lmcache_instance_2")
+
+
+def test_contexts_come_from_the_settings_and_the_controller_lives_beside_prefill(
+    config: dict[str, Any],
+) -> None:
+    found = stack.parse_stack(config, SETTINGS)
+    assert [member.context for member in found.members] == ["default", "default", "gpu-b"]
+    assert found.contexts == ("default", "gpu-b")
+    assert found.where("decode") == "decode on decode_host.example (context gpu-b)"
+
+
+def test_missing_fact_is_named(config: dict[str, Any]) -> None:
+    del config["x-kvshare"]["decode"]["KVSHARE_API_PORT"]
+    with pytest.raises(KvshareError, match="no 'KVSHARE_API_PORT' where x-kvshare"):
+        stack.parse_stack(config, SETTINGS)
+
+
+def test_every_compose_command_names_its_context() -> None:
+    assert stack.compose_command("gpu-b", "ps")[:4] == ["docker", "--context", "gpu-b", "compose"]
+
+
+class Answer:
+    """Stands for subprocess.run: returns a result, or raises."""
+
+    def __init__(self, code: int = 0, out: str = "", err: str = "", error: Exception | None = None) -> None:
+        self.result, self.error = subprocess.CompletedProcess([], code, out, err), error
+        self.calls: list[tuple[list[str], dict[str, Any]]] = []
+
+    def __call__(self, command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+        self.calls.append((command, more))
+        if self.error:
+            raise self.error
+        return self.result
+
+
+def test_compose_is_asked_with_all_profiles_in_the_root(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = Answer(out=json.dumps(config))
+    monkeypatch.setattr(subprocess, "run", answer)
+    assert stack.read_stack(SETTINGS).project == "kvshare"
+    command, more = answer.calls[0]
+    assert command[-5:] == ["--profile", "*", "config", "--format", "json"]
+    assert more["cwd"] == SETTINGS.root
+    assert more["env"]["DECODE_CONTEXT"] == "gpu-b"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "sentence"),
+    [
+        (Answer(error=FileNotFoundError()), CouldNotCheckError, "docker is not installed"),
+        (Answer(error=subprocess.TimeoutExpired("docker", 60)), CouldNotCheckError, "did not end in 60 s"),
+        (
+            Answer(code=15, err="a warning\nservices.x: bad"),
+            KvshareError,
+            r"refuses the settings: services\.x: bad",
+        ),
+        (Answer(code=15), KvshareError, "no reason given"),
+    ],
+)
+def test_compose_that_does_not_answer_ends_in_a_sentence(
+    answer: Answer, kind: type[KvshareError], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "run", answer)
+    with pytest.raises(kind, match=sentence) as refusal:
+        stack.read_stack(SETTINGS)
+    assert refusal.value.exit_code == (3 if kind is CouldNotCheckError else 2)

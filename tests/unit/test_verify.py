@@ -1,0 +1,155 @@
+"""The operator's side as a whole: engines and client container are stand-ins, all between is real."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvshare import checks, records, verify
+from kvshare.engines import Engines
+from kvshare.errors import KvshareError
+from kvshare.evidence import Container, EngineProbe, Evidence, Logs, Spec
+from kvshare.settings import Settings
+from tests.unit.build import SPEC, STACK, edit, proven
+from tests.unit.test_stack import Answer
+
+SETTINGS = Settings(Path("/nowhere"), {"DEVICE": "cpu"})
+
+
+class FakeEngines:
+    """The engines of a proven run, or of another."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self.waited: list[float] = []
+
+    def __call__(self, _: object) -> FakeEngines:
+        return self
+
+    def __enter__(self) -> FakeEngines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def probes(self) -> tuple[EngineProbe, ...]:
+        return self.evidence.engines
+
+    def containers(self) -> tuple[Container, ...]:
+        return self.evidence.containers
+
+    def logs(self) -> Logs:
+        return self.evidence.logs
+
+    def wait_until_started(self, wait_s: float) -> None:
+        self.waited.append(wait_s)
+
+
+def gather(
+    monkeypatch: pytest.MonkeyPatch, answer: Answer, evidence: Evidence | None = None, **options: Any
+) -> Evidence:
+    monkeypatch.setattr(verify, "Engines", FakeEngines(evidence or proven()))
+    monkeypatch.setattr(subprocess, "run", answer)
+    return verify.gather(STACK, SETTINGS, verify.Options(**options), True, lambda _: None)
+
+
+def traffic(evidence: Evidence) -> str:
+    assert evidence.traffic is not None
+    return records.dumps(evidence.traffic)
+
+
+def test_evidence_of_both_sides_comes_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = gather(monkeypatch, Answer(out=traffic(proven())), seed=7)
+    assert found.traffic == proven().traffic
+    assert found.containers == proven().containers
+    assert found.client_error is None
+
+
+def test_client_runs_on_the_prefill_nodes_context_with_the_whole_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = Answer(out=traffic(proven()))
+    gather(monkeypatch, answer, seed=7, wait_s=0)
+    command, more = answer.calls[0]
+    assert command[:4] == ["docker", "--context", "default", "compose"]
+    assert {"run", "--rm", "--no-deps", "-T", "legs"} <= set(command)
+    assert records.loads(Spec, command[-1]) == SPEC
+    assert more["stdout"] == subprocess.PIPE
+    assert "stderr" not in more, "progress must go to the user as it comes"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Answer(code=125), "ended with code 125"),
+        (Answer(error=subprocess.TimeoutExpired("docker", 1)), "did not end in"),
+        (Answer(out="{}"), "makes no sense: Traffic: controller, "),
+        (Answer(out="not json"), "makes no sense"),
+    ],
+)
+def test_client_without_evidence_is_evidence(
+    answer: Answer, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = gather(monkeypatch, answer)
+    assert found.traffic is None
+    assert found.client_error is not None
+    assert reason in found.client_error
+
+
+def test_client_that_refuses_is_the_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KvshareError, match="refused") as refusal:
+        gather(monkeypatch, Answer(code=2))
+    assert refusal.value.exit_code == 2
+
+
+def test_a_seed_is_drawn_anew_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Answer(out=traffic(proven()))
+    for _ in range(2):
+        gather(monkeypatch, answer)
+    assert len({records.loads(Spec, command[-1]).seed for command, _ in answer.calls}) == 2
+
+
+def test_chunk_size_and_length_come_from_the_fingerprints() -> None:
+    evidence = proven()
+    for service in ("prefill", "decode"):
+        evidence = edit(evidence, f"{service}.fingerprint.lmcache.chunk_size", 128)
+    options = verify.Options(prompt_tokens=1290)
+    assert verify.make_spec(STACK, evidence.containers, options, 0).chunk_size == 128
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sentence"), [(200, "shorter than one chunk"), (1802, "MAX_MODEL_LEN=1600")]
+)
+def test_length_that_cannot_work_is_refused_before_anything_is_sent(
+    tokens: int, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = Answer(out=traffic(proven()))
+    with pytest.raises(KvshareError, match=sentence):
+        gather(monkeypatch, answer, prompt_tokens=tokens)
+    assert answer.calls == []
+
+
+def test_client_does_not_wait_for_a_container_that_is_gone() -> None:
+    options = verify.Options()
+    assert verify.make_spec(STACK, proven().containers, options, 9.0).wait_s == 9.0
+    gone = edit(proven(), "decode.state", "exited").containers
+    assert verify.make_spec(STACK, gone, options, 9.0).wait_s == 0
+
+
+def test_engines_alone_send_no_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Answer()
+    monkeypatch.setattr(verify, "Engines", FakeEngines(proven()))
+    monkeypatch.setattr(verify, "read_stack", lambda _: STACK)
+    monkeypatch.setattr(subprocess, "run", answer)
+    selected = checks.select(("engines", "images", "configuration"), ())
+    judgement = verify.verify(SETTINGS, verify.Options(), selected, lambda _: None)
+    assert answer.calls == []
+    assert judgement.exit_code == 0
+
+
+def test_fake_engines_offer_what_the_real_ones_do() -> None:
+    public = {name for name in vars(FakeEngines) if not name.startswith("_")}
+    assert public <= set(vars(Engines))
