@@ -35,7 +35,7 @@ from kvshare.stack import Controller, Server, Stack
 
 T = TypeVar("T")
 TOKENS, REUSABLE, PROMPTS, SEED = 1546, 1536, 3, 7
-PATCHES = ("cpu-connector", "message-defaults", "packed-kv")
+PATCHES = ("cpu-connector", "message-defaults")
 
 STACK = Stack(
     project="kvshare",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -126,6 +129,14 @@ def test_unreadable_log_is_not_taken_for_a_good_one() -> None:
     assert result(judgement, "KV-PEER-04").result == SKIPPED
     assert not judgement.proven
     assert judgement.exit_code == 3
+
+
+@pytest.mark.parametrize("device", checks.PATCHES)
+def test_expected_patches_are_those_that_the_image_gets(device: str, root: Path) -> None:
+    program = "import apply, sys; print(*(p.id for p in apply.PATCHES if sys.argv[1] in p.devices))"
+    command = [sys.executable, "-c", program, device]
+    listed = subprocess.run(command, cwd=root / "docker/patches", capture_output=True, text=True, check=True)
+    assert set(listed.stdout.split()) == set(checks.PATCHES[device])
 
 
 # --- selecting ----------------------------------------------------------------------------------------------

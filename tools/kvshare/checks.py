@@ -39,10 +39,7 @@ CATEGORIES = (
     "verdict",
 )
 TRAFFIC_CATEGORIES = CATEGORIES[CATEGORIES.index("client") :]
-PATCHES = {
-    "cuda": ("message-defaults", "packed-kv"),
-    "cpu": ("message-defaults", "packed-kv", "cpu-connector"),
-}
+PATCHES = {"cuda": ("message-defaults", "packed-kv"), "cpu": ("message-defaults", "cpu-connector")}
 
 
 @dataclass(frozen=True)
