@@ -1,6 +1,6 @@
-"""Delete from an engine's virtual environment what no engine loads, strip its libraries, then compile it once.
+"""Delete from an image's virtual environment what it never loads, strip its libraries, then compile it once.
 
-usage: trim.py cpu|cuda VENV
+usage: trim.py cpu|cuda|client VENV
 """
 
 import compileall
@@ -25,9 +25,14 @@ LEFT_OUT = {
     ),
     # Triton and TorchInductor compile at run time, so the headers stay.
     "cuda": ("torch/lib/*test*", "**/tests", "**/__pycache__", "nixl_ep*"),
+    "client": ("**/tests", "**/__pycache__"),
 }
 # Libraries that carry hundreds of megabytes of symbol tables. The CUDA ones are left as published.
-STRIPPED = {"cpu": ("vllm/*.so", "torch/lib/libtorch_*.so", "lmcache/*.so", "libucx/**/*.so.*.*.*", "libucx/bin/*"), "cuda": ()}
+STRIPPED = {
+    "cpu": ("vllm/*.so", "torch/lib/libtorch_*.so", "lmcache/*.so", "libucx/**/*.so.*.*.*", "libucx/bin/*"),
+    "cuda": (),
+    "client": (),
+}
 
 
 def remove(path: Path) -> None:
@@ -47,14 +52,14 @@ def link_copies(folder: Path) -> None:
             copy.symlink_to(library.name)
 
 
-def main(device: str, venv: Path) -> None:
+def main(image: str, venv: Path) -> None:
     """Trim and compile the site-packages folder of `venv`."""
     (site,) = venv.glob("lib/python3*/site-packages")
-    for pattern in LEFT_OUT[device]:
+    for pattern in LEFT_OUT[image]:
         for path in list(site.glob(pattern)):
             remove(path)
     link_copies(site / "libucx")
-    for pattern in STRIPPED[device]:
+    for pattern in STRIPPED[image]:
         for path in site.glob(pattern):
             subprocess.run(["strip", "--strip-unneeded", str(path)], check=True)
     # Some wheels carry templates that are not valid Python: those stay uncompiled, and nothing imports them.
