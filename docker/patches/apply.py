@@ -14,15 +14,21 @@ from pathlib import Path
 
 import cpu_dispatch
 import message_defaults
+import packed_kv
 from guard import Change, RefusedError, commit, plan
 from patch import Patch
 
-PATCHES: tuple[Patch, ...] = (message_defaults.PATCH, cpu_dispatch.PATCH)
+import docs
+
+PATCHES: tuple[Patch, ...] = (message_defaults.PATCH, packed_kv.PATCH, cpu_dispatch.PATCH)
 DEVICES = ("cpu", "cuda")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    if options.docs:
+        print(docs.render(PATCHES), end="")
+        return 0
     patches = [patch for patch in PATCHES if options.device in patch.devices]
     try:
         changes = plan(patches, options.site)
@@ -60,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", choices=DEVICES, required=True, help="the image's device")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--device", choices=DEVICES, help="apply the patches of this device's image")
+    what.add_argument("--docs", action="store_true", help="print docs/patches.md")
     parser.add_argument("--site", type=Path, help="folder that holds the packages (default: this Python's)")
     parser.add_argument("--record", type=Path, help="write what was applied to this JSON file")
     return parser

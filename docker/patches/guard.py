@@ -62,7 +62,8 @@ def commit(changes: Iterable[Change]) -> None:
     done: list[Change] = []
     try:
         for change in todo:
-            staged.append(_stage(change.path, change.after))
+            staged.append(_beside(change.path))
+            _write_like(change.path, staged[-1], change.after)
         for temporary, change in zip(staged, todo, strict=True):
             done.append(change)
             temporary.replace(change.path)
@@ -86,12 +87,13 @@ def _plan_one(patch: Patch, site: Path | None) -> list[Change]:
             f"{_expects(patch)}, but there is no {path}; adapt the patch to this release or pin the old one."
         )
     before = path.read_bytes()
-    after = before if _hash(before) == patch.sha256_after else _patched(patch, path, before)
+    after = before if _hash(before) == patch.sha256_after else patched(patch, path, before)
     change = Change(patch.id, path, _relative(path, package), before, after, patch.sha256_before)
     return [change, *(_plan_added(patch, added, package) for added in patch.added)]
 
 
-def _patched(patch: Patch, path: Path, before: bytes) -> bytes:
+def patched(patch: Patch, path: Path, before: bytes) -> bytes:
+    """The content of the upstream file at ``path`` once patched; raises RefusedError."""
     if _hash(before) != patch.sha256_before:
         raise RefusedError(
             f"{_expects(patch)} with sha256 {patch.sha256_before}, but {path} has {_hash(before)}; "
@@ -179,19 +181,23 @@ def _hash(content: bytes) -> str:
     return sha256(content).hexdigest()
 
 
-def _stage(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.patching")
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.patching")
+
+
+def _write_like(path: Path, temporary: Path, content: bytes) -> None:
+    """Write ``content`` to ``temporary``, with the mode of ``path`` if that exists."""
     temporary.write_bytes(content)
     if path.exists():
         shutil.copymode(path, temporary)
-    return temporary
 
 
 def _restore(change: Change) -> None:
     if change.before is None:
         change.path.unlink(missing_ok=True)
     else:
-        _stage(change.path, change.before).replace(change.path)
+        _write_like(change.path, _beside(change.path), change.before)
+        _beside(change.path).replace(change.path)
 
 
 def _compile(path: Path) -> None:
