@@ -35,7 +35,7 @@ from kvshare.stack import Controller, Server, Stack
 
 T = TypeVar("T")
 TOKENS, REUSABLE, PROMPTS, SEED = 1546, 1536, 3, 7
-PATCHES = ("cpu-connector", "message-defaults")
+PATCHES = ("cpu-connector", "message-defaults", "progress-delay")
 
 STACK = Stack(
     project="kvshare",

@@ -22,7 +22,7 @@ from kvshare.evidence import (
     ServerProbe,
     Sources,
 )
-from tests.unit.build import REUSABLE, TOKENS, edit, edit_legs, output, proven
+from tests.unit.build import REUSABLE, TOKENS, edit, edit_legs, leg, output, proven
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,17 @@ def _other_tokens() -> Evidence:
     return edit_legs(proven(), PEER, take_second)
 
 
+def _lookup_timed_out(evidence: Evidence, kind: str, prompt: int) -> Evidence:
+    request_id = f"cmpl-{leg(kind, prompt).request_id}-0-93ca6bf1"
+    return edit(evidence, "logs.lookup_timeouts", (request_id,))
+
+
+def _one_pull_timed_out() -> Evidence:
+    """As it was seen: the reply to one lookup woke nobody, and decode computed that prompt itself."""
+    computed = sources(Sources(local_compute=TOKENS))
+    return _lookup_timed_out(edit_legs(proven(), PEER, computed, range(1, 2)), PEER, 1)
+
+
 def _lmcache(service: str, name: str, value: Any) -> Evidence:
     return edit(proven(), f"{service}.fingerprint.lmcache.{name}", value)
 
@@ -217,6 +228,8 @@ FAULTS: dict[str, Fault] = {
     "transfer-uncounted": Fault("KV-PEER-03", edit(proven(), "traffic.owner_end", Counters(transfers=5))),
     "no-log-line": Fault("KV-PEER-04", edit(proven(), "logs.decode_hits", lambda hits: hits[:2])),
     "hits-uncounted": Fault("KV-PEER-05", edit(proven(), "traffic.decode_end", Counters(100, 100, 1.0))),
+    "lookup-timed-out": Fault("KV-PEER-06", _lookup_timed_out(proven(), REFERENCE, 3), 0),
+    "pull-timed-out": Fault("KV-PEER-01", _one_pull_timed_out()),
     "control-moved": Fault("KV-CTL-01", _control_moved()),
     "corrupted-v": Fault("KV-RIGHT-01", _corrupted_v()),
     "one-prompt-corrupted": Fault("KV-RIGHT-01", edit_legs(proven(), PEER, moved(0.03), range(2, 3))),

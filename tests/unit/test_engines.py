@@ -236,6 +236,20 @@ def test_lookups_are_read_from_the_owners_log(
     assert connected.logs().owner_lookups == ("cmpl-a-0-12",)
 
 
+def test_lookups_that_timed_out_are_read_from_both_servers(
+    connected: Engines, clients: dict[str, FakeClient | Exception]
+) -> None:
+    line = "WARNING: Request {} is still waiting for async lookup after 3 seconds, returning 0\n"
+    decode(clients).log = line.format("cmpl-kvshare-7-1-peer-0-ab")
+    client = clients["default"]
+    assert isinstance(client, FakeClient)
+    client.all["prefill"].log = line.format("cmpl-kvshare-7-3-reference-0-cd")
+    assert connected.logs().lookup_timeouts == (
+        "cmpl-kvshare-7-3-reference-0-cd",
+        "cmpl-kvshare-7-1-peer-0-ab",
+    )
+
+
 def test_server_logs_are_read_since_the_engines_own_clock(
     connected: Engines, clients: dict[str, FakeClient | Exception]
 ) -> None:

@@ -39,7 +39,10 @@ CATEGORIES = (
     "verdict",
 )
 TRAFFIC_CATEGORIES = CATEGORIES[CATEGORIES.index("client") :]
-PATCHES = {"cuda": ("message-defaults", "packed-kv"), "cpu": ("message-defaults", "cpu-connector")}
+PATCHES = {
+    "cuda": ("message-defaults", "packed-kv", "progress-delay"),
+    "cpu": ("message-defaults", "cpu-connector", "progress-delay"),
+}
 
 
 @dataclass(frozen=True)
@@ -540,7 +543,7 @@ def _pulled(evidence: Evidence) -> Outcome:
         )
     return Failed(
         f"external_kv_transfer +{expected} for each prompt",
-        f"{len(bad)} of {len(legs)} prompts differ; {_leg_found(bad[0])}",
+        f"{len(bad)} of {len(legs)} prompts differ; {_leg_found(bad[0])}{_gave_up(evidence, bad[0])}",
         ("decode",),
         _logs_command(evidence, "decode", bad[0].request_id),
     )
@@ -621,6 +624,20 @@ def _hits_counted(evidence: Evidence) -> Outcome:
     )
 
 
+@_check("KV-PEER-06", "kv-transfer", "no lookup runs into its timeout", ("CLIENT-01",), warning=True)
+def _no_lookup_timeout(evidence: Evidence) -> Outcome:
+    late = [leg for leg in _traffic(evidence).legs if _gave_up(evidence, leg)]
+    if not late:
+        return Passed()
+    return Failed(
+        "LMCache answers within lookup_timeout_ms",
+        f"{', '.join(f'{leg.leg} of prompt {leg.prompt}' for leg in late)} waited for it in vain, "
+        "and the times below include the wait",
+        tuple(dict.fromkeys(leg.node for leg in late)),
+        _logs_command(evidence, late[0].node, late[0].request_id),
+    )
+
+
 @_check("KV-CTL-01", "kv-transfer", "a prompt that nobody holds moves nothing", _BOTH_UP)
 def _control_moves_nothing(evidence: Evidence) -> Outcome:
     traffic = _traffic(evidence)
@@ -629,7 +646,7 @@ def _control_moves_nothing(evidence: Evidence) -> Outcome:
         return NotChecked("no control was sent")
     start, after = traffic.owner_start, traffic.owner_after_control
     sent = 0 if start is None or after is None else round(after.transfers - start.transfers)
-    asked = [leg for leg in controls if leg.request_id in " ".join(evidence.logs.owner_lookups or ())]
+    asked = [one for one in evidence.logs.owner_lookups or () if any(_is_of(one, leg) for leg in controls)]
     if ledger.moved_nothing(controls) and not sent and not asked:
         return Passed(f"{sum(leg.tokens for leg in controls)} tokens computed, 0 from a peer, 0 transfers")
     return Failed(
@@ -832,13 +849,20 @@ def _leg_found(leg: Leg) -> str:
 
 
 def _logged_hit(evidence: Evidence, leg: Leg) -> int | None:
-    """Return the hit tokens that decode logged for a leg's request, whose id vLLM wraps into its own."""
-    hits = [
-        hit.hit_tokens
-        for hit in evidence.logs.decode_hits or ()
-        if f"{leg.request_id}-" in f"{hit.request_id}-"
-    ]
+    """Return the hit tokens that decode logged for a leg's request, or None if it logged none."""
+    hits = [hit.hit_tokens for hit in evidence.logs.decode_hits or () if _is_of(hit.request_id, leg)]
     return max(hits, default=None)
+
+
+def _gave_up(evidence: Evidence, leg: Leg) -> str:
+    """Return words for a leg's lookup that ran into LMCache's timeout, '' if it did not."""
+    timed_out = any(_is_of(request_id, leg) for request_id in evidence.logs.lookup_timeouts)
+    return "; LMCache gave up its lookup at lookup_timeout_ms" if timed_out else ""
+
+
+def _is_of(request_id: str, leg: Leg) -> bool:
+    """Return whether a server's request id is the leg's, which vLLM wraps into its own."""
+    return f"{leg.request_id}-" in f"{request_id}-"
 
 
 def _hit_rate(end: Counters, hits: int, requested: int) -> str:

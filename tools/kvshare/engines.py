@@ -26,6 +26,7 @@ POLL_S = 1.0
 _ENGINE_ERRORS = (DockerException, requests.RequestException, OSError)
 _HIT = re.compile(r"Reqid: (\S+?), Total tokens \d+, .*?LMCache hit tokens: (\d+)")
 _OWNER_LOOKUP = re.compile(r"Received P2P batched lookup and get msg, lookup_id: (\S+)")
+_LOOKUP_TIMEOUT = re.compile(r"Request (\S+) is still waiting for async lookup")
 _TROUBLE = "missing|error|exception|invalid"
 _CONTROLLER_ERROR = re.compile(rf"peer_init_url.*(?:{_TROUBLE})|(?:{_TROUBLE}).*peer_init_url", re.IGNORECASE)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -74,6 +75,7 @@ class Engines:
             decode_hits=None if decode is None else _hits(decode),
             owner_lookups=None if owner is None else tuple(_OWNER_LOOKUP.findall(owner)),
             controller_errors=None if controller is None else _errors(controller),
+            lookup_timeouts=tuple(_LOOKUP_TIMEOUT.findall(f"{owner or ''}\n{decode or ''}")),
         )
 
     def tail(self, service: str, lines: int = 20) -> str:

@@ -214,6 +214,7 @@ class Logs:
     decode_hits: tuple[Hit, ...] | None = None
     owner_lookups: tuple[str, ...] | None = None
     controller_errors: tuple[str, ...] | None = None
+    lookup_timeouts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
