@@ -15,12 +15,18 @@ from pathlib import Path
 import cpu_dispatch
 import message_defaults
 import packed_kv
+import progress_delay
 from guard import Change, RefusedError, commit, plan
 from patch import Patch
 
 import docs
 
-PATCHES: tuple[Patch, ...] = (message_defaults.PATCH, packed_kv.PATCH, cpu_dispatch.PATCH)
+PATCHES: tuple[Patch, ...] = (
+    message_defaults.PATCH,
+    packed_kv.PATCH,
+    cpu_dispatch.PATCH,
+    progress_delay.PATCH,
+)
 DEVICES = ("cpu", "cuda")
 
 

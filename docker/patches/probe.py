@@ -16,8 +16,12 @@ PROBES = {
     "message-defaults": "probes.controller",
     "cpu-connector": "probes.cpu_connector",
     "packed-kv": "probes.packed_kv",
+    "progress-delay": "probes.progress_delay",
 }
-OF_DEVICE = {"cpu": ("message-defaults", "cpu-connector"), "cuda": ("message-defaults", "packed-kv")}
+OF_DEVICE = {
+    "cpu": ("message-defaults", "cpu-connector", "progress-delay"),
+    "cuda": ("message-defaults", "packed-kv", "progress-delay"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,11 +43,14 @@ def run_probe(name: str, patch: Patch, content: bytes, site: Path) -> subprocess
 
     The copy is made in the folder ``site``.
     """
-    package = _installed_package()
+    package = _installed_package(patch)
     # Links are enough: only one file differs. Bytecode is left behind, it may be of other content.
     shutil.copytree(
         package, site / package.name, copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__")
     )
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():  # a wheel's own shared libraries, which its extensions look for beside them
+        (site / libraries.name).symlink_to(libraries)
     target = site / package.name / _installed_file(patch).relative_to(package)
     target.unlink()
     target.write_bytes(content)
@@ -68,8 +71,8 @@ def _installed_file(patch: Patch) -> Path:
     return Path(spec.origin)
 
 
-def _installed_package() -> Path:
-    spec = importlib.util.find_spec("lmcache")
+def _installed_package(patch: Patch) -> Path:
+    spec = importlib.util.find_spec(patch.module.split(".")[0])
     assert spec is not None
     assert spec.submodule_search_locations is not None
     return Path(spec.submodule_search_locations[0])

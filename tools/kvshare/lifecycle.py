@@ -80,7 +80,7 @@ def build(settings: Settings, context: str) -> None:
 
 def missing_images(settings: Settings, context: str) -> list[str]:
     """Names of the stack's images that a context's engine does not have."""
-    listing = _compose(settings, context, "--profile", "prefill", "--profile", "client", "config", "--images")
+    listing = _compose(settings, context, "config", "--images")
     names = sorted(set(listing.split()))
     return [name for name in names if not _has_image(context, name)]
 
@@ -176,12 +176,12 @@ def down(settings: Settings, stack: Stack) -> None:
     """Stop and remove every container of the stack, on every context; volumes and images stay."""
     for context in stack.contexts:
         with step(f"Stop the stack on context {context}"):
-            _compose(settings, context, "--profile", "*", "down", "--remove-orphans", "--timeout", "20")
+            _compose(settings, context, "down", "--remove-orphans", "--timeout", "20")
 
 
 def states(settings: Settings, context: str) -> list[ContainerState]:
     """The stack's containers on a context, running or not."""
-    output = _compose(settings, context, "--profile", "*", "ps", "--all", "--format", "json")
+    output = _compose(settings, context, "ps", "--all", "--format", "json")
     rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     return [
         ContainerState(row["Service"], row["Name"], row["State"], row["Health"], int(row["ExitCode"]))
@@ -191,15 +191,12 @@ def states(settings: Settings, context: str) -> list[ContainerState]:
 
 def last_lines(settings: Settings, context: str, service: str, lines: int = LOG_LINES) -> str:
     """The last log lines of a service, and what its health check said last."""
-    return _compose(
-        settings, context, "--profile", "*", "logs", "--no-log-prefix", "--tail", str(lines), service
-    )
+    return _compose(settings, context, "logs", "--no-log-prefix", "--tail", str(lines), service)
 
 
 def _start(settings: Settings, context: str, services: Sequence[str]) -> None:
     with step(f"Start {', '.join(services)} on context {context}"):
-        profiles = [option for service in services for option in ("--profile", service)]
-        _compose(settings, context, *profiles, "up", "--detach", "--no-build", *services)
+        _compose(settings, context, "up", "--detach", "--no-build", *services)
 
 
 def _wait_until_healthy(settings: Settings, context: str, services: Sequence[str], timeout_s: float) -> None:
@@ -229,15 +226,15 @@ def _give_up(settings: Settings, context: str, service: str, what: str) -> None:
 # Running commands
 
 
-def _compose(settings: Settings, context: str, *arguments: str) -> str:
+def _compose(settings: Settings, context: str, subcommand: str, *arguments: str) -> str:
     """Output of a short `docker compose` command; CouldNotCheckError carries what it said when it fails."""
-    command = compose_command(context, *arguments)
+    command = compose_command(context, "--profile", "*", subcommand, *arguments)
     result = subprocess.run(
         command, cwd=settings.root, env=settings.compose_environment(), capture_output=True, text=True
     )
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise CouldNotCheckError(f"docker compose {arguments[2]} failed on context {context}: {reason}")
+        raise CouldNotCheckError(f"docker compose {subcommand} failed on context {context}: {reason}")
     return result.stdout
 
 
@@ -311,7 +308,7 @@ def merged_logs(settings: Settings, stack: Stack, tail: int) -> list[str]:
     lines: list[tuple[str, str]] = []
     for member in stack.members:
         output = _compose(
-            settings, member.context, "--profile", "*", "logs", "--no-log-prefix", "--no-color", "--timestamps",
+            settings, member.context, "logs", "--no-log-prefix", "--no-color", "--timestamps",
             "--tail", str(tail), member.service,
         )  # fmt: skip
         for line in output.splitlines():

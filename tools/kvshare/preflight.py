@@ -90,7 +90,7 @@ def check_memory(settings: Settings, stack: Stack, members: Iterable[Controller 
     Of a GPU server only LMCache's memory is counted: what else it needs is its model's, not known here.
     """
     if stack.device == "cpu":
-        server_gib = float(settings.get("CPU_CACHE_GIB", "1")) + CPU_SERVER_GIB
+        server_gib = float(settings.get("CPU_CACHE_GIB", "0.5")) + CPU_SERVER_GIB
     else:
         server_gib = float(lmcache_settings(settings.root)["max_local_cpu_size"])
     need = sum(CONTROLLER_GIB if isinstance(member, Controller) else server_gib for member in members)
