@@ -79,7 +79,14 @@ def image() -> None:
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="A table for people, or JSON.",
+)
 def status(output: str) -> None:
     """Show each service: where it runs and how it is. Exit code 1 unless all are healthy."""
     from kvshare import lifecycle
