@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from kvshare.checks import PATCHES
 from kvshare.evidence import (
     CONTROL,
     PEER,
@@ -35,7 +36,6 @@ from kvshare.stack import Controller, Server, Stack
 
 T = TypeVar("T")
 TOKENS, REUSABLE, PROMPTS, SEED = 1546, 1536, 3, 7
-PATCHES = ("cpu-connector", "message-defaults", "progress-delay")
 
 STACK = Stack(
     project="kvshare",
@@ -81,7 +81,7 @@ def fingerprint(role: str, instance: str | None = None) -> Fingerprint:
         kv_transfer_config={"kv_connector": "LMCacheConnectorV1", "kv_load_failure_policy": "recompute"}
         if server
         else None,
-        patches=PATCHES,
+        patches=PATCHES["cpu"],
     )
 
 
