@@ -44,7 +44,7 @@ def remove(path: Path) -> None:
 
 
 def link_copies(folder: Path) -> None:
-    """Turn libNAME.so and libNAME.so.N into links to libNAME.so.N.N.N: a wheel cannot carry links, so it carries copies."""
+    """Turn libNAME.so and libNAME.so.N into links to libNAME.so.N.N.N: wheels hold copies instead."""
     for library in folder.glob("**/*.so.*.*.*"):
         stem, major = library.name.split(".so.")[0], library.name.split(".so.")[1].split(".")[0]
         for copy in (library.with_name(f"{stem}.so"), library.with_name(f"{stem}.so.{major}")):

