@@ -24,6 +24,6 @@ PATCH = Patch(
         "the engine. The thread polls UCX's own event descriptors, so a delay costs a transfer nothing."
     ),
     upstream="Fixed at 0 in NIXL 1.5.1; no issue known.",
-    probe="An agent with its UCX backend is created and left alone for a second: its CPU time must be near none.",
+    probe="An agent with its UCX backend is created and left alone: its CPU time must be near none.",
     drop_when="NIXL's Python API takes the delay as an argument, or its default is no longer 0.",
 )

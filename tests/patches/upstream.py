@@ -48,8 +48,8 @@ def run_probe(name: str, patch: Patch, content: bytes, site: Path) -> subprocess
     shutil.copytree(
         package, site / package.name, copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__")
     )
-    libraries = package.with_name(f"{package.name}.libs")
-    if libraries.is_dir():  # a wheel's own shared libraries, which its extensions look for beside them
+    # A wheel's own shared libraries, which its extensions look for beside the package.
+    for libraries in package.parent.glob(f"*{package.name}.*libs"):
         (site / libraries.name).symlink_to(libraries)
     target = site / package.name / _installed_file(patch).relative_to(package)
     target.unlink()

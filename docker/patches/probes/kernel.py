@@ -5,8 +5,8 @@ The kernel sees addresses, not shapes: tensors are flat here too, and what it re
 is read. It moves words of up to 8 bytes; moving elements instead changes no address while head_size is
 whole words.
 
-Compared with the kernel itself, compiled for an H100: the same bytes in 400 transfers of the formats below, both
-ways, in float32 and bfloat16, on GPU and pinned memory, with and without a skipped prefix.
+Compared with the kernel itself, compiled for an H100: the same bytes in 400 transfers of the formats below,
+both ways, in float32 and bfloat16, on GPU and pinned memory, with and without a skipped prefix.
 """
 
 from __future__ import annotations
