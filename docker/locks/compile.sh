@@ -20,7 +20,7 @@ compile() { # compile OUTPUT SOURCE... [OPTION...]
 check() { # check OUTPUT SOURCE... [OPTION...]
     local lock=$1 resolved gone
     resolved=$("${UV[@]}" --no-annotate --no-header --constraints "$@" | sed 's/ \\$//')
-    gone=$(sed '/^ *#/d; s/ \\$//' "$lock" | grep -vxFf <(echo "$resolved")) || return 0
+    gone=$(sed '/^ *#/d; /^$/d; s/ \\$//' "$lock" | grep -vxFf <(echo "$resolved")) || return 0
     echo "docker/locks/$lock: expected lines that the package index still has, found others; type: docker/locks/compile.sh" >&2
     head -n 5 <<< "$gone" >&2
     exit 1
