@@ -41,7 +41,9 @@ def render(device: str, profile: str, *arguments: str, **decisions: str) -> str:
 
 
 def services(device: str, profile: str = "*", **decisions: str) -> dict[str, Any]:
-    rendered: dict[str, Any] = json.loads(render(device, profile, "--format", "json", **decisions))["services"]
+    rendered: dict[str, Any] = json.loads(render(device, profile, "--format", "json", **decisions))[
+        "services"
+    ]
     return rendered
 
 
@@ -128,7 +130,9 @@ def test_no_two_services_listen_on_one_port(device: str) -> None:
     assert len(ports) == 12
     assert len(set(ports)) == len(ports)
     environments = services(device)
-    assert environments["decode"]["environment"]["KVSHARE_API_PORT"] == str(facts["decode"]["KVSHARE_API_PORT"])
+    assert environments["decode"]["environment"]["KVSHARE_API_PORT"] == str(
+        facts["decode"]["KVSHARE_API_PORT"]
+    )
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -153,7 +157,10 @@ def test_the_original_system_is_what_comes_out() -> None:
     assert prefill["KVSHARE_MODEL"] == "meta-llama/Meta-Llama-3.1-8B-Instruct"
     assert prefill["KVSHARE_MAX_MODEL_LEN"] == "1600"
     assert prefill["KVSHARE_VLLM_ARGS"] == "--gpu-memory-utilization 0.9"
-    assert (prefill["KVSHARE_INSTANCE"], decode["KVSHARE_INSTANCE"]) == ("lmcache_instance_1", "lmcache_instance_2")
+    assert (prefill["KVSHARE_INSTANCE"], decode["KVSHARE_INSTANCE"]) == (
+        "lmcache_instance_1",
+        "lmcache_instance_2",
+    )
     assert (prefill["KVSHARE_HOST"], decode["KVSHARE_HOST"]) == ("192.168.110.13", "192.168.110.97")
     assert decode["KVSHARE_CONTROLLER_HOST"] == "192.168.110.13"
     assert prefill["PYTHONHASHSEED"] == decode["PYTHONHASHSEED"] == "123"

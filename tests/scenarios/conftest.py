@@ -18,7 +18,9 @@ from tests.conftest import ROOT
 CPU_FILES = "compose.yaml:compose.cpu.yaml"
 START_TIMEOUT_S = 400
 VERIFY_TIMEOUT_S = 180
-SEED = 41  # of the first verification; each further one takes the next, since a used seed's prompts are cached
+SEED = (
+    41  # of the first verification; each further one takes the next, since a used seed's prompts are cached
+)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from tests.scenarios.conftest import Rig
 HERE = Path(__file__).parent
 CONNECTOR = ROOT / "docker/patches/cpu_connector.py"
 HONEST = "layer[places] = tokens[:, number, skip:]"
-CORRUPT = "layer[places] = torch.stack([tokens[0, number, skip:], torch.zeros_like(tokens[1, number, skip:])])"
+CORRUPT = (
+    "layer[places] = torch.stack([tokens[0, number, skip:], torch.zeros_like(tokens[1, number, skip:])])"
+)
 
 pytestmark = pytest.mark.timeout(900)
 

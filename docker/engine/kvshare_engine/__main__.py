@@ -24,7 +24,9 @@ def main(arguments: list[str]) -> int:
             from kvshare_engine import health
 
             return health.run(os.environ.get("KVSHARE_ROLE", "controller"))
-        case [program, *_] if program not in ("controller", "server", "health") and not program.startswith("-"):
+        case [program, *_] if program not in ("controller", "server", "health") and not program.startswith(
+            "-"
+        ):
             os.execvp(program, arguments)  # `docker compose run --rm prefill ucx_info -d` and the like
         case _:
             refuse(f"{USAGE} and found '{' '.join(arguments)}'")

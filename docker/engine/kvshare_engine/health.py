@@ -44,7 +44,9 @@ def check_controller(controller: Controller) -> None:
     deadline = time.monotonic() + PULL_LOOP_TIMEOUT_S
     while pull_count(controller) <= before:
         if time.monotonic() > deadline:
-            raise Unhealthy(f"the pull loop on port {controller.pull_port} takes no message; no key is admitted any more")
+            raise Unhealthy(
+                f"the pull loop on port {controller.pull_port} takes no message; no key is admitted any more"
+            )
         time.sleep(0.05)
 
 

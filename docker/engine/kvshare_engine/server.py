@@ -57,7 +57,9 @@ def device_of(address: str) -> str:
     held = {entry.address: device for device, entries in psutil.net_if_addrs().items() for entry in entries}
     if address not in held:
         mine = ", ".join(sorted(a for a in held if a.count(".") == 3))
-        refuse(f"expected {address} to be an address of this machine and found {mine}; correct PREFILL_HOST or DECODE_HOST in .env")
+        refuse(
+            f"expected {address} to be an address of this machine and found {mine}; correct PREFILL_HOST or DECODE_HOST in .env"
+        )
     return held[address]
 
 
@@ -66,7 +68,9 @@ def model_path(model: str) -> str:
     if model == DEMO_MODEL:
         return str(demo_model.ensure(DEMO_MODEL_PATH))
     if model.startswith("/") and not (Path(model) / "config.json").exists():
-        refuse(f"expected a model at {model} and found no config.json there; set MODEL in .env to a hub name or to a path under the models volume")
+        refuse(
+            f"expected a model at {model} and found no config.json there; set MODEL in .env to a hub name or to a path under the models volume"
+        )
     return model
 
 
@@ -79,7 +83,9 @@ def wait_for(controller: Controller, timeout_s: float = CONTROLLER_TIMEOUT_S) ->
             return
         except health.Unhealthy as sentence:
             if time.monotonic() > deadline:
-                refuse(f"expected the controller within {timeout_s:.0f} s; {sentence}; start it first: make up NODE=prefill")
+                refuse(
+                    f"expected the controller within {timeout_s:.0f} s; {sentence}; start it first: make up NODE=prefill"
+                )
             print(f"kvshare: waiting for the controller: {sentence}", file=sys.stderr, flush=True)
             time.sleep(3)
 
