@@ -13,6 +13,9 @@ LEFT_OUT = {
     "cpu": (
         "torch/include",  # headers of PyTorch: for compilers, and this image has none
         "torch/share",
+        "torch/test",
+        "torch/bin/test_*",
+        "torch/bin/protoc*",
         "torch/lib/*test*",
         "libucx/include",
         "libucx/share",
@@ -24,7 +27,15 @@ LEFT_OUT = {
         "nixl_ep*",  # NIXL's expert parallelism, for GPUs
     ),
     # Triton and TorchInductor compile at run time, so the headers stay.
-    "cuda": ("torch/lib/*test*", "**/tests", "**/__pycache__", "nixl_ep*"),
+    "cuda": (
+        "torch/test",
+        "torch/bin/test_*",
+        "torch/bin/protoc*",
+        "torch/lib/*test*",
+        "**/tests",
+        "**/__pycache__",
+        "nixl_ep*",
+    ),
     "client": ("**/tests", "**/__pycache__"),
 }
 # Libraries that carry hundreds of megabytes of symbol tables. The CUDA ones are left as published.

@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 
 lock=../locks/engine-cpu.txt
 requirement=$(mktemp) && trap 'rm -f "$requirement"' EXIT
-sed -n '/^torch==/,/^[^ ]/{/^torch==/p;/--hash/p}' "$lock" > "$requirement"
+awk '/^[^ #]/ {keep = /^torch==/} keep && !/#/' "$lock" > "$requirement"
 name=$(sed -n 's/^torch==\([^ ]*\).*/torch-\1/p' "$requirement")
 
 locked() { # a wheel of that name is here, and its hash is one of the lock's
