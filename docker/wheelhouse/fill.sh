@@ -24,7 +24,7 @@ rm -f "$name"-*.whl
 echo "docker/wheelhouse: fetching $name"
 if ! "${PYTHON:-python3}" -m pip download --quiet --no-deps --require-hashes --requirement "$requirement" --dest . \
     --only-binary :all: --python-version 3.11 --platform manylinux_2_28_x86_64 ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"}; then
-    echo "docker/wheelhouse: $name was found in no index that this machine's pip knows;" \
-        "run again with TORCH_INDEX= set to the address of PyTorch's own CPU wheel index." >&2
+    echo "docker/wheelhouse: expected $name from this machine's pip, which gives its reason above; if no index has it," \
+        "run this again with TORCH_INDEX= set to the address of PyTorch's own CPU wheel index." >&2
     exit 2
 fi
