@@ -1,11 +1,13 @@
-"""What is made of the Docker SDK's answers; the SDK is replaced at its door, `DockerClient.from_context`."""
+"""What is made of the Docker SDK's answers; the SDK's client is replaced, its connection is tested apart."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -13,9 +15,11 @@ import pytest
 import requests
 from docker.errors import APIError, DockerException
 
+from kvshare import engines
 from kvshare.engines import Engines
 from kvshare.evidence import Hit
 from tests.unit.build import STACK
+from tests.unit.test_stack import Answer
 
 FINGERPRINT = {
     "role": "decode",
@@ -98,19 +102,23 @@ def clients() -> dict[str, FakeClient | Exception]:
     }
 
 
-@pytest.fixture
-def connected(
-    clients: dict[str, FakeClient | Exception], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Engines]:
-    def from_context(name: str, **_: Any) -> FakeClient:
-        found = clients[name]
+def connector(clients: dict[str, FakeClient | Exception]) -> Callable[[str], FakeClient]:
+    def connect(context: str) -> FakeClient:
+        found = clients[context]
         if isinstance(found, Exception):
             raise found
         return found
 
-    monkeypatch.setattr(docker.DockerClient, "from_context", from_context)
-    with Engines(STACK) as engines:
-        yield engines
+    return connect
+
+
+@pytest.fixture
+def connected(
+    clients: dict[str, FakeClient | Exception], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Engines]:
+    monkeypatch.setattr(engines, "connect", connector(clients))
+    with Engines(STACK) as connected:
+        yield connected
 
 
 def decode(clients: dict[str, FakeClient | Exception]) -> FakeContainer:
@@ -181,13 +189,7 @@ def test_engine_that_does_not_answer_is_evidence(
 ) -> None:
     clients["gpu-b"] = error
 
-    def from_context(name: str, **_: Any) -> Any:
-        found = clients[name]
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    monkeypatch.setattr(docker.DockerClient, "from_context", from_context)
+    monkeypatch.setattr(engines, "connect", connector(clients))
     with Engines(STACK) as connected:
         probes = connected.probes()
         containers = connected.containers()
@@ -309,3 +311,62 @@ def test_waits_while_something_is_starting_and_not_longer(
 def test_connections_are_closed(connected: Engines, clients: dict[str, FakeClient | Exception]) -> None:
     connected.__exit__()
     assert all(isinstance(client, FakeClient) and client.closed for client in clients.values())
+
+
+# --- connecting ---------------------------------------------------------------------------------------------
+
+
+def described(host: str, tls: Path) -> str:
+    endpoint = {"Host": host, "SkipTLSVerify": False}
+    return json.dumps({"Name": "gpu-b", "Endpoints": {"docker": endpoint}, "Storage": {"TLSPath": str(tls)}})
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the SDK's client is made with."""
+    arguments: dict[str, Any] = {}
+    monkeypatch.setattr(docker, "DockerClient", lambda **given: arguments.update(given))
+    return arguments
+
+
+@pytest.mark.parametrize("host", ["unix:///var/run/docker.sock", "ssh://root@192.168.110.97"])
+def test_a_context_leads_to_its_own_engine(
+    host: str, asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = Answer(out=described(host, tmp_path))
+    monkeypatch.setattr(subprocess, "run", answer)
+    engines.connect("gpu-b")
+    assert answer.calls[0][0][:4] == ["docker", "context", "inspect", "gpu-b"]
+    assert asked["base_url"] == host
+    assert asked["tls"] is False
+    assert asked["use_ssh_client"] is True
+
+
+def test_a_contexts_certificates_are_used(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "docker").mkdir()
+    for name in ("ca", "cert", "key"):
+        (tmp_path / "docker" / f"{name}.pem").write_text("")
+    monkeypatch.setattr(subprocess, "run", Answer(out=described("tcp://192.168.110.97:2376", tmp_path)))
+    engines.connect("gpu-b")
+    assert asked["tls"].ca_cert == str(tmp_path / "docker/ca.pem")
+    assert asked["tls"].cert == (str(tmp_path / "docker/cert.pem"), str(tmp_path / "docker/key.pem"))
+    assert asked["tls"].verify is True
+
+
+def test_unknown_context_is_never_taken_for_the_local_engine(
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = Answer(code=1, err='context "gpu-x": context not found: open meta.json: no such file')
+    monkeypatch.setattr(subprocess, "run", answer)
+    with Engines(STACK) as connected:
+        assert all(probe.error and "context not found" in probe.error for probe in connected.probes())
+        assert {container.state for container in connected.containers()} == {"missing"}
+    assert asked == {}
+
+
+def test_docker_command_that_does_not_answer_is_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", Answer(error=subprocess.TimeoutExpired("docker", 20)))
+    with Engines(STACK) as connected:
+        assert all(probe.error for probe in connected.probes())

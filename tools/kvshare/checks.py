@@ -193,7 +193,7 @@ def _containers_run(evidence: Evidence) -> Outcome:
         "running and healthy",
         "; ".join(f"{c.service} is {_state(c)}" for c in bad),
         tuple(c.service for c in bad),
-        _logs_command(evidence, bad[0].service),
+        _look_at(evidence, bad[0].service),
     )
 
 
@@ -242,7 +242,7 @@ def _equal(
     def judge(evidence: Evidence) -> Outcome:
         prints = _fingerprints(evidence, controller_too)
         if len(prints) < 2:
-            return NotChecked(f"only {_listed(prints)} told its configuration")
+            return NotChecked(f"of the engines only {_listed(prints)} told its configuration")
         values = {service: read(fingerprint) for service, fingerprint in prints.items()}
         if len({repr(value) for value in values.values()}) == 1:
             return Passed(str(next(iter(values.values()))))
@@ -626,7 +626,10 @@ def _hits_counted(evidence: Evidence) -> Outcome:
 
 @_check("KV-PEER-06", "kv-transfer", "no lookup runs into its timeout", ("CLIENT-01",), warning=True)
 def _no_lookup_timeout(evidence: Evidence) -> Outcome:
-    late = [leg for leg in _traffic(evidence).legs if _gave_up(evidence, leg)]
+    legs = _traffic(evidence).legs
+    if not legs:
+        return NotChecked("no request was sent")
+    late = [leg for leg in legs if _gave_up(evidence, leg)]
     if not late:
         return Passed()
     return Failed(
@@ -816,10 +819,15 @@ def _down(evidence: Evidence, service: str, url: str, error: str | None) -> Fail
         f"200 from {url}",
         f"{error or 'no answer'}; the container is {_state(container)}",
         (service,),
-        f"make up NODE={'decode' if service == 'decode' else 'prefill'}"
-        if container.state == "missing"
-        else _logs_command(evidence, service),
+        _look_at(evidence, service),
     )
+
+
+def _look_at(evidence: Evidence, service: str) -> str:
+    """Return the command that starts a service which is not there, or shows the log of one that is."""
+    if evidence.container(service).state == "missing":
+        return f"make up NODE={'decode' if service == 'decode' else 'prefill'}"
+    return _logs_command(evidence, service)
 
 
 def _complete(legs: Sequence[Leg], traffic: Traffic, detail: str) -> Outcome:
@@ -901,7 +909,7 @@ def _short(image: str) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "nothing"
+    return ", ".join(names) or "none"
 
 
 def _yaml(value: Any) -> str:

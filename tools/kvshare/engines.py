@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import time
 from dataclasses import fields
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import docker
 import requests
 from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container as DockerContainer
+from docker.tls import TLSConfig
 
 from kvshare.evidence import Container, EngineProbe, Fingerprint, Hit, Logs
 from kvshare.records import cls_from
@@ -22,8 +25,8 @@ FINGERPRINT = "/tmp/kvshare/fingerprint.json"
 API_TIMEOUT_S = 20
 POLL_S = 1.0
 
-# What docker-py raises when an engine is not there: its own errors, requests' and the socket's.
-_ENGINE_ERRORS = (DockerException, requests.RequestException, OSError)
+# What comes when an engine is not there: from docker-py, requests, the socket, or the docker command.
+_ENGINE_ERRORS = (DockerException, requests.RequestException, OSError, subprocess.TimeoutExpired)
 _HIT = re.compile(r"Reqid: (\S+?), Total tokens \d+, .*?LMCache hit tokens: (\d+)")
 _OWNER_LOOKUP = re.compile(r"Received P2P batched lookup and get msg, lookup_id: (\S+)")
 _LOOKUP_TIMEOUT = re.compile(r"Request (\S+) is still waiting for async lookup")
@@ -90,7 +93,7 @@ class Engines:
 
     def _connect(self, context: str) -> None:
         try:
-            client = docker.DockerClient.from_context(context, timeout=API_TIMEOUT_S)
+            client = connect(context)
             # The engine's own clock, so that `logs since` does not depend on ours.
             self._since[context] = _epoch(client.info()["SystemTime"])
             self._clients[context] = client
@@ -142,6 +145,38 @@ class Engines:
             return _text(container.logs(since=self._since[context] if since_connection else None))
         except _ENGINE_ERRORS:
             return None
+
+
+def connect(context: str) -> docker.DockerClient:
+    """Return a client of a context's engine; DockerException if there is no such context or no answer.
+
+    The docker command resolves the context. docker-py's own `from_context` takes the local engine, silently,
+    for a name that it does not find, and it finds none where there is no ~/.docker/config.json (7.2.0).
+    """
+    command = ["docker", "context", "inspect", context, "--format", "{{json .}}"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=API_TIMEOUT_S)
+    if result.returncode != 0:
+        raise DockerException(result.stderr.strip() or f"docker context inspect {context} failed")
+    described = json.loads(result.stdout)
+    endpoint = described["Endpoints"]["docker"]
+    return docker.DockerClient(
+        base_url=endpoint["Host"],
+        tls=_tls(Path(described["Storage"]["TLSPath"]) / "docker", endpoint) or False,
+        timeout=API_TIMEOUT_S,
+        use_ssh_client=True,  # so that ~/.ssh/config holds
+    )
+
+
+def _tls(folder: Path, endpoint: dict[str, Any]) -> TLSConfig | None:
+    """Return the context's certificates, or None if it has none."""
+    ca, cert, key = (folder / f"{name}.pem" for name in ("ca", "cert", "key"))
+    if not ca.is_file() and not cert.is_file():
+        return None
+    return TLSConfig(
+        client_cert=(str(cert), str(key)) if cert.is_file() else None,
+        ca_cert=str(ca) if ca.is_file() else None,
+        verify=not endpoint.get("SkipTLSVerify", False),
+    )
 
 
 def _read_fingerprint(container: DockerContainer) -> tuple[Fingerprint | None, str | None]:

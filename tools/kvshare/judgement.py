@@ -60,7 +60,8 @@ class Judgement:
         if self.unjudged:
             return f"NOT proven: {self.unjudged[0].check.id} was {self.unjudged[0].detail}"
         if not self.proven:
-            return f"{len(self.results)} checks hold; the proof needs all of them, without --only and --skip"
+            made = f"nothing failed in {len(self.results)} of {len(REGISTRY)} checks"
+            return f"{made}; the proof needs all of them, without --only and --skip"
         traffic = self.evidence.traffic
         assert traffic is not None, "a proof has traffic"
         verdict = worth(traffic)
