@@ -26,8 +26,10 @@ apt_sources() {
     local folder=${APT_SOURCES_DIR:-/etc/apt}
     cat "$folder/sources.list" "$folder"/sources.list.d/*.list 2> /dev/null \
         | sed -n 's/^deb  *\(\[[^]]*\]  *\)\{0,1\}\([^ ]*\)  *\([^ ]*\).*/\2 \3/p'
-    cat "$folder"/sources.list.d/*.sources 2> /dev/null | awk -v RS= '{
+    # An empty line, or a file's end, ends a stanza.
+    awk -v RS= '{
         uris = suites = ""
+        if (/(^|\n)Enabled: *no/) next
         split($0, lines, "\n")
         for (i in lines) {
             if (sub(/^URIs: */, "", lines[i])) uris = lines[i]
@@ -35,17 +37,17 @@ apt_sources() {
         }
         n = split(uris, u, " "); m = split(suites, s, " ")
         for (i = 1; i <= n; i++) for (j = 1; j <= m; j++) print u[i], s[j]
-    }'
+    }' "$folder"/sources.list.d/*.sources 2> /dev/null
 }
 
-# The address of the machine's own source for a Debian suite, given as a pattern; nothing on Ubuntu, whose mirrors hold no Debian.
+# Where the machine gets Debian's `updates` or `security` from, which no other publisher's source offers; nothing on Ubuntu.
 mirror_of() {
-    apt_sources | grep -E "^https?://[^ ]+ $1\$" | grep -v ubuntu | head -n 1 | cut -d' ' -f1 || true
+    apt_sources | grep -E "^https?://[^ ]+ ($SUITE|trixie|stable)-$1\$" | head -n 1 | cut -d' ' -f1 || true
 }
 
 bootstrap() { # bootstrap FOLDER: without a mirror debootstrap takes the suite's own default
-    local mirror=${MIRROR:-$(mirror_of "($SUITE|trixie|stable)")}
-    say "unpacking a minimal Debian $SUITE from ${mirror:-debootstrap\'s default mirror}"
+    local mirror=${MIRROR:-$(mirror_of updates)}
+    say "unpacking a minimal Debian $SUITE from ${mirror:-its default mirror}"
     debootstrap --variant=minbase --include=ca-certificates --keyring="$KEYRING" "$SUITE" "$1" ${mirror:+"$mirror"} > "$1.log" 2>&1 \
         || { tail -n 5 "$1.log" >&2; refuse "debootstrap failed; name a reachable Debian mirror in MIRROR= and run this again."; }
 }
@@ -61,7 +63,7 @@ leave_out() { # leave_out FOLDER
 upgrade() { # upgrade FOLDER: security fixes newer than the release, from the machine's own sources or beside the main mirror
     local main security
     main=$(awk '$1 == "deb" {print $2; exit}' "$1/etc/apt/sources.list")
-    security=$(mirror_of "($SUITE|trixie|stable)-security")
+    security=$(mirror_of security)
     {
         echo "deb $main $SUITE-updates main"
         echo "deb ${security:-${main%/}-security} $SUITE-security main"
