@@ -1,6 +1,6 @@
 # kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status logs verify image image-cuda lint test test-unit test-scenarios benchmarks
+.PHONY: help setup demo up down status logs verify image image-cuda lint test test-unit test-scenarios generate benchmarks
 
 NODE ?= all
 DEVICE ?=
@@ -15,8 +15,8 @@ help: ## Show this list
 ##@ From nothing to a proven run
 demo: setup ## This machine, no GPU: build, start, verify, report
 	@$(KVSHARE) demo $(ARGS)
-down: setup ## Stop what demo or up started (the engine too, where demo started it)
-	@$(KVSHARE) down $(ARGS)
+down: ## Stop what demo or up started (the engine too, where demo started it)
+	@if [ -x .venv/bin/kvshare ]; then $(KVSHARE) down $(ARGS); else echo "nothing was started from here"; fi
 
 ##@ Two machines
 up: setup ## Start NODE=prefill (with the controller), NODE=decode, or both
@@ -44,6 +44,11 @@ test: ## Everything, on a clean machine: lint, unit, configuration, images, scen
 test-unit: ## Only what needs no Docker engine
 	@setup/setup.sh docker/locks/dev.txt
 	@$(PYTEST) tests/unit
+generate: ## Rewrite what is generated: docs/cli.md, docs/patches.md, every golden file
+	@setup/setup.sh docker/locks/dev.txt
+	@.venv/bin/python docker/patches/apply.py --docs > docs/patches.md
+	@.venv/bin/python tools/generate_cli_reference.py
+	@$(PYTEST) --update-golden tests/config tests/unit/test_report.py tests/unit/test_docs.py
 benchmarks: ## Measure this machine and write docs/benchmarks.md
 	@setup/setup.sh docker/locks/dev.txt
 	@.venv/bin/python benchmarks/run.py $(ARGS)

@@ -2,7 +2,7 @@
 
     make benchmarks                          everything that a running Docker engine allows
     make benchmarks ARGS="--part verify"     one part; the others keep what was last measured
-    make benchmarks ARGS="--part nothing"    removes Docker, images, caches and .venv first, then times `make demo`
+    make benchmarks ARGS="--part nothing"    removes Docker, images and .venv, then times `make demo`
 
 Results are kept in benchmarks/results.json, so that the document can be made again without measuring.
 """
@@ -165,7 +165,8 @@ def document(results: dict[str, Any]) -> str:
         "Written by `benchmarks/run.py` (`make benchmarks`); do not edit. Absolute times are this machine's,",
         "ratios were taken in one run.",
         "",
-        f"{about['date']}, {about['system']}, {about['cores']} cores of {about['cpu']}, {about['memory_gib']} GiB of memory, no GPU.",
+        f"{about['date']}, {about['system']}, {about['cores']} cores of {about['cpu']}, "
+        f"{about['memory_gib']} GiB of memory, no GPU.",
         "",
         "| what | measured | goal |",
         "|---|---|---|",

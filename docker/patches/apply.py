@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cpu_dispatch
+import lookup_loop
 import message_defaults
 import packed_kv
 import progress_delay
@@ -26,6 +27,7 @@ PATCHES: tuple[Patch, ...] = (
     packed_kv.PATCH,
     cpu_dispatch.PATCH,
     progress_delay.PATCH,
+    lookup_loop.PATCH,
 )
 DEVICES = ("cpu", "cuda")
 

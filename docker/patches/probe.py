@@ -17,10 +17,11 @@ PROBES = {
     "cpu-connector": "probes.cpu_connector",
     "packed-kv": "probes.packed_kv",
     "progress-delay": "probes.progress_delay",
+    "lookup-loop": "probes.lookup_loop",
 }
 OF_DEVICE = {
-    "cpu": ("message-defaults", "cpu-connector", "progress-delay"),
-    "cuda": ("message-defaults", "packed-kv", "progress-delay"),
+    "cpu": ("message-defaults", "cpu-connector", "progress-delay", "lookup-loop"),
+    "cuda": ("message-defaults", "packed-kv", "progress-delay", "lookup-loop"),
 }
 
 

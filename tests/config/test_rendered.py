@@ -1,4 +1,4 @@
-"""compose.yaml as Compose resolves it: golden files for every profile and device, and what must hold in all of them.
+"""compose.yaml as Compose resolves it: golden files for every profile and device, and what holds in all.
 
 Regenerate the golden files with `pytest tests/config --update-golden`, and read the difference.
 """

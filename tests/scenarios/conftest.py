@@ -88,15 +88,11 @@ class Rig:
 
 
 @pytest.fixture(scope="session")
-def built() -> None:
-    """The images, built from this tree."""
-    outcome = Rig().kvshare("image", timeout=2400)
-    assert outcome.code == 0, outcome.err
-
-
-@pytest.fixture(scope="session")
-def rig(built: None) -> Iterator[Rig]:
+def rig() -> Iterator[Rig]:
+    """The images, built from this tree, and at the end nothing left running."""
     rig = Rig()
+    outcome = rig.kvshare("image", timeout=2400)
+    assert outcome.code == 0, outcome.err
     yield rig
     rig.kvshare("down")
 

@@ -1,4 +1,4 @@
-"""What breaks reuse, and the check that must name it. Run in this order: each test leaves the next its stack."""
+"""What breaks reuse, and the check that must name it; in this order, each test leaves the next its stack."""
 
 from __future__ import annotations
 

@@ -98,18 +98,24 @@ def test_a_missing_or_wrong_fact_ends_the_container_with_a_sentence(
     assert sentence in capsys.readouterr().err
 
 
-def test_a_model_path_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_path_that_is_not_there_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         server.model_path(str(tmp_path / "absent"))
     assert "found no config.json there; set MODEL" in capsys.readouterr().err
     assert server.model_path("some/model") == "some/model"
 
 
-def test_the_transfer_device_is_the_one_that_holds_the_nodes_address(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_transfer_device_is_the_one_that_holds_the_nodes_address(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert server.device_of("127.0.0.1") == "lo"
     with pytest.raises(SystemExit):
         server.device_of("203.0.113.7")
-    assert "expected 203.0.113.7 to be an address of this machine and found 127.0.0.1" in capsys.readouterr().err
+    assert (
+        "expected 203.0.113.7 to be an address of this machine and found 127.0.0.1" in capsys.readouterr().err
+    )
 
 
 def test_the_fingerprint_has_lmcaches_settings_as_the_environment_overrides_them(tmp_path: Path) -> None:
@@ -160,7 +166,7 @@ def test_a_controller_whose_pull_loop_died_is_unhealthy_although_http_answers(
     controller_facts: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(FakeController(pull_loop_lives=False), monkeypatch)
-    with pytest.raises(health.Unhealthy, match="pull loop on port 8300 takes no message"):
+    with pytest.raises(health.UnhealthyError, match="pull loop on port 8300 takes no message"):
         health.check_controller(controller_facts)
 
 
@@ -169,7 +175,7 @@ def test_a_server_is_unhealthy_until_its_worker_is_registered(
 ) -> None:
     decode = Server.from_environment(DECODE)
     use(FakeController(True, workers=("lmcache_instance_1",)), monkeypatch)
-    with pytest.raises(health.Unhealthy, match="lmcache_instance_2 is not registered"):
+    with pytest.raises(health.UnhealthyError, match="lmcache_instance_2 is not registered"):
         health.check_server(decode, controller_facts)
     use(FakeController(True, workers=("lmcache_instance_1", "lmcache_instance_2")), monkeypatch)
     health.check_server(decode, controller_facts)

@@ -40,8 +40,8 @@ CATEGORIES = (
 )
 TRAFFIC_CATEGORIES = CATEGORIES[CATEGORIES.index("client") :]
 PATCHES = {
-    "cuda": ("message-defaults", "packed-kv", "progress-delay"),
-    "cpu": ("message-defaults", "cpu-connector", "progress-delay"),
+    "cuda": ("message-defaults", "packed-kv", "progress-delay", "lookup-loop"),
+    "cpu": ("message-defaults", "cpu-connector", "progress-delay", "lookup-loop"),
 }
 
 

@@ -56,7 +56,9 @@ def _undone_if_interrupted(root: Path, settings: Settings) -> Iterator[None]:
     """On Ctrl-C or SIGTERM, stop what was not running before; a stack or an engine that was is left alone."""
     engine_before = dockerd.is_up()
     stack_before = engine_before and bool(lifecycle.states(settings, CONTEXT))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: a shell that starts us in the background has it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The demo model: a small Llama with seeded random weights and a byte-level tokenizer, made where it is needed.
+"""The demo model: a small Llama with seeded random weights and a byte-level tokenizer, made on the spot.
 
 Nothing is downloaded. The weights are a function of the seed alone, so every node makes the same model.
 They are drawn wider than a trained model's: with the usual 0.02 a random Llama all but ignores its own
@@ -11,6 +11,7 @@ import fcntl
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 SEED = 20261124
 STATE = "kvshare-demo.json"
@@ -35,7 +36,7 @@ def ensure(path: Path) -> Path:
     and the result appears by one rename.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.parent / f".{path.name}.lock", "w") as lock:
+    with (path.parent / f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _recipe_of(path) != _recipe():
             _make(path)
@@ -76,7 +77,7 @@ def _make(path: Path) -> None:
     scratch.rename(path)
 
 
-def _tokenizer():  # type: ignore[no-untyped-def]  # transformers is imported only when a model is made
+def _tokenizer() -> Any:  # transformers is imported only when a model is made
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

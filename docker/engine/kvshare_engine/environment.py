@@ -25,9 +25,7 @@ def refuse(sentence: str) -> NoReturn:
 def required(name: str, environment: Mapping[str, str] = os.environ) -> str:
     value = environment.get(name, "")
     if not value:
-        refuse(
-            f"expected {name} in the environment and found none; start this image through compose.yaml, which sets it"
-        )
+        refuse(f"expected {name} in the environment and found none; compose.yaml sets it")
     return value
 
 
@@ -35,7 +33,7 @@ def port(name: str, environment: Mapping[str, str] = os.environ) -> int:
     value = required(name, environment)
     if not value.isdigit() or not 0 < int(value) < 65536:
         refuse(
-            f"expected a port from 1 to 65535 in {name} and found '{value}'; correct x-kvshare in compose.yaml"
+            f"expected a port from 1 to 65535 in {name} and found '{value}'; see x-kvshare in compose.yaml"
         )
     return int(value)
 

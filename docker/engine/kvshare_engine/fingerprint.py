@@ -41,7 +41,7 @@ def of_server(server: Server, model: str) -> dict[str, Any]:
 
 
 def lmcache_settings(config: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    """LMCache's settings as it reads them: the YAML file, overridden by every LMCACHE_<KEY> of the environment.
+    """LMCache's settings as it reads them: the YAML file, then every LMCACHE_<KEY> of the environment.
 
     Source: ``lmcache/v1/config_base.py`` of LMCache 0.5.6 (``load_config_with_overrides``).
     """

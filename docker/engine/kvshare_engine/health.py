@@ -26,7 +26,7 @@ EMPTY_BATCH = {
 }
 
 
-class Unhealthy(Exception):
+class UnhealthyError(Exception):
     """One sentence that says what is wrong."""
 
 
@@ -36,7 +36,7 @@ def check_controller(controller: Controller) -> None:
     One message that LMCache cannot decode ends that loop for good while HTTP still answers 200.
 
     Raises:
-        Unhealthy: if either is not so.
+        UnhealthyError: if either is not so.
     """
     list(registered_workers(controller))
     before = pull_count(controller)
@@ -44,7 +44,7 @@ def check_controller(controller: Controller) -> None:
     deadline = time.monotonic() + PULL_LOOP_TIMEOUT_S
     while pull_count(controller) <= before:
         if time.monotonic() > deadline:
-            raise Unhealthy(
+            raise UnhealthyError(
                 f"the pull loop on port {controller.pull_port} takes no message; no key is admitted any more"
             )
         time.sleep(0.05)
@@ -54,11 +54,11 @@ def check_server(server: Server, controller: Controller) -> None:
     """The engine answers, and its worker is registered with the controller where sharing is on.
 
     Raises:
-        Unhealthy: if either is not so.
+        UnhealthyError: if either is not so.
     """
     fetch(f"{server.url}/health")
     if server.kv_transfer_config and server.instance not in registered_workers(controller):
-        raise Unhealthy(f"{server.instance} is not registered with the controller at {controller.url}")
+        raise UnhealthyError(f"{server.instance} is not registered with the controller at {controller.url}")
 
 
 def registered_workers(controller: Controller) -> Iterator[str]:
@@ -70,7 +70,7 @@ def pull_count(controller: Controller) -> float:
     for line in fetch(f"{controller.url}/metrics").splitlines():
         if line.startswith(PULL_COUNT):
             return float(line.rsplit(" ", 1)[1])
-    raise Unhealthy(f"{controller.url}/metrics has no {PULL_COUNT}")
+    raise UnhealthyError(f"{controller.url}/metrics has no {PULL_COUNT}")
 
 
 def send_empty_batch(controller: Controller) -> None:
@@ -92,7 +92,7 @@ def fetch(url: str) -> str:
         with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT_S) as response:
             body: bytes = response.read()
     except (urllib.error.URLError, OSError) as error:
-        raise Unhealthy(f"{url} does not answer: {error}") from error
+        raise UnhealthyError(f"{url} does not answer: {error}") from error
     return body.decode()
 
 
@@ -103,7 +103,7 @@ def run(role: str) -> int:
             check_controller(Controller.from_environment())
         else:
             check_server(Server.from_environment(), Controller.from_environment())
-    except Unhealthy as sentence:
+    except UnhealthyError as sentence:
         print(sentence)
         return 1
     print("healthy")

@@ -19,7 +19,7 @@ CONTROLLER_TIMEOUT_S = 300.0
 
 
 def lmcache_environment(server: Server, controller: Controller) -> dict[str, str]:
-    """What differs from node to node in LMCache's settings, as the environment that overrides its YAML file."""
+    """What differs from node to node in LMCache's settings, as environment over its YAML file."""
     return {
         "LMCACHE_CONFIG_FILE": str(LMCACHE_CONFIG),
         # LMCache's prefix and its key's own name double up here.
@@ -58,7 +58,8 @@ def device_of(address: str) -> str:
     if address not in held:
         mine = ", ".join(sorted(a for a in held if a.count(".") == 3))
         refuse(
-            f"expected {address} to be an address of this machine and found {mine}; correct PREFILL_HOST or DECODE_HOST in .env"
+            f"expected {address} to be an address of this machine and found {mine}; "
+            "correct PREFILL_HOST or DECODE_HOST in .env"
         )
     return held[address]
 
@@ -69,22 +70,24 @@ def model_path(model: str) -> str:
         return str(demo_model.ensure(DEMO_MODEL_PATH))
     if model.startswith("/") and not (Path(model) / "config.json").exists():
         refuse(
-            f"expected a model at {model} and found no config.json there; set MODEL in .env to a hub name or to a path under the models volume"
+            f"expected a model at {model} and found no config.json there; "
+            "set MODEL in .env to a hub name or to a path under the models volume"
         )
     return model
 
 
 def wait_for(controller: Controller, timeout_s: float = CONTROLLER_TIMEOUT_S) -> None:
-    """Wait until the controller answers: a worker registers once, and one that came too early shares nothing, silently."""
+    """Wait until the controller answers: a worker registers once, and too early it never shares."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
             health.fetch(f"{controller.url}/controller/workers")
             return
-        except health.Unhealthy as sentence:
+        except health.UnhealthyError as sentence:
             if time.monotonic() > deadline:
                 refuse(
-                    f"expected the controller within {timeout_s:.0f} s; {sentence}; start it first: make up NODE=prefill"
+                    f"expected the controller within {timeout_s:.0f} s; {sentence}; "
+                    "start it first: make up NODE=prefill"
                 )
             print(f"kvshare: waiting for the controller: {sentence}", file=sys.stderr, flush=True)
             time.sleep(3)

@@ -36,8 +36,8 @@ class Ports:
 
 def probe() -> None:
     """Send both messages without the field; raises ProbeError unless both workers are then registered."""
-    ports = _free_ports()
-    with _controller(ports):
+    ports = free_ports()
+    with running_controller(ports):
         for kind, port in (("RegisterMsg", ports.reply), ("HeartbeatMsg", ports.heartbeat)):
             worker = f"old-worker-by-{kind}"
             reply = _request(port, _old_message(kind, worker))
@@ -52,14 +52,14 @@ def _old_message(kind: str, worker: str) -> dict[str, object]:
     return {"type": kind, "instance_id": worker, "worker_id": 0, "ip": "127.0.0.1", "port": 1}
 
 
-def _free_ports() -> Ports:
+def free_ports() -> Ports:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
         return Ports(*(s.getsockname()[1] for s in sockets))
 
 
 @contextmanager
-def _controller(ports: Ports) -> Iterator[None]:
+def running_controller(ports: Ports) -> Iterator[None]:
     """A running lmcache_controller of this Python, ended on leaving."""
     monitor = json.dumps({"pull": ports.pull, "reply": ports.reply, "heartbeat": ports.heartbeat})
     command = [sys.executable, "-m", "lmcache.v1.api_server", "--host=127.0.0.1", f"--port={ports.http}"]
