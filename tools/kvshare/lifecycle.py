@@ -88,9 +88,9 @@ def missing_images(settings: Settings, context: str) -> list[str]:
 def _build_environment(settings: Settings, context: str) -> dict[str, str]:
     """What a build takes from this machine: its CA bundle, and a base image where none can be pulled."""
     found = {}
-    if "CA_BUNDLE" not in os.environ and (bundle := _ca_bundle()):
+    if not settings.get("CA_BUNDLE") and (bundle := _ca_bundle()):
         found["CA_BUNDLE"] = bundle
-    if not os.environ.get("BASE") and (base := _base_image(settings, context)):
+    if not settings.get("BASE") and (base := _base_image(settings, context)):
         found["BASE"] = base
     if settings.device == "cpu":
         with step("Fetch PyTorch for the CPU") as current:

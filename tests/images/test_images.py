@@ -1,0 +1,100 @@
+"""The images as built: small, unprivileged, labelled, and without what they do not need."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+ENVIRONMENT = {**os.environ, "DEVICE": "cpu", "COMPOSE_FILE": "compose.yaml:compose.cpu.yaml"}
+CLIENT_LIMIT = 250e6
+BUILD_TIMEOUT_S = 2400
+ENGINE, CLIENT = "prefill", "client"
+
+pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S)
+
+
+def run(*command: str, timeout: float = 120) -> str:
+    result = subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def names() -> dict[str, str]:
+    """Image name by service, once all are built from this tree."""
+    run(sys.executable, "-m", "kvshare", "image", timeout=BUILD_TIMEOUT_S)
+    services = json.loads(run("docker", "compose", "--profile", "*", "config", "--format", "json"))[
+        "services"
+    ]
+    return {service: services[service]["image"] for service in (ENGINE, CLIENT)}
+
+
+def inspect(name: str) -> dict[str, Any]:
+    (found,) = json.loads(run("docker", "image", "inspect", name))
+    return dict(found)
+
+
+def inside(name: str, *command: str) -> str:
+    program, *arguments = command
+    return run("docker", "run", "--rm", "--network", "none", "--entrypoint", program, name, *arguments)
+
+
+def test_the_client_image_is_small_and_has_no_docker_sdk(names: dict[str, str]) -> None:
+    assert inspect(names[CLIENT])["Size"] <= CLIENT_LIMIT
+    found = inside(names[CLIENT], "python", "-c", "import importlib.util as u; print(u.find_spec('docker'))")
+    assert found.strip() == "None"
+
+
+@pytest.mark.parametrize("service", [ENGINE, CLIENT])
+def test_nothing_runs_as_root(names: dict[str, str], service: str) -> None:
+    assert inside(names[service], "id", "-u").strip() == "2000"
+
+
+@pytest.mark.parametrize("service", [ENGINE, CLIENT])
+def test_images_say_what_they_are(names: dict[str, str], service: str) -> None:
+    labels = inspect(names[service])["Config"]["Labels"]
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert labels["org.opencontainers.image.version"]
+
+
+@pytest.mark.parametrize("service", [ENGINE, CLIENT])
+def test_no_build_tool_is_left(names: dict[str, str], service: str) -> None:
+    left = inside(names[service], "sh", "-c", "for t in pip gcc g++ make; do command -v $t || true; done")
+    assert left == ""
+
+
+def test_the_engine_image_knows_its_patches(names: dict[str, str]) -> None:
+    patches = json.loads(inside(names[ENGINE], "cat", "/opt/kvshare/patches.json"))
+    assert {patch["id"] for patch in patches} == {
+        "message-defaults", "cpu-connector", "progress-delay", "lookup-loop",
+    }  # fmt: skip
+
+
+def test_the_demo_model_is_the_same_wherever_it_is_made(names: dict[str, str]) -> None:
+    make = (
+        "import hashlib; from pathlib import Path; from kvshare_engine import demo_model\n"
+        "for name in 'ab':\n"
+        "    weights = demo_model.ensure(Path('/tmp') / name) / 'model.safetensors'\n"
+        "    print(hashlib.sha256(weights.read_bytes()).hexdigest())"
+    )
+    first, second = inside(names[ENGINE], "python", "-c", make).split()
+    assert first == second
+
+
+def test_an_unknown_command_is_refused_with_what_there_is(names: dict[str, str]) -> None:
+    result = subprocess.run(
+        ["docker", "run", "--rm", "--network", "none", names[ENGINE], "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert "expected one of controller, server, health" in result.stderr

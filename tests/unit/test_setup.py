@@ -1,0 +1,73 @@
+"""setup/setup.sh refuses a machine that will not do with a sentence and exit code 2, before any impact."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# Stands in for the machine: os-release and user are what the test says.
+HARNESS = """
+set -euo pipefail
+cd {root}
+source setup/say.sh
+source setup/requirements.sh
+source setup/install-packages.sh
+os_release() {{
+  case $1 in ID) echo {id} ;; PRETTY_NAME) echo "{name}" ;; VERSION_CODENAME) echo {codename} ;; esac
+}}
+id() {{ [ "$1" = -u ] && echo {uid} || echo someone; }}
+apt-get() {{ echo "apt-get $*"; }}
+add_trixie_for_docker() {{ echo "trixie added"; }}
+install_packages {words}
+"""
+
+
+def install(words: str, id: str, name: str = "", codename: str = "", uid: int = 0) -> tuple[int, str]:
+    script = HARNESS.format(root=ROOT, words=words, id=id, name=name, codename=codename, uid=uid)
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30)
+    return result.returncode, result.stdout + result.stderr
+
+
+def test_another_distribution_is_refused() -> None:
+    code, said = install("docker-engine", "fedora", "Fedora Linux 43")
+    assert code == 2
+    assert "expected Debian or Ubuntu to install docker-engine on, found Fedora Linux 43" in said
+
+
+def test_without_root_nothing_is_installed() -> None:
+    code, said = install("docker-engine docker-buildx", "debian", uid=1000)
+    assert code == 2
+    assert "expected root to install docker-engine docker-buildx, found user someone" in said
+    assert "apt-get" not in said
+
+
+def test_it_says_what_it_installs_before_it_does() -> None:
+    code, said = install("docker-engine docker-compose", "ubuntu", codename="noble")
+    assert code == 0
+    assert "will install with apt: docker.io iptables docker-compose-v2" in said
+    assert "trixie" not in said
+
+
+def test_on_debian_12_docker_comes_from_debian_13() -> None:
+    code, said = install("docker-engine docker-cli", "debian", codename="bookworm")
+    assert code == 0
+    assert "will take Docker's packages from Debian 13" in said
+    assert "trixie added" in said
+
+
+@pytest.mark.parametrize(
+    ("found", "minimum", "enough"),
+    [
+        ("2.26.1-4", "2.26.0", True),
+        ("2.26.0", "2.26.0", True),
+        ("1.29.2", "2.26.0", False),
+        ("5.0.0", "2.26.0", True),
+    ],
+)
+def test_versions_are_compared_as_versions(found: str, minimum: str, enough: bool) -> None:
+    script = f"source {Path(ROOT) / 'setup/say.sh'}; at_least {found} {minimum}"
+    assert (subprocess.run(["bash", "-c", script], timeout=30).returncode == 0) == enough
