@@ -98,3 +98,13 @@ def test_an_unknown_command_is_refused_with_what_there_is(names: dict[str, str])
     )
     assert result.returncode == 2
     assert "expected one of controller, server, health" in result.stderr
+
+
+def test_the_cuda_lock_still_holds_and_its_patches_apply(names: dict[str, str]) -> None:
+    """All of the CUDA image that can be proven without its gigabytes: the lock resolves, the patches apply."""
+    run("docker/locks/compile.sh", "--check", timeout=600)
+    command = (
+        "import os; from kvshare.lifecycle import build_target; from kvshare.settings import load_settings;"
+        "from pathlib import Path; build_target(load_settings(Path('.')), 'default', 'engine-cuda-check')"
+    )
+    run(sys.executable, "-c", command, timeout=900)

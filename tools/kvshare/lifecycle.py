@@ -78,6 +78,17 @@ def build(settings: Settings, context: str) -> None:
         _logged(command, settings.root, environment, "build.log", current)
 
 
+def build_target(settings: Settings, context: str, target: str) -> None:
+    """Build one stage of the Dockerfile on a context, for its effect alone; no image is kept."""
+    environment = {**settings.compose_environment(), **_build_environment(settings, context)}
+    options = [f"--build-arg=BASE={base}"] if (base := environment.get("BASE")) else []
+    options += [f"--secret=id=ca,src={ca}"] if (ca := environment.get("CA_BUNDLE")) else []
+    command = ["docker", "--context", context, "build", "--network", "host", "--progress", "plain"]
+    command += [*options, "--file", "docker/Dockerfile", "--target", target, "."]
+    with step(f"Build {target}") as current:
+        _logged(command, settings.root, environment, f"{target}.log", current)
+
+
 def missing_images(settings: Settings, context: str) -> list[str]:
     """Names of the stack's images that a context's engine does not have."""
     listing = _compose(settings, context, "config", "--images")
