@@ -40,7 +40,7 @@ def test_too_little_memory_says_what_is_needed_and_what_there_is(monkeypatch: py
     monkeypatch.setattr(
         preflight.psutil, "virtual_memory", lambda: SimpleNamespace(available=4 * preflight.GIB)
     )
-    with pytest.raises(KvshareError, match=r"need 7.3 GiB, have 4.0 GiB available"):
+    with pytest.raises(KvshareError, match=r"need 6.5 GiB, have 4.0 GiB available"):
         preflight.check_memory(settings(), STACK, STACK.members)
 
 

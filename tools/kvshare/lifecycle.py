@@ -34,7 +34,6 @@ class ContainerState:
     name: str
     state: str
     health: str
-    exit_code: int
 
     @property
     def healthy(self) -> bool:
@@ -43,7 +42,7 @@ class ContainerState:
     @property
     def gave_up(self) -> bool:
         """It ended by itself; `restart: unless-stopped` would only repeat it."""
-        return self.state in ("exited", "dead") or (self.state == "restarting" and self.exit_code != 0)
+        return self.state in ("exited", "dead", "restarting")
 
 
 def members_of(stack: Stack, node: str) -> tuple[Controller | Server, ...]:
@@ -194,10 +193,7 @@ def states(settings: Settings, context: str) -> list[ContainerState]:
     """The stack's containers on a context, running or not."""
     output = _compose(settings, context, "ps", "--all", "--format", "json")
     rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    return [
-        ContainerState(row["Service"], row["Name"], row["State"], row["Health"], int(row["ExitCode"]))
-        for row in rows
-    ]
+    return [ContainerState(row["Service"], row["Name"], row["State"], row["Health"]) for row in rows]
 
 
 def last_lines(settings: Settings, context: str, service: str, lines: int = LOG_LINES) -> str:
@@ -219,7 +215,7 @@ def _wait_until_healthy(settings: Settings, context: str, services: Sequence[str
                 return
             for service in waiting:
                 if service in found and found[service].gave_up:
-                    _give_up(settings, context, service, f"ended with exit code {found[service].exit_code}")
+                    _give_up(settings, context, service, "ended by itself")
             if current.seconds > timeout_s:
                 _give_up(settings, context, waiting[0], f"was not healthy within {timeout_s:.0f} s")
             current.detail(f"waiting for {', '.join(waiting)}")

@@ -19,9 +19,9 @@ from kvshare.settings import Settings
 from kvshare.stack import Controller, Server, Stack
 
 GIB = 1024**3
-# Resident memory in GiB, measured on the CPU (docs/benchmarks.md); a server's LMCache memory comes on top.
+# Resident memory in GiB, a little above what was seen on the CPU; LMCache memory of a server comes on top.
 CONTROLLER_GIB = 0.5
-CPU_SERVER_GIB = 2.9
+CPU_SERVER_GIB = 2.5
 # Room for the CPU images while they are built (GiB), and for logs and models once they are.
 BUILD_DISK_GIB = 12
 RUN_DISK_GIB = 2
