@@ -170,7 +170,10 @@ def up(settings: Settings, stack: Stack, node: str, timeout_s: float) -> None:
     """
     members = members_of(stack, node)
     running = {
-        state.service for context in stack.contexts for state in states(settings, context) if state.healthy
+        state.service
+        for context in stack.contexts
+        for state in states(settings, context)
+        if state.state == "running"
     }
     preflight.check_all(settings, stack, [member for member in members if member.service not in running])
     for context, services in by_context(members).items():
