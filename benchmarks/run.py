@@ -22,13 +22,13 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results.json"
 DOCUMENT = ROOT / "docs/benchmarks.md"
-VERIFICATIONS = 20
 GIB = 1024**3
 DOCKER_PACKAGES = ("docker.io", "docker-cli", "docker-compose", "docker-buildx", "containerd")
 
@@ -121,13 +121,13 @@ def _bytes(text: str) -> float:
     return float(text[:-3]) * units[text[-3:]]
 
 
-def measure_verify() -> dict[str, Any]:
+def measure_verify(count: int = 20) -> dict[str, Any]:
     """Verifications in a row, of one prompt each, on a stack that is up."""
     timed_make("up")
     proven, seconds, ratios = 0, [], []
     legs: dict[str, list[float]] = {}
     with PeakMemory() as peak:
-        for _ in range(VERIFICATIONS):
+        for _ in range(count):
             started = time.monotonic()
             result = run(".venv/bin/kvshare", "verify", "--output", "json", "--prompts", "1")
             seconds.append(time.monotonic() - started)
@@ -137,7 +137,7 @@ def measure_verify() -> dict[str, Any]:
             for leg, milliseconds in report["ttft_median_ms"].items():
                 legs.setdefault(leg, []).append(milliseconds)
     return {
-        "verifications": VERIFICATIONS,
+        "verifications": count,
         "proven": proven,
         "verify_s": seconds,
         "peer_over_cold": ratios,
@@ -222,11 +222,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--part", choices=PARTS, action="append", help="default: again, images, verify")
-    parts = parser.parse_args().part or ["again", "images", "verify"]
+    parser.add_argument("--verifications", type=int, default=20, help="how many in a row (default 20)")
+    options = parser.parse_args()
+    parts = options.part or ["again", "images", "verify"]
+    measures = {**PARTS, "verify": partial(measure_verify, options.verifications)}
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for part in parts:
         print(f"measuring: {part}", file=sys.stderr)
-        results |= {part: PARTS[part](), "machine": machine()}
+        results |= {part: measures[part](), "machine": machine()}
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     DOCUMENT.write_text(document(results))
     print(DOCUMENT.relative_to(ROOT))
