@@ -200,7 +200,7 @@ def states(settings: Settings, context: str) -> list[ContainerState]:
 
 
 def last_lines(settings: Settings, context: str, service: str, lines: int = LOG_LINES) -> str:
-    """The last log lines of a service, and what its health check said last."""
+    """The last log lines of a service."""
     return _compose(settings, context, "logs", "--no-log-prefix", "--tail", str(lines), service)
 
 
