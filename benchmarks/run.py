@@ -34,7 +34,10 @@ DOCKER_PACKAGES = ("docker.io", "docker-cli", "docker-compose", "docker-buildx",
 
 
 def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, **options)
+    # What our own make was told (ARGS) must not reach the make that is measured.
+    ours = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "ARGS")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, **options)
 
 
 def timed_make(target: str) -> float:
