@@ -113,8 +113,8 @@ def test_servers_are_pinned_to_their_own_gpu() -> None:
 
 def test_the_cpu_stack_asks_for_no_gpu() -> None:
     assert all("deploy" not in service for service in services("cpu").values())
-    assert services("cpu")["decode"]["environment"]["UCX_TLS"] == "tcp"
-    assert services("cuda")["decode"]["environment"]["UCX_TLS"] == "tcp,cuda_copy"
+    assert services("cpu")["decode"]["environment"]["KVSHARE_DEVICE"] == "cpu"
+    assert services("cuda")["decode"]["environment"]["KVSHARE_DEVICE"] == "cuda"
 
 
 def test_the_same_engine_image_is_controller_prefill_and_decode() -> None:

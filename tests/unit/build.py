@@ -40,9 +40,13 @@ TOKENS, REUSABLE, PROMPTS, SEED = 1546, 1536, 3, 7
 STACK = Stack(
     project="kvshare",
     device="cpu",
-    controller=Controller("controller", "default", "192.168.110.13", 9000, 8300, 8400, 8600),
-    prefill=Server("prefill", "default", "192.168.110.13", "lmcache_instance_1", 8010, 8500, 8200, 8201),
-    decode=Server("decode", "gpu-b", "192.168.110.97", "lmcache_instance_2", 8011, 8501, 8202, 8203),
+    controller=Controller("controller", "controller", "default", "192.168.110.13", 9000, 8300, 8400, 8600),
+    prefill=Server(
+        "prefill", "prefill", "default", "192.168.110.13", "lmcache_instance_1", 8010, 8500, 8200, 8201
+    ),
+    decodes=(
+        Server("decode", "decode", "gpu-b", "192.168.110.97", "lmcache_instance_2", 8011, 8501, 8202, 8203),
+    ),
 )
 
 SPEC = Spec(

@@ -34,7 +34,7 @@ def example(check: Check) -> str:
     judgement = judge(fault.evidence, checks.select((), ()))
     red = tuple(r for r in judgement.results if r.check is check and r.result in (ERROR, WARNING))
     stream = io.StringIO()
-    report.render(Judgement(fault.evidence, red), "short", stream)
+    report.render([Judgement(fault.evidence, red)], "short", stream)
     return stream.getvalue().split("\n\n")[0].split("\n", 2)[2] + "\n"
 
 

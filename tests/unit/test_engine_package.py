@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docker/engine"))
 
-from kvshare_engine import controller, fingerprint, health, server  # noqa: E402
+from kvshare_engine import controller, fingerprint, health, server, transport  # noqa: E402
 from kvshare_engine.environment import Controller, Server  # noqa: E402
 
 CONTROLLER = {
@@ -35,6 +35,8 @@ DECODE = {
     "KVSHARE_MAX_MODEL_LEN": "1600",
     "KVSHARE_KV_TRANSFER_CONFIG": '{"kv_connector": "LMCacheConnectorV1"}',
     "KVSHARE_VLLM_ARGS": "--gpu-memory-utilization 0.9",
+    "KVSHARE_DEVICE": "cuda",
+    "KVSHARE_TRANSPORT": "tcp",
 }
 
 
@@ -110,12 +112,48 @@ def test_a_model_path_that_is_not_there_is_refused(
 def test_the_transfer_device_is_the_one_that_holds_the_nodes_address(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert server.device_of("127.0.0.1") == "lo"
+    assert transport.device_of("127.0.0.1") == "lo"
     with pytest.raises(SystemExit):
-        server.device_of("203.0.113.7")
+        transport.device_of("203.0.113.7")
     assert (
         "expected 203.0.113.7 to be an address of this machine and found 127.0.0.1" in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "tls"),
+    [("tcp", "cpu", "tcp"), ("tcp", "cuda", "tcp,cuda_copy")],
+)
+def test_ucx_is_told_what_follows_from_transport_and_device(name: str, device: str, tls: str) -> None:
+    found = transport.environment(name, device, "127.0.0.1", {})
+    assert found == {"UCX_TLS": tls, "UCX_NET_DEVICES": "lo"}
+
+
+def test_what_ucx_was_given_stands() -> None:
+    given = {"UCX_TLS": "rc", "UCX_NET_DEVICES": "mlx5_1:1"}
+    assert transport.environment("rdma", "cuda", "127.0.0.1", given) == given
+
+
+def test_the_rdma_port_behind_a_network_device_is_found(tmp_path: Path) -> None:
+    (tmp_path / "ens1f1/device/infiniband/mlx5_0/ports/1").mkdir(parents=True)
+    assert transport.rdma_port_of("ens1f1", tmp_path) == "mlx5_0:1"
+    (tmp_path / "ens1f1/device/infiniband/mlx5_0/ports/2").mkdir()
+    (tmp_path / "ens1f1/dev_port").write_text("1\n")
+    assert transport.rdma_port_of("ens1f1", tmp_path) == "mlx5_0:2"
+
+
+def test_rdma_without_a_card_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        transport.environment("rdma", "cpu", "127.0.0.1", {})
+    assert "expected an RDMA card behind lo and found none" in capsys.readouterr().err
+
+
+def test_the_hub_token_comes_from_its_secret(tmp_path: Path) -> None:
+    assert server.hub_token(tmp_path / "absent") == {}
+    (tmp_path / "hf_token").write_text("\n")
+    assert server.hub_token(tmp_path / "hf_token") == {}
+    (tmp_path / "hf_token").write_text("hf_secret\n")
+    assert server.hub_token(tmp_path / "hf_token") == {"HF_TOKEN": "hf_secret"}
 
 
 def test_the_fingerprint_has_lmcaches_settings_as_the_environment_overrides_them(tmp_path: Path) -> None:

@@ -361,7 +361,7 @@ def test_unknown_context_is_never_taken_for_the_local_engine(
     answer = Answer(code=1, err='context "gpu-x": context not found: open meta.json: no such file')
     monkeypatch.setattr(subprocess, "run", answer)
     with Engines(STACK) as connected:
-        assert all(probe.error and "context not found" in probe.error for probe in connected.probes())
+        assert all(probe.error and "Docker has no context" in probe.error for probe in connected.probes())
         assert {container.state for container in connected.containers()} == {"missing"}
     assert asked == {}
 

@@ -23,7 +23,7 @@ def settings(**values: str) -> Settings:
 def test_a_taken_port_is_named_with_its_purpose_and_its_process() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
-        controller = Controller("controller", "default", "127.0.0.1", 1, taken, 2, 3)
+        controller = Controller("controller", "controller", "default", "127.0.0.1", 1, taken, 2, 3)
         with pytest.raises(
             KvshareError, match=rf"port {taken} \(controller pull\) is taken by python.* \(pid \d+\)"
         ):
@@ -33,7 +33,9 @@ def test_a_taken_port_is_named_with_its_purpose_and_its_process() -> None:
 def test_free_ports_pass() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         free = server.getsockname()[1]
-    preflight.check_ports([Controller("controller", "default", "127.0.0.1", free, free, free, free)])
+    preflight.check_ports(
+        [Controller("controller", "controller", "default", "127.0.0.1", free, free, free, free)]
+    )
 
 
 def test_too_little_memory_says_what_is_needed_and_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

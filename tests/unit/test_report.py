@@ -27,7 +27,7 @@ IN_FULL = ("proven", "corrupted-v", "client-failed")  # the others' tables hold 
 
 def rendered(evidence: Evidence, form: str) -> str:
     stream = io.StringIO()
-    report.render(judge(evidence, checks.select((), ())), form, stream)
+    report.render([judge(evidence, checks.select((), ()))], form, stream)
     return stream.getvalue()
 
 

@@ -18,6 +18,13 @@ COMPOSE_FILE=compose.yaml:compose.cpu.yaml
 PREFILL_CONTEXT=default
 DECODE_CONTEXT=default
 MODEL=
+TRANSPORT=tcp
+DECODE_HOST=127.0.0.1
+DECODE_GPU=0
+DECODE_HOSTS=
+DECODE_CONTEXTS=
+DECODE_GPUS=
+HF_TOKEN_FILE=
 # UCX_TLS=tcp
 """
 
@@ -36,7 +43,7 @@ def test_defaults_come_from_the_example(folder: Path) -> None:
     settings = load_settings(folder, {})
     assert settings.device == "cpu"
     assert settings.compose_files == ("compose.yaml", "compose.cpu.yaml")
-    assert settings.context("decode") == "default"
+    assert [node.context for node in settings.decode_nodes] == ["default"]
     assert settings.get("MODEL", "demo") == "demo"
 
 
@@ -44,7 +51,7 @@ def test_env_wins_over_the_example_and_the_environment_over_both(folder: Path) -
     env(folder, "MODEL=/models/a\nDECODE_CONTEXT=gpu-b\n")
     settings = load_settings(folder, {"MODEL": "/models/b", "HOME": "/root"})
     assert settings.get("MODEL") == "/models/b"
-    assert settings.context("decode") == "gpu-b"
+    assert [node.context for node in settings.decode_nodes] == ["gpu-b"]
     assert "HOME" not in settings.values
 
 
@@ -79,7 +86,7 @@ def test_unknown_variable_is_named_with_the_nearest(folder: Path, wrong: str, ne
 
 def test_variable_far_from_all_names_them_all(folder: Path) -> None:
     env(folder, "ZZZ=1\n")
-    with pytest.raises(KvshareError, match="known are COMPOSE_FILE, DECODE_CONTEXT, DEVICE, MODEL"):
+    with pytest.raises(KvshareError, match="known are COMPOSE_FILE, DECODE_CONTEXT, DECODE_CONTEXTS"):
         load_settings(folder, {})
 
 
@@ -133,14 +140,66 @@ def test_compose_sees_what_the_tool_sees(folder: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("wrong", "near"), [("prefil", "prefill"), ("decoder", "decode"), ("Decode", "decode")]
 )
-def test_unknown_node_names_the_nearest(wrong: str, near: str) -> None:
+def test_unknown_node_names_the_nearest(folder: Path, wrong: str, near: str) -> None:
     with pytest.raises(KvshareError, match=f"NODE={wrong} is no node, did you mean {near}"):
-        validate_node(wrong)
+        validate_node(wrong, load_settings(folder, {}))
 
 
-@pytest.mark.parametrize("node", ["prefill", "decode"])
-def test_known_node(node: str) -> None:
-    assert validate_node(node) == node
+@pytest.mark.parametrize("node", ["prefill", "decode", "all"])
+def test_known_node(folder: Path, node: str) -> None:
+    assert validate_node(node, load_settings(folder, {})) == node
+
+
+SEVERAL = "DECODE_HOSTS=10.0.0.2,10.0.0.3\nDECODE_CONTEXTS=gpu-b, gpu-c\n"
+
+
+def test_several_decode_nodes_have_names_and_instances_of_their_own(folder: Path) -> None:
+    env(folder, SEVERAL + "DECODE_GPU=1\n")
+    settings = load_settings(folder, {})
+    assert [node.name for node in settings.decode_nodes] == ["decode-1", "decode-2"]
+    assert validate_node("decode-2", settings) == "decode-2"
+    second = settings.compose_environment("gpu-c")
+    assert (second["DECODE_HOST"], second["DECODE_INSTANCE"], second["DECODE_GPU"]) == ("10.0.0.3", "3", "1")
+    assert settings.compose_environment("gpu-b")["DECODE_INSTANCE"] == "2"
+
+
+@pytest.mark.parametrize("name", ["DECODE_CONTEXTS", "DECODE_GPUS"])
+def test_lists_of_unequal_length_are_refused(folder: Path, name: str) -> None:
+    env(folder, SEVERAL + f"{name}=one\n")
+    with pytest.raises(KvshareError, match=f"DECODE_HOSTS names 2 nodes and {name} 1"):
+        load_settings(folder, {}).decode_nodes  # noqa: B018
+
+
+def test_rdma_brings_its_compose_file(folder: Path) -> None:
+    settings = load_settings(folder, {"DEVICE": "cuda", "TRANSPORT": "rdma"})
+    assert settings.compose_files == ("compose.yaml", "compose.rdma.yaml")
+
+
+def test_a_transport_without_its_compose_file_is_refused(folder: Path) -> None:
+    env(folder, "TRANSPORT=rdma\n")
+    with pytest.raises(
+        KvshareError, match=r"set COMPOSE_FILE=compose\.yaml:compose\.cpu\.yaml:compose\.rdma\.yaml"
+    ):
+        load_settings(folder, {})
+
+
+def test_an_unknown_transport_names_the_nearest(folder: Path) -> None:
+    with pytest.raises(KvshareError, match="TRANSPORT=tpc is no transport, did you mean tcp"):
+        load_settings(folder, {"TRANSPORT": "tpc"})
+
+
+def test_the_hub_token_is_read_from_its_file_for_compose_alone(folder: Path) -> None:
+    (folder / "token").write_text("hf_secret\n")
+    env(folder, "HF_TOKEN_FILE=token\n")
+    settings = load_settings(folder, {})
+    assert settings.compose_environment()["HF_TOKEN"] == "hf_secret"
+    assert "hf_secret" not in settings.values.values()
+
+
+def test_a_hub_token_file_that_is_not_there_is_named(folder: Path) -> None:
+    env(folder, "HF_TOKEN_FILE=absent\n")
+    with pytest.raises(KvshareError, match="HF_TOKEN_FILE=absent cannot be read"):
+        load_settings(folder, {}).compose_environment()
 
 
 def test_folder_that_is_no_kvshare_folder(tmp_path: Path) -> None:

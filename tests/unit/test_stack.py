@@ -23,12 +23,13 @@ def config(root: Path) -> dict[str, Any]:
     text = (root / "compose.yaml").read_text()
     for host in ("PREFILL_HOST", "DECODE_HOST"):
         text = text.replace(f"${{{host}:-127.0.0.1}}", f"{host.lower()}.example")
+    text = text.replace("${DECODE_INSTANCE:-2}", "2")
     loaded: dict[str, Any] = yaml.safe_load(text)
     return loaded
 
 
 def test_facts_come_from_x_kvshare(config: dict[str, Any]) -> None:
-    found = stack.parse_stack(config, SETTINGS)
+    found = stack.parse_stack([config], SETTINGS)
     assert found.project == "kvshare"
     assert found.controller.url == "http://prefill_host.example:9000"
     assert (found.controller.pull_port, found.controller.reply_port) == (8300, 8400)
@@ -40,7 +41,7 @@ def test_facts_come_from_x_kvshare(config: dict[str, Any]) -> None:
 def test_contexts_come_from_the_settings_and_the_controller_lives_beside_prefill(
     config: dict[str, Any],
 ) -> None:
-    found = stack.parse_stack(config, SETTINGS)
+    found = stack.parse_stack([config], SETTINGS)
     assert [member.context for member in found.members] == ["default", "default", "gpu-b"]
     assert found.contexts == ("default", "gpu-b")
     assert found.where("decode") == "decode on decode_host.example (context gpu-b)"
@@ -49,7 +50,26 @@ def test_contexts_come_from_the_settings_and_the_controller_lives_beside_prefill
 def test_missing_fact_is_named(config: dict[str, Any]) -> None:
     del config["x-kvshare"]["decode"]["KVSHARE_API_PORT"]
     with pytest.raises(KvshareError, match="no 'KVSHARE_API_PORT' where x-kvshare"):
-        stack.parse_stack(config, SETTINGS)
+        stack.parse_stack([config], SETTINGS)
+
+
+def test_members_of_one_context_that_want_one_port_are_refused(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config["x-kvshare"]["decode"]["KVSHARE_API_PORT"] = 8010
+    monkeypatch.setattr(subprocess, "run", Answer(out=json.dumps(config)))
+    together = Settings(Path("/nowhere"), {"DEVICE": "cpu"})
+    with pytest.raises(KvshareError, match="prefill and decode both want port 8010 on context default"):
+        stack.read_stack(together)
+    assert stack.read_stack(SETTINGS).decode.api_port == 8010, "two machines may use the same port"
+
+
+def test_a_pair_is_the_stack_with_one_decode_node(config: dict[str, Any]) -> None:
+    values = {"DEVICE": "cpu", "DECODE_HOSTS": "a,b", "DECODE_CONTEXTS": "gpu-b,gpu-c"}
+    found = stack.parse_stack([config, config], Settings(Path("/nowhere"), values))
+    assert [member.name for member in found.members] == ["controller", "prefill", "decode-1", "decode-2"]
+    assert [pair.decode.name for pair in found.pairs] == ["decode-1", "decode-2"]
+    assert [len(pair.members) for pair in found.pairs] == [3, 3]
 
 
 def test_every_compose_command_names_its_context() -> None:

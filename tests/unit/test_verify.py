@@ -145,7 +145,7 @@ def test_engines_alone_send_no_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "read_stack", lambda _: STACK)
     monkeypatch.setattr(subprocess, "run", answer)
     selected = checks.select(("engines", "images", "configuration"), ())
-    judgement = verify.verify(SETTINGS, verify.Options(), selected, lambda _: None)
+    (judgement,) = verify.verify(SETTINGS, verify.Options(), selected, lambda _: None)
     assert answer.calls == []
     assert judgement.exit_code == 0
 

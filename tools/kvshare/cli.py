@@ -67,6 +67,7 @@ def main() -> None:
 @click.option(
     "--seed", type=int, metavar="N", help="Seed of the prompts; a used one's prompts are cached already."
 )
+@click.option("--node", metavar="NAME", help="Of several decode nodes only this one, e.g. decode-2.")
 @click.option(
     "--output-file",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -90,6 +91,7 @@ def verify(
     prompts: int,
     prompt_tokens: int,
     seed: int | None,
+    node: str | None,
     output_file: Path | None,
     save_evidence: Path | None,
     from_evidence: Path | None,
@@ -102,18 +104,22 @@ def verify(
     from kvshare import verify as operator  # needs the Docker SDK, which the client image does without
 
     selected = checks.select(only, skip)
+    judged: tuple[judgement.Judgement, ...]
     if from_evidence is not None:
-        judged = judgement.judge(_read_evidence(from_evidence), selected)
+        judged = (judgement.judge(_read_evidence(from_evidence), selected),)
     else:
-        options = operator.Options(prompts, prompt_tokens, seed, wait_s)
-        judged = operator.verify(load_settings(find_root()), options, selected, _narrate)
+        settings = load_settings(find_root())
+        if save_evidence is not None and node is None and len(settings.decode_nodes) > 1:
+            raise click.UsageError("--save-evidence holds one decode node's: add --node.")
+        options = operator.Options(prompts, prompt_tokens, seed, wait_s, node)
+        judged = operator.verify(settings, options, selected, _narrate)
     if save_evidence is not None:
-        save_evidence.write_text(records.dumps(judged.evidence) + "\n")
+        save_evidence.write_text(records.dumps(judged[0].evidence) + "\n")
     report.render(judged, output, sys.stdout)
     if output_file is not None:
         with output_file.open("w") as stream:
             report.render(judged, output, stream)
-    sys.exit(judged.exit_code)
+    sys.exit(judgement.exit_code_of(judged))
 
 
 @main.command(name="legs", hidden=True)

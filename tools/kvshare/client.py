@@ -34,7 +34,7 @@ def send(spec: Spec, stack: Stack, settings: Settings) -> Traffic:
         result = subprocess.run(
             command,
             cwd=settings.root,
-            env=settings.compose_environment(),
+            env=settings.compose_environment(stack.prefill.context),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
 from dataclasses import fields
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import docker
@@ -17,6 +17,8 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container as DockerContainer
 from docker.tls import TLSConfig
 
+from kvshare import contexts
+from kvshare.errors import KvshareError
 from kvshare.evidence import Container, EngineProbe, Fingerprint, Hit, Logs
 from kvshare.records import cls_from
 from kvshare.stack import Stack
@@ -153,29 +155,28 @@ def connect(context: str) -> docker.DockerClient:
     The docker command resolves the context. docker-py's own `from_context` takes the local engine, silently,
     for a name that it does not find, and it finds none where there is no ~/.docker/config.json (7.2.0).
     """
-    command = ["docker", "context", "inspect", context, "--format", "{{json .}}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=API_TIMEOUT_S)
-    if result.returncode != 0:
-        raise DockerException(result.stderr.strip() or f"docker context inspect {context} failed")
-    described = json.loads(result.stdout)
-    endpoint = described["Endpoints"]["docker"]
+    try:
+        endpoint = contexts.resolve(context)
+    except KvshareError as error:
+        raise DockerException(error.message) from None
+    os.environ.update(contexts.quiet_ssh_environment())
     return docker.DockerClient(
-        base_url=endpoint["Host"],
-        tls=_tls(Path(described["Storage"]["TLSPath"]) / "docker", endpoint) or False,
+        base_url=endpoint.address,
+        tls=_tls(endpoint) or False,
         timeout=API_TIMEOUT_S,
         use_ssh_client=True,  # so that ~/.ssh/config holds
     )
 
 
-def _tls(folder: Path, endpoint: dict[str, Any]) -> TLSConfig | None:
+def _tls(endpoint: contexts.Endpoint) -> TLSConfig | None:
     """Return the context's certificates, or None if it has none."""
-    ca, cert, key = (folder / f"{name}.pem" for name in ("ca", "cert", "key"))
+    ca, cert, key = (endpoint.tls_folder / f"{name}.pem" for name in ("ca", "cert", "key"))
     if not ca.is_file() and not cert.is_file():
         return None
     return TLSConfig(
         client_cert=(str(cert), str(key)) if cert.is_file() else None,
         ca_cert=str(ca) if ca.is_file() else None,
-        verify=not endpoint.get("SkipTLSVerify", False),
+        verify=not endpoint.skip_tls_verify,
     )
 
 

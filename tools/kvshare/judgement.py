@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from kvshare.checks import ERROR, REGISTRY, SKIPPED, SUCCESS, Result, evaluate, worth
@@ -73,3 +73,9 @@ class Judgement:
 def judge(evidence: Evidence, selected: Collection[str]) -> Judgement:
     """Evaluate the selected checks on the evidence."""
     return Judgement(evidence, evaluate(evidence, selected))
+
+
+def exit_code_of(judgements: Sequence[Judgement]) -> int:
+    """Return one exit code for all: a failure before what could not be checked, before a proof."""
+    codes = {judgement.exit_code for judgement in judgements}
+    return next((code for code in (FAILED, COULD_NOT_CHECK) if code in codes), PROVEN)

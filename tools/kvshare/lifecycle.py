@@ -46,12 +46,15 @@ class ContainerState:
 
 
 def members_of(stack: Stack, node: str) -> tuple[Controller | Server, ...]:
-    """The members that ``make up NODE=node`` starts: prefill brings the controller, all is everything."""
-    return {
-        "prefill": (stack.controller, stack.prefill),
-        "decode": (stack.decode,),
-        "all": stack.members,
-    }[node]
+    """The members that ``make up NODE=node`` starts: prefill brings the controller, all is everything.
+
+    ``decode`` is every decode node; one of several is meant by its own name, such as ``decode-2``.
+    """
+    if node == "all":
+        return stack.members
+    if node == "prefill":
+        return (stack.controller, stack.prefill)
+    return tuple(member for member in stack.decodes if node in ("decode", member.name))
 
 
 def by_context(members: Sequence[Controller | Server]) -> dict[str, list[str]]:
@@ -71,7 +74,7 @@ def build(settings: Settings, context: str) -> None:
     Raises:
         KvshareError: with the last lines of the output.
     """
-    environment = {**settings.compose_environment(), **_build_environment(settings, context)}
+    environment = {**settings.compose_environment(context), **_build_environment(settings, context)}
     command = compose_command(context, "--profile", "*", "build", "--progress", "plain", "prefill", "client")
     with step(f"Build the images ({settings.device})") as current:
         _logged(command, settings.root, environment, "build.log", current)
@@ -79,7 +82,7 @@ def build(settings: Settings, context: str) -> None:
 
 def build_target(settings: Settings, context: str, target: str) -> None:
     """Build one stage of the Dockerfile on a context, for its effect alone; no image is kept."""
-    environment = {**settings.compose_environment(), **_build_environment(settings, context)}
+    environment = {**settings.compose_environment(context), **_build_environment(settings, context)}
     options = [f"--build-arg=BASE={base}"] if (base := environment.get("BASE")) else []
     options += [f"--secret=id=ca,src={ca}"] if (ca := environment.get("CA_BUNDLE")) else []
     command = ["docker", "--context", context, "build", "--network", "host", "--progress", "plain"]
@@ -106,7 +109,7 @@ def _build_environment(settings: Settings, context: str) -> dict[str, str]:
         with step("Fetch PyTorch for the CPU") as current:
             script = ["bash", "docker/wheelhouse/fill.sh"]
             # This tool's own Python, whose pip reads this machine's pip settings.
-            environment = {**settings.compose_environment(), "PYTHON": sys.executable}
+            environment = {**settings.compose_environment(context), "PYTHON": sys.executable}
             _logged(script, settings.root, environment, "wheelhouse.log", current)
     return found
 
@@ -131,7 +134,7 @@ def _base_image(settings: Settings, context: str) -> str | None:
             return None
         current.detail("no registry to pull from")
     with step("Make a base image without a registry") as current:
-        environment = {**settings.compose_environment(), "DOCKER_CONTEXT": context}
+        environment = {**settings.compose_environment(context), "DOCKER_CONTEXT": context}
         _logged(
             ["bash", "docker/base/make-base.sh", LOCAL_BASE], settings.root, environment, "base.log", current
         )
@@ -169,13 +172,7 @@ def up(settings: Settings, stack: Stack, node: str, timeout_s: float) -> None:
             with its last log lines.
     """
     members = members_of(stack, node)
-    running = {
-        state.service
-        for context in stack.contexts
-        for state in states(settings, context)
-        if state.state == "running"
-    }
-    preflight.check_all(settings, stack, [member for member in members if member.service not in running])
+    preflight.check_all(settings, stack, _not_running(settings, members))
     for context, services in by_context(members).items():
         if missing := missing_images(settings, context):
             raise KvshareError(
@@ -183,6 +180,16 @@ def up(settings: Settings, stack: Stack, node: str, timeout_s: float) -> None:
             )
         _start(settings, context, services)
         _wait_until_healthy(settings, context, services, timeout_s)
+
+
+def _not_running(settings: Settings, members: Sequence[Controller | Server]) -> list[Controller | Server]:
+    running = {
+        (context, state.service)
+        for context in by_context(members)
+        for state in states(settings, context)
+        if state.state == "running"
+    }
+    return [member for member in members if (member.context, member.service) not in running]
 
 
 def down(settings: Settings, stack: Stack) -> None:
@@ -240,7 +247,7 @@ def _compose(settings: Settings, context: str, subcommand: str, *arguments: str)
     """Output of a short `docker compose` command; CouldNotCheckError carries what it said when it fails."""
     command = compose_command(context, "--profile", "*", subcommand, *arguments)
     result = subprocess.run(
-        command, cwd=settings.root, env=settings.compose_environment(), capture_output=True, text=True
+        command, cwd=settings.root, env=settings.compose_environment(context), capture_output=True, text=True
     )
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -283,9 +290,9 @@ def _logged(
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """One service of the stack, running or not."""
+    """One member of the stack, running or not."""
 
-    service: str
+    node: str
     context: str
     host: str
     state: str
@@ -301,20 +308,20 @@ def status(settings: Settings, stack: Stack) -> list[ServiceStatus]:
     for member in stack.members:
         state = found.get((member.context, member.service))
         seen = (state.state, state.health) if state else ("absent", "")
-        rows.append(ServiceStatus(member.service, member.context, member.host, *seen))
+        rows.append(ServiceStatus(member.name, member.context, member.host, *seen))
     return rows
 
 
 def print_status(rows: Sequence[ServiceStatus]) -> None:
     """Print a table for people."""
-    table = Table("service", "host", "context", "state", "health", box=None)
+    table = Table("node", "host", "context", "state", "health", box=None)
     for row in rows:
-        table.add_row(row.service, row.host, row.context, row.state, row.health)
+        table.add_row(row.node, row.host, row.context, row.state, row.health)
     Console().print(table)
 
 
 def merged_logs(settings: Settings, stack: Stack, tail: int) -> list[str]:
-    """The last ``tail`` lines of every service as ``time service line``, merged by time over all contexts."""
+    """The last ``tail`` lines of every member as ``time node line``, merged by time over all contexts."""
     lines: list[tuple[str, str]] = []
     for member in stack.members:
         output = _compose(
@@ -323,5 +330,5 @@ def merged_logs(settings: Settings, stack: Stack, tail: int) -> list[str]:
         )  # fmt: skip
         for line in output.splitlines():
             when, _, text = line.partition(" ")
-            lines.append((when, f"{when} {member.service:<10} {text}"))
+            lines.append((when, f"{when} {member.name:<10} {text}"))
     return [line for _, line in sorted(lines)]

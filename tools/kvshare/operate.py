@@ -40,16 +40,24 @@ def demo(timeout_s: float) -> None:
 def up(node: str, timeout_s: float) -> None:
     """Start NODE and wait until it is healthy: prefill (brings the controller), decode, or all.
 
-    Says which context and host it acts on before it does.
+    Of several decode nodes, decode means each, and decode-2 the second. Says which engine and host it acts on
+    before it does.
     """
-    from kvshare import lifecycle
+    from kvshare import contexts, lifecycle
     from kvshare.stack import read_stack
 
-    validate_node(node)
     settings = load_settings(find_root())
+    validate_node(node, settings)
     stack = read_stack(settings)
-    for member in lifecycle.members_of(stack, node):
-        click.echo(f"kvshare: {member.service} goes to {member.host}, context {member.context}", err=True)
+    members = lifecycle.members_of(stack, node)
+    engines = {engine.context: engine for engine in contexts.read_engines(m.context for m in members)}
+    for member in members:
+        engine = engines[member.context]
+        click.echo(
+            f"kvshare: {member.name} goes to {member.host}, context {member.context} "
+            f"(Docker {engine.version} on {engine.host})",
+            err=True,
+        )
     lifecycle.up(settings, stack, node, timeout_s)
 
 
@@ -143,11 +151,11 @@ COMMANDS = (demo, up, down, image, status, logs, engine)
 
 
 def _verify(settings: Settings) -> int:
-    from kvshare import checks, report
+    from kvshare import checks, judgement, report
     from kvshare import verify as operator
     from kvshare.progress import step
 
     with step("Verify") as current:
         judged = operator.verify(settings, operator.Options(), checks.select((), ()), current.detail)
     report.render(judged, "table", sys.stdout)
-    return judged.exit_code
+    return judgement.exit_code_of(judged)

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import yaml
 
+from kvshare import contexts
 from kvshare.errors import KvshareError
 from kvshare.settings import Settings
 from kvshare.stack import Controller, Server, Stack
@@ -56,20 +57,11 @@ def check_all(settings: Settings, stack: Stack, members: Sequence[Controller | S
     """Every check that concerns the members about to start; another machine is left to itself."""
     check_model(settings)
     check_max_model_len(settings)
-    here = [member for member in members if is_local(member.context)]
+    here = [member for member in members if contexts.resolve(member.context).is_local]
     if here:
         check_ports(here)
         check_memory(settings, stack, here)
         check_disk(docker_root(here[0].context), RUN_DISK_GIB)
-
-
-def is_local(context: str) -> bool:
-    """Whether a context's engine is this machine's: its endpoint is a Unix socket."""
-    command = ["docker", "context", "inspect", context, "--format", "{{.Endpoints.docker.Host}}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    if result.returncode != 0:
-        raise KvshareError(f"Docker has no context {context}: type docker context ls, and correct .env.")
-    return result.stdout.startswith("unix://")
 
 
 def check_ports(members: Iterable[Controller | Server]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -13,19 +14,30 @@ from rich.text import Text
 from kvshare import checks, ledger
 from kvshare.checks import ERROR, SKIPPED, SUCCESS, WARNING, Result
 from kvshare.evidence import CONTROL, LEGS, PEER, REFERENCE, WARM_UP, Traffic
-from kvshare.judgement import Judgement
+from kvshare.judgement import Judgement, exit_code_of
 
 SCHEMA_VERSION = 1
 FORMATS = ("table", "short", "json")
 _MARKS = {SUCCESS: ("√", "green"), WARNING: ("‼", "yellow"), ERROR: ("×", "red"), SKIPPED: ("·", "dim")}
 
 
-def render(judgement: Judgement, form: str, stream: TextIO) -> None:
-    """Write the judgement to ``stream`` as ``table``, ``short`` or ``json``; colour only on a terminal."""
+def render(judgements: Sequence[Judgement], form: str, stream: TextIO) -> None:
+    """Write the judgement of each decode node to ``stream`` as ``table``, ``short`` or ``json``.
+
+    Colour only on a terminal. JSON is one report, or an object with one for each of several nodes.
+    """
     if form == "json":
-        stream.write(json.dumps(as_json(judgement), indent=2, allow_nan=False) + "\n")
+        stream.write(json.dumps(_documents(judgements), indent=2, allow_nan=False) + "\n")
         return
     console = Console(file=stream, highlight=False, soft_wrap=True, emoji=False, markup=False)
+    for judgement in judgements:
+        if len(judgements) > 1:
+            node = judgement.evidence.stack.decode
+            console.print(Text(f"=== {node.name} on {node.host} (context {node.context}) ===", "bold"))
+        _render_one(console, judgement, form)
+
+
+def _render_one(console: Console, judgement: Judgement, form: str) -> None:
     _print_checks(console, judgement, everything=form == "table")
     if form == "table" and judgement.evidence.traffic is not None:
         _print_times(console, judgement.evidence.traffic)
@@ -107,6 +119,17 @@ def ledger_sentence(traffic: Traffic) -> str:
 
 
 # --- json ---------------------------------------------------------------------------------------------------
+
+
+def _documents(judgements: Sequence[Judgement]) -> dict[str, Any]:
+    if len(judgements) == 1:
+        return as_json(judgements[0])
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "proven": all(judgement.proven for judgement in judgements),
+        "exit": exit_code_of(judgements),
+        "nodes": {judgement.evidence.stack.decode.name: as_json(judgement) for judgement in judgements},
+    }
 
 
 def as_json(judgement: Judgement) -> dict[str, Any]:

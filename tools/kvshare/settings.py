@@ -10,12 +10,30 @@ from pathlib import Path
 
 from kvshare.errors import KvshareError, did_you_mean
 
-NODES = ("prefill", "decode", "all")
 DEVICES = ("cpu", "cuda")
-CPU_FILE = "compose.cpu.yaml"
+TRANSPORTS = ("tcp", "rdma")
+CPU_FILE, RDMA_FILE = "compose.cpu.yaml", "compose.rdma.yaml"
+FIRST_DECODE_INSTANCE = 2  # prefill is lmcache_instance_1
 
 _ASSIGNMENT = re.compile(r"^(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)$")
 _SUGGESTION = re.compile(r"^#\s?([A-Z][A-Z0-9_]*)=")
+
+
+@dataclass(frozen=True)
+class DecodeNode:
+    """One machine that decodes, named ``decode``, or of several ``decode-1``, ``decode-2`` …"""
+
+    name: str
+    number: int
+    host: str
+    context: str
+    gpu: str
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What compose.yaml must be told to mean this node."""
+        instance = str(FIRST_DECODE_INSTANCE + self.number - 1)
+        return {"DECODE_HOST": self.host, "DECODE_GPU": self.gpu, "DECODE_INSTANCE": instance}
 
 
 @dataclass(frozen=True)
@@ -40,13 +58,57 @@ class Settings:
         separator = self.get("COMPOSE_PATH_SEPARATOR", ":")
         return tuple(self.get("COMPOSE_FILE", "compose.yaml").split(separator))
 
-    def context(self, node: str) -> str:
-        """Return the Docker context of ``prefill`` (and with it the controller) or ``decode``."""
-        return self.get(f"{node.upper()}_CONTEXT", "default")
+    @property
+    def transport(self) -> str:
+        """``tcp`` or ``rdma``."""
+        return self.get("TRANSPORT", "tcp")
 
-    def compose_environment(self) -> dict[str, str]:
-        """Return the environment to run `docker compose` with, so that it sees what the tool sees."""
-        return {**os.environ, **self.values}
+    @property
+    def prefill_context(self) -> str:
+        """The Docker context of prefill, and with it of the controller."""
+        return self.get("PREFILL_CONTEXT", "default")
+
+    @property
+    def decode_nodes(self) -> tuple[DecodeNode, ...]:
+        """Every decode node: those of DECODE_HOSTS, or without it the one of DECODE_HOST."""
+        if not self.get("DECODE_HOSTS"):
+            rest = self.get("DECODE_CONTEXT", "default"), self.get("DECODE_GPU", "0")
+            return (DecodeNode("decode", 1, self.get("DECODE_HOST", "127.0.0.1"), *rest),)
+        hosts, contexts, gpus = (
+            self._list(name) for name in ("DECODE_HOSTS", "DECODE_CONTEXTS", "DECODE_GPUS")
+        )
+        gpus = gpus or (self.get("DECODE_GPU", "0"),) * len(hosts)
+        for name, values in (("DECODE_CONTEXTS", contexts), ("DECODE_GPUS", gpus)):
+            if len(values) != len(hosts):
+                raise KvshareError(
+                    f"DECODE_HOSTS names {len(hosts)} nodes and {name} {len(values)}: "
+                    "give one for each, in one order."
+                )
+        nodes = enumerate(zip(hosts, contexts, gpus, strict=True), start=1)
+        return tuple(DecodeNode(f"decode-{number}", number, *node) for number, node in nodes)
+
+    def compose_environment(self, context: str | None = None) -> dict[str, str]:
+        """Return the environment to run `docker compose` with on a context: what the tool sees.
+
+        Where a decode node lives on the context, compose.yaml's `decode` means that node.
+        """
+        node = next((node for node in self.decode_nodes if node.context == context), self.decode_nodes[0])
+        return {**os.environ, **self.values, "HF_TOKEN": self._hub_token(), **node.variables}
+
+    def _hub_token(self) -> str:
+        """The Hugging Face token, or empty; KvshareError if its file cannot be read."""
+        path = self.get("HF_TOKEN_FILE")
+        if not path:
+            return self.get("HF_TOKEN")
+        try:
+            return (self.root / Path(path).expanduser()).read_text().strip()
+        except OSError as error:
+            raise KvshareError(
+                f"HF_TOKEN_FILE={path} cannot be read: {error.strerror}; correct .env."
+            ) from None
+
+    def _list(self, name: str) -> tuple[str, ...]:
+        return tuple(self.get(name).replace(",", " ").split())
 
 
 def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Settings:
@@ -63,17 +125,20 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
         if name not in known and not name.startswith("COMPOSE_"):  # Compose's own are not ours to know
             raise KvshareError(f".env sets {name}, which kvshare does not know{did_you_mean(name, known)}")
     override = {name: environ[name] for name in known if name in environ}
-    if "DEVICE" in override and "COMPOSE_FILE" not in override:  # make up DEVICE=cuda means the whole of it
-        override["COMPOSE_FILE"] = _compose_files(override["DEVICE"])
-    settings = Settings(root, {**defaults, **chosen, **override})
-    _validate_device(settings)
+    values = {**defaults, **chosen, **override}
+    if {"DEVICE", "TRANSPORT"} & override.keys() and "COMPOSE_FILE" not in override:
+        # make up DEVICE=cuda means the whole of it
+        values["COMPOSE_FILE"] = _compose_files(values["DEVICE"], values.get("TRANSPORT") or "tcp")
+    settings = Settings(root, values)
+    _validate_choices(settings)
     return settings
 
 
-def validate_node(name: str) -> str:
+def validate_node(name: str, settings: Settings) -> str:
     """Return ``name`` if it is a node, else KvshareError with the nearest one."""
-    if name not in NODES:
-        raise KvshareError(f"NODE={name} is no node{did_you_mean(name, NODES)}")
+    known = ("prefill", "all", "decode", *(node.name for node in settings.decode_nodes))
+    if name not in known:
+        raise KvshareError(f"NODE={name} is no node{did_you_mean(name, known)}")
     return name
 
 
@@ -85,20 +150,31 @@ def find_root() -> Path:
     return next((p for p in (here, *here.parents) if (p / ".env.example").is_file()), here)
 
 
-def _validate_device(settings: Settings) -> None:
-    device, files = settings.device, settings.compose_files
-    if device not in DEVICES:
-        raise KvshareError(f"DEVICE={device} is no device{did_you_mean(device, DEVICES)}")
-    has_cpu_file = any(Path(name).name == CPU_FILE for name in files)
-    if has_cpu_file != (device == "cpu"):
+def _validate_choices(settings: Settings) -> None:
+    for name, value, known in (
+        ("DEVICE", settings.device, DEVICES),
+        ("TRANSPORT", settings.transport, TRANSPORTS),
+    ):
+        if value not in known:
+            raise KvshareError(f"{name}={value} is no {name.lower()}{did_you_mean(value, known)}")
+    files = [Path(name).name for name in settings.compose_files]
+    if (CPU_FILE in files) != (settings.device == "cpu") or (RDMA_FILE in files) != (
+        settings.transport == "rdma"
+    ):
         raise KvshareError(
-            f"DEVICE={device} and COMPOSE_FILE={':'.join(files)} disagree: "
-            f"set COMPOSE_FILE={_compose_files(device)} in .env."
+            f"DEVICE={settings.device}, TRANSPORT={settings.transport} and "
+            f"COMPOSE_FILE={':'.join(settings.compose_files)} disagree: "
+            f"set COMPOSE_FILE={_compose_files(settings.device, settings.transport)} in .env."
         )
 
 
-def _compose_files(device: str) -> str:
-    return f"compose.yaml:{CPU_FILE}" if device == "cpu" else "compose.yaml"
+def _compose_files(device: str, transport: str) -> str:
+    files = [
+        "compose.yaml",
+        *([CPU_FILE] if device == "cpu" else []),
+        *([RDMA_FILE] if transport == "rdma" else []),
+    ]
+    return ":".join(files)
 
 
 def _known_variables(example: Path) -> set[str]:

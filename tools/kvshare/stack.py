@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kvshare.errors import CouldNotCheckError, KvshareError
@@ -16,9 +16,10 @@ COMPOSE_TIMEOUT_S = 60
 
 @dataclass(frozen=True)
 class Server:
-    """One vLLM server and the LMCache worker inside it."""
+    """One vLLM server and its LMCache worker; ``name`` tells decode nodes apart, ``service`` does not."""
 
     service: str
+    name: str
     context: str
     host: str
     instance: str
@@ -33,6 +34,11 @@ class Server:
         return f"http://{self.host}:{self.api_port}"
 
     @property
+    def ports(self) -> tuple[int, ...]:
+        """Every TCP port that it listens on, UCX's own aside."""
+        return (self.api_port, self.worker_port, self.p2p_init_port, self.p2p_lookup_port)
+
+    @property
     def peer_init_url(self) -> str:
         """The address that peers dial first, as the controller must hand it out."""
         return f"{self.host}:{self.p2p_init_port}"
@@ -43,12 +49,18 @@ class Controller:
     """The LMCache controller, which runs on the prefill node."""
 
     service: str
+    name: str
     context: str
     host: str
     http_port: int
     pull_port: int
     reply_port: int
     heartbeat_port: int
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Every TCP port that it listens on."""
+        return (self.http_port, self.pull_port, self.reply_port, self.heartbeat_port)
 
     @property
     def url(self) -> str:
@@ -58,18 +70,28 @@ class Controller:
 
 @dataclass(frozen=True)
 class Stack:
-    """The whole system: one controller and two servers."""
+    """The whole system: one controller, one prefill server, and the decode servers."""
 
     project: str
     device: str
     controller: Controller
     prefill: Server
-    decode: Server
+    decodes: tuple[Server, ...]
+
+    @property
+    def decode(self) -> Server:
+        """The first decode server; the only one of a pair."""
+        return self.decodes[0]
+
+    @property
+    def pairs(self) -> tuple[Stack, ...]:
+        """This stack with one decode server at a time: reuse is proven pair by pair."""
+        return tuple(replace(self, decodes=(decode,)) for decode in self.decodes)
 
     @property
     def members(self) -> tuple[Controller | Server, ...]:
         """Everything that runs for good, in the order of start."""
-        return (self.controller, self.prefill, self.decode)
+        return (self.controller, self.prefill, *self.decodes)
 
     @property
     def contexts(self) -> tuple[str, ...]:
@@ -77,13 +99,13 @@ class Stack:
         return tuple(dict.fromkeys(member.context for member in self.members))
 
     def member(self, service: str) -> Controller | Server:
-        """Return the member of that service name."""
+        """Return the first member of that service name; in a pair, the only one."""
         return next(member for member in self.members if member.service == service)
 
     def where(self, *services: str) -> str:
         """Return the place of services in words, e.g. ``decode on 10.0.0.2 (context gpu-b)``."""
         members = [self.member(service) for service in services]
-        return ", ".join(f"{m.service} on {m.host} (context {m.context})" for m in members)
+        return ", ".join(f"{m.name} on {m.host} (context {m.context})" for m in members)
 
 
 def compose_command(context: str, *arguments: str) -> list[str]:
@@ -93,12 +115,21 @@ def compose_command(context: str, *arguments: str) -> list[str]:
 
 def read_stack(settings: Settings) -> Stack:
     """Ask Compose for the resolved facts; CouldNotCheckError without Compose, KvshareError if it refuses."""
+    nodes = settings.decode_nodes
+    configs = [resolved_config(settings, node.context) for node in nodes]
+    stack = parse_stack(configs, settings)
+    _require_ports_apart(stack)
+    return stack
+
+
+def resolved_config(settings: Settings, context: str) -> dict[str, Any]:
+    """Return `docker compose config` as a context's machine has it; raises as ``read_stack`` does."""
     command = compose_command("default", "--profile", "*", "config", "--format", "json")
     try:
         result = subprocess.run(
             command,
             cwd=settings.root,
-            env=settings.compose_environment(),
+            env=settings.compose_environment(context),
             capture_output=True,
             text=True,
             timeout=COMPOSE_TIMEOUT_S,
@@ -110,28 +141,46 @@ def read_stack(settings: Settings) -> Stack:
     if result.returncode != 0:
         reason = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise KvshareError(f"docker compose config refuses the settings: {reason[0]}")
-    return parse_stack(json.loads(result.stdout), settings)
+    config: dict[str, Any] = json.loads(result.stdout)
+    return config
 
 
-def parse_stack(config: Mapping[str, Any], settings: Settings) -> Stack:
-    """Return the stack from `docker compose config --format json` and the user's decisions."""
+def parse_stack(configs: Sequence[Mapping[str, Any]], settings: Settings) -> Stack:
+    """Return the stack from each decode node's `docker compose config` and the user's decisions."""
     try:
-        facts = config["x-kvshare"]
+        facts = configs[0]["x-kvshare"]
         return Stack(
-            project=config["name"],
+            project=configs[0]["name"],
             device=settings.device,
             controller=_controller(facts["controller"], settings),
-            prefill=_server("prefill", facts["prefill"], settings),
-            decode=_server("decode", facts["decode"], settings),
+            prefill=_server("prefill", "prefill", facts["prefill"], settings.prefill_context),
+            decodes=tuple(
+                _server("decode", node.name, config["x-kvshare"]["decode"], node.context)
+                for node, config in zip(settings.decode_nodes, configs, strict=True)
+            ),
         )
     except KeyError as missing:
         raise KvshareError(f"compose.yaml has no {missing} where x-kvshare should state it.") from None
 
 
+def _require_ports_apart(stack: Stack) -> None:
+    """KvshareError if two members of one context, and so of one machine's network, want the same port."""
+    taken: dict[tuple[str, int], str] = {}
+    for member in stack.members:
+        for port in member.ports:
+            other = taken.setdefault((member.context, port), member.name)
+            if other != member.name:
+                raise KvshareError(
+                    f"{other} and {member.name} both want port {port} on context {member.context}: "
+                    "give each a context of its own in .env, or other ports in x-kvshare of compose.yaml."
+                )
+
+
 def _controller(facts: Mapping[str, Any], settings: Settings) -> Controller:
     return Controller(
         service="controller",
-        context=settings.context("prefill"),
+        name="controller",
+        context=settings.prefill_context,
         host=str(facts["KVSHARE_CONTROLLER_HOST"]),
         http_port=int(facts["KVSHARE_CONTROLLER_HTTP_PORT"]),
         pull_port=int(facts["KVSHARE_CONTROLLER_PULL_PORT"]),
@@ -140,10 +189,11 @@ def _controller(facts: Mapping[str, Any], settings: Settings) -> Controller:
     )
 
 
-def _server(service: str, facts: Mapping[str, Any], settings: Settings) -> Server:
+def _server(service: str, name: str, facts: Mapping[str, Any], context: str) -> Server:
     return Server(
         service=service,
-        context=settings.context(service),
+        name=name,
+        context=context,
         host=str(facts["KVSHARE_HOST"]),
         instance=str(facts["KVSHARE_INSTANCE"]),
         api_port=int(facts["KVSHARE_API_PORT"]),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from kvshare import checks, client
 from kvshare.engines import Engines
+from kvshare.errors import KvshareError, did_you_mean
 from kvshare.evidence import Container, Evidence, Logs, Spec
 from kvshare.judgement import Judgement, judge
 from kvshare.ledger import require_prompt_tokens
@@ -21,6 +22,7 @@ DEFAULT_CHUNK_SIZE = 256
 DEFAULT_PROMPTS = 3
 DEFAULT_PROMPT_TOKENS = 6 * DEFAULT_CHUNK_SIZE + 10
 DEFAULT_WAIT_S = 60.0
+SEED_STEP = 1_000_000  # between decode nodes: prefill has cached what was sent for the one before
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,33 @@ class Options:
     prompt_tokens: int = DEFAULT_PROMPT_TOKENS
     seed: int | None = None
     wait_s: float = DEFAULT_WAIT_S
+    node: str | None = None
 
 
-def verify(settings: Settings, options: Options, selected: Collection[str], narrate: Narrate) -> Judgement:
-    """Verify the running stack; only the traffic and the logs that the selected checks need are gathered."""
-    evidence = gather(read_stack(settings), settings, options, checks.needs_traffic(selected), narrate)
-    return judge(evidence, selected)
+def verify(
+    settings: Settings, options: Options, selected: Collection[str], narrate: Narrate
+) -> tuple[Judgement, ...]:
+    """Verify the running stack, one decode node after the other.
+
+    Only the traffic and the logs that the selected checks need are gathered.
+    """
+    pairs = _chosen(read_stack(settings), options.node)
+    judged = []
+    for number, pair in enumerate(pairs):
+        if len(pairs) > 1:
+            narrate(f"{pair.decode.name} on {pair.decode.host}")
+        seeded = replace(options, seed=None if options.seed is None else options.seed + number * SEED_STEP)
+        evidence = gather(pair, settings, seeded, checks.needs_traffic(selected), narrate)
+        judged.append(judge(evidence, selected))
+    return tuple(judged)
+
+
+def _chosen(stack: Stack, node: str | None) -> tuple[Stack, ...]:
+    """Return the pairs to verify; KvshareError names what is no decode node."""
+    names = [pair.decode.name for pair in stack.pairs]
+    if node is not None and node not in names:
+        raise KvshareError(f"--node {node} is no decode node{did_you_mean(node, names)}")
+    return tuple(pair for pair in stack.pairs if node in (None, pair.decode.name))
 
 
 def gather(stack: Stack, settings: Settings, options: Options, traffic: bool, narrate: Narrate) -> Evidence:

@@ -79,6 +79,8 @@ class Server:
     max_model_len: int
     kv_transfer_config: str
     vllm_args: str
+    device: str
+    transport: str
 
     @property
     def url(self) -> str:
@@ -99,4 +101,6 @@ class Server:
             max_model_len=int(required("KVSHARE_MAX_MODEL_LEN", environment)),
             kv_transfer_config=environment.get("KVSHARE_KV_TRANSFER_CONFIG", ""),
             vllm_args=environment.get("KVSHARE_VLLM_ARGS", ""),
+            device=required("KVSHARE_DEVICE", environment),
+            transport=required("KVSHARE_TRANSPORT", environment),
         )

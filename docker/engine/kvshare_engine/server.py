@@ -9,13 +9,19 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
-
-from kvshare_engine import demo_model, fingerprint, health
-from kvshare_engine.environment import DEMO_MODEL, LMCACHE_CONFIG, METRICS_DIR, Controller, Server, refuse
+from kvshare_engine import demo_model, fingerprint, health, transport
+from kvshare_engine.environment import (
+    DEMO_MODEL,
+    LMCACHE_CONFIG,
+    METRICS_DIR,
+    Controller,
+    Server,
+    refuse,
+)
 
 DEMO_MODEL_PATH = Path("/models/kvshare-demo")
 CONTROLLER_TIMEOUT_S = 300.0
+HF_TOKEN_SECRET = Path("/run/secrets/hf_token")
 
 
 def lmcache_environment(server: Server, controller: Controller) -> dict[str, str]:
@@ -49,21 +55,6 @@ def command(server: Server, model: str) -> list[str]:
     return arguments
 
 
-def device_of(address: str) -> str:
-    """The network device that holds ``address``.
-
-    UCX would otherwise advertise any device, docker0 among them, whose address every Docker host shares.
-    """
-    held = {entry.address: device for device, entries in psutil.net_if_addrs().items() for entry in entries}
-    if address not in held:
-        mine = ", ".join(sorted(a for a in held if a.count(".") == 3))
-        refuse(
-            f"expected {address} to be an address of this machine and found {mine}; "
-            "correct PREFILL_HOST or DECODE_HOST in .env"
-        )
-    return held[address]
-
-
 def model_path(model: str) -> str:
     """The model as vLLM is given it: made here if it is the demo's, looked up if it is a path."""
     if model == DEMO_MODEL:
@@ -74,6 +65,12 @@ def model_path(model: str) -> str:
             "set MODEL in .env to a hub name or to a path under the models volume"
         )
     return model
+
+
+def hub_token(secret: Path = HF_TOKEN_SECRET) -> dict[str, str]:
+    """The Hugging Face token as its libraries look for it, where one was given."""
+    token = secret.read_text().strip() if secret.is_file() else ""
+    return {"HF_TOKEN": token} if token else {}
 
 
 def wait_for(controller: Controller, timeout_s: float = CONTROLLER_TIMEOUT_S) -> None:
@@ -89,7 +86,11 @@ def wait_for(controller: Controller, timeout_s: float = CONTROLLER_TIMEOUT_S) ->
                     f"expected the controller within {timeout_s:.0f} s; {sentence}; "
                     "start it first: make up NODE=prefill"
                 )
-            print(f"kvshare: waiting for the controller: {sentence}", file=sys.stderr, flush=True)
+            print(
+                f"kvshare: waiting for the controller: {sentence}",
+                file=sys.stderr,
+                flush=True,
+            )
             time.sleep(3)
 
 
@@ -99,10 +100,13 @@ def run() -> None:
     shutil.rmtree(METRICS_DIR, ignore_errors=True)
     METRICS_DIR.mkdir(parents=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(METRICS_DIR)
-    if not os.environ.get("UCX_NET_DEVICES"):
-        os.environ["UCX_NET_DEVICES"] = device_of(server.host)
+    defaults = {
+        **lmcache_environment(server, controller),
+        **transport.environment(server.transport, server.device, server.host),
+        **hub_token(),
+    }
     # A setting given from outside wins.
-    os.environ.update({**lmcache_environment(server, controller), **os.environ})
+    os.environ.update({name: value for name, value in defaults.items() if not os.environ.get(name)})
     model = model_path(server.model)
     fingerprint.write(fingerprint.of_server(server, model))
     if server.kv_transfer_config:

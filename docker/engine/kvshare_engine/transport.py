@@ -1,0 +1,68 @@
+"""How KV travels between peers: what UCX must be told for a transport and a device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from kvshare_engine.environment import refuse
+
+# On a machine with a GPU NIXL refuses transports without CUDA memory, although only CPU memory is sent.
+UCX_TLS = {
+    ("tcp", "cpu"): "tcp",
+    ("tcp", "cuda"): "tcp,cuda_copy",
+    ("rdma", "cpu"): "rc",
+    ("rdma", "cuda"): "rc,cuda_copy",
+}
+SYSFS_NET = Path("/sys/class/net")
+
+
+def environment(
+    transport: str, device: str, host: str, given: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """UCX's variables for a node at address ``host``; what is ``given`` stands.
+
+    Ends the container if one is not to be had.
+    """
+    if (transport, device) not in UCX_TLS:
+        refuse(f"expected TRANSPORT tcp or rdma on a cpu or cuda image and found {transport} on {device}")
+    network_device = device_of(host)
+    devices = given.get("UCX_NET_DEVICES") or (
+        network_device if transport == "tcp" else rdma_port_of(network_device)
+    )
+    return {"UCX_TLS": given.get("UCX_TLS") or UCX_TLS[transport, device], "UCX_NET_DEVICES": devices}
+
+
+def device_of(address: str) -> str:
+    """The network device that holds ``address``.
+
+    UCX would otherwise advertise any device, docker0 among them, whose address every Docker host shares.
+    """
+    held = {entry.address: device for device, entries in psutil.net_if_addrs().items() for entry in entries}
+    if address not in held:
+        mine = ", ".join(sorted(a for a in held if a.count(".") == 3))
+        refuse(
+            f"expected {address} to be an address of this machine and found {mine}; "
+            "correct PREFILL_HOST or DECODE_HOST in .env"
+        )
+    return held[address]
+
+
+def rdma_port_of(network_device: str, sysfs: Path = SYSFS_NET) -> str:
+    """The RDMA device and port behind a network device, as UCX names it, e.g. ``mlx5_0:1``.
+
+    Source: the kernel links both from one PCI device, ``/sys/class/net/<net>/device/infiniband/<rdma>``;
+    a card with several network ports numbers them in ``dev_port``, from 0.
+    """
+    cards = sorted(path.name for path in (sysfs / network_device / "device/infiniband").glob("*"))
+    if not cards:
+        refuse(
+            f"expected an RDMA card behind {network_device} and found none; "
+            "give PREFILL_HOST and DECODE_HOST the addresses of the RDMA cards, or set TRANSPORT=tcp in .env"
+        )
+    ports = list((sysfs / network_device / "device/infiniband" / cards[0] / "ports").glob("*"))
+    number = int((sysfs / network_device / "dev_port").read_text()) + 1 if len(ports) > 1 else 1
+    return f"{cards[0]}:{number}"
