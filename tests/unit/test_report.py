@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -15,7 +16,7 @@ import pytest
 
 from kvshare import checks, report
 from kvshare.evidence import REFERENCE, SAME_SPLIT, Evidence
-from kvshare.judgement import judge
+from kvshare.judgement import Judgement, judge
 from tests.unit.build import edit_legs, proven
 from tests.unit.faults import FAULTS, moved
 
@@ -53,6 +54,35 @@ def test_json_keeps_to_its_schema(name: str, root: Path) -> None:
     schema = json.loads((root / "docs/verify.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(json.loads(rendered(RUNS[name], "json")), schema)
+
+
+def two_nodes(second: Evidence) -> list[Judgement]:
+    """A proven run on decode-1, and the second's on decode-2."""
+    judged = []
+    for number, evidence in enumerate((proven(), second), start=1):
+        decode = replace(evidence.stack.decode, name=f"decode-{number}")
+        named = replace(evidence, stack=replace(evidence.stack, decodes=(decode,)))
+        judged.append(judge(named, checks.select((), ())))
+    return judged
+
+
+def test_several_decode_nodes_are_reported_one_by_one(root: Path) -> None:
+    stream = io.StringIO()
+    report.render(two_nodes(FAULTS["corrupted-v"].evidence), "json", stream)
+    body = json.loads(stream.getvalue())
+    jsonschema.validate(body, json.loads((root / "docs/verify.schema.json").read_text()))
+    assert (body["proven"], body["exit"]) == (False, 1)
+    assert {name: node["proven"] for name, node in body["nodes"].items()} == {
+        "decode-1": True,
+        "decode-2": False,
+    }
+
+
+def test_each_of_several_decode_nodes_has_its_heading() -> None:
+    stream = io.StringIO()
+    report.render(two_nodes(proven()), "short", stream)
+    headings = [line for line in stream.getvalue().splitlines() if line.startswith("===")]
+    assert headings == [f"=== decode-{n} on 192.168.110.97 (context gpu-b) ===" for n in (1, 2)]
 
 
 def test_json_has_no_infinity_where_answers_cannot_be_compared() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from kvshare.engines import Engines
 from kvshare.errors import KvshareError
 from kvshare.evidence import Container, EngineProbe, Evidence, Logs, Spec
 from kvshare.settings import Settings
+from kvshare.stack import Stack
 from tests.unit.build import SPEC, STACK, edit, proven
 from tests.unit.test_stack import Answer
 
@@ -148,6 +150,35 @@ def test_engines_alone_send_no_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
     (judgement,) = verify.verify(SETTINGS, verify.Options(), selected, lambda _: None)
     assert answer.calls == []
     assert judgement.exit_code == 0
+
+
+def two_decodes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int | None]]:
+    """A stack with two decode nodes; returns which of them was verified with which seed, as it happens."""
+    seen: list[tuple[str, int | None]] = []
+
+    def remember(stack: Stack, _: Settings, options: verify.Options, *__: object) -> Evidence:
+        seen.append((stack.decode.name, options.seed))
+        return proven()
+
+    decodes = tuple(replace(STACK.decode, name=name) for name in ("decode-1", "decode-2"))
+    monkeypatch.setattr(verify, "read_stack", lambda _: replace(STACK, decodes=decodes))
+    monkeypatch.setattr(verify, "gather", remember)
+    return seen
+
+
+def test_reuse_is_proven_on_each_decode_node_with_prompts_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = two_decodes(monkeypatch)
+    judged = verify.verify(SETTINGS, verify.Options(seed=5), checks.select((), ()), lambda _: None)
+    assert len(judged) == 2
+    assert seen == [("decode-1", 5), ("decode-2", 5 + verify.SEED_STEP)]
+
+
+def test_one_of_several_decode_nodes_can_be_verified_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = two_decodes(monkeypatch)
+    verify.verify(SETTINGS, verify.Options(node="decode-2"), checks.select((), ()), lambda _: None)
+    assert seen == [("decode-2", None)]
+    with pytest.raises(KvshareError, match="decode-3 is no decode node, did you mean decode-"):
+        verify.verify(SETTINGS, verify.Options(node="decode-3"), checks.select((), ()), lambda _: None)
 
 
 def test_fake_engines_offer_what_the_real_ones_do() -> None:
