@@ -40,6 +40,7 @@ image engine-cuda.txt engine-cuda.in --excludes engine.excludes --excludes engin
 image lmcache-build.txt lmcache-build.in --constraints engine-cpu.txt --find-links ../wheelhouse
 image lmcache-source.txt lmcache-source.in --no-deps --no-binary lmcache
 image build.txt build.in
+image sbom.txt sbom.in
 
 # The tool: with Docker's SDK on the operator's machine, whatever its Python from 3.11 on, and without it in the client image.
 tool=../../tools/pyproject.toml

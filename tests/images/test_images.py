@@ -64,6 +64,16 @@ def test_images_say_what_they_are(names: dict[str, str], service: str) -> None:
     labels = inspect(names[service])["Config"]["Labels"]
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert labels["org.opencontainers.image.version"]
+    assert labels["org.opencontainers.image.revision"] not in ("", "unknown")
+
+
+@pytest.mark.parametrize(("service", "package"), [(ENGINE, "vllm"), (CLIENT, "click")])
+def test_images_carry_a_bill_of_materials(names: dict[str, str], service: str, package: str) -> None:
+    bill = json.loads(inside(names[service], "cat", "/opt/kvshare/sbom.cdx.json"))
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
+    urls = [component["purl"] for component in bill["components"]]
+    assert any(url.startswith(f"pkg:pypi/{package}@") for url in urls)
+    assert any(url.startswith("pkg:deb/debian/python3@") for url in urls)
 
 
 @pytest.mark.parametrize("service", [ENGINE, CLIENT])

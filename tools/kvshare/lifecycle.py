@@ -100,7 +100,7 @@ def missing_images(settings: Settings, context: str) -> list[str]:
 
 def _build_environment(settings: Settings, context: str) -> dict[str, str]:
     """What a build takes from this machine: its CA bundle, and a base image where none can be pulled."""
-    found = {}
+    found = _provenance(settings.root)
     if not settings.get("CA_BUNDLE") and (bundle := _ca_bundle()):
         found["CA_BUNDLE"] = bundle
     if not settings.get("BASE") and (base := _base_image(settings, context)):
@@ -112,6 +112,20 @@ def _build_environment(settings: Settings, context: str) -> dict[str, str]:
             environment = {**settings.compose_environment(context), "PYTHON": sys.executable}
             _logged(script, settings.root, environment, "wheelhouse.log", current)
     return found
+
+
+def _provenance(root: Path) -> dict[str, str]:
+    """Where the images come from, for their labels; nothing outside a git clone."""
+
+    def git(*arguments: str) -> str:
+        try:
+            result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
+        except FileNotFoundError:
+            return ""
+        return result.stdout.strip()
+
+    found = {"REVISION": git("describe", "--always", "--dirty"), "SOURCE": git("remote", "get-url", "origin")}
+    return {name: value for name, value in found.items() if value}
 
 
 def _ca_bundle() -> str | None:
