@@ -1,4 +1,4 @@
-"""Write an image's software bill of materials: its Debian packages and its Python distributions, as CycloneDX 1.5.
+"""Write an image's bill of materials: its Debian packages and Python distributions, as CycloneDX 1.5.
 
 usage: python sbom.py IMAGE VERSION > sbom.cdx.json
 Format: https://cyclonedx.org/docs/1.5/json/, package URLs: https://github.com/package-url/purl-spec.
