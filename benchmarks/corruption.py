@@ -5,8 +5,8 @@ usage, in the CPU engine's image:
         kvshare/engine-cpu:0.1.0 /src/corruption.py
 
 For each seed one prompt of 1,546 random tokens: its first 1,536 are computed, their V is corrupted, the rest
-is computed on top, as decode does with pulled KV. Printed: the largest difference, in nats, over the five most
-likely first tokens.
+is computed on top, as decode does with pulled KV. Printed: the largest difference, in nats, over the five
+most likely first tokens.
 """
 
 from __future__ import annotations
