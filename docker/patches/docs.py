@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import sha256
 
-from patch import Patch
+from patch import Edit, Patch
 
 HEAD = """\
 # Patches
@@ -15,9 +15,9 @@ Made by `python docker/patches/apply.py --docs > docs/patches.md`; a test compar
 They are applied while an image is built (`docker/patches/apply.py --device cpu|cuda`), each under guard: the
 distribution has the version named here, the sha256 of the whole file is the known one, every text to
 exchange stands in it exactly once, the result compiles and has the known sha256, and nothing is written
-unless all of it can be. A second run changes nothing. An unknown file stops the build with one sentence
-that says what was expected and what was found. Exit codes: 0 in place, 1 refused by a guard, 2 usage,
-3 not writable.
+unless all of it can be. Where several patches change one file, each knows it as the one before left it.
+A second run changes nothing. An unknown file stops the build with one sentence that says what was expected
+and what was found. Exit codes: 0 in place, 1 refused by a guard, 2 usage, 3 not writable.
 
 Then `docker/patches/probe.py --device cpu|cuda` checks by behaviour that each does what it is for; every
 probe fails on the unpatched package (`tests/patches`). What was applied is recorded in the image as
@@ -46,16 +46,22 @@ def _section(patch: Patch) -> str:
         "| | |",
         "|---|---|",
         f"| images | {', '.join(sorted(patch.devices))} |",
-        f"| file | `{patch.module}` of {patch.distribution} {patch.version} |",
-        f"| sha256 before | `{patch.sha256_before}` |",
-        f"| sha256 after | `{patch.sha256_after}` |",
+        *(row for edit in patch.edits for row in _rows(patch, edit)),
         *added,
         f"| upstream | {patch.upstream} |",
         f"| probe | {patch.probe} |",
         f"| drop it when | {patch.drop_when} |",
         "",
         "What changes:",
-        *(f"- {replacement.reason}" for replacement in patch.replacements),
+        *(f"- {replacement.reason}" for edit in patch.edits for replacement in edit.replacements),
         "",
     ]
     return "\n".join(lines)
+
+
+def _rows(patch: Patch, edit: Edit) -> list[str]:
+    return [
+        f"| file | `{edit.module}` of {patch.distribution} {patch.version} |",
+        f"| sha256 before | `{edit.sha256_before}` |",
+        f"| sha256 after | `{edit.sha256_after}` |",
+    ]

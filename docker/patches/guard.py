@@ -1,8 +1,9 @@
 """Applies patches under guard: every file is known, or nothing is written.
 
 A file is patched only if the sha256 of all of it is the known one, each text to exchange stands in it
-exactly once, and the result compiles and has the known sha256. All patches are worked out before the
-first byte is written; what was written is taken back if a later write fails.
+exactly once, and the result compiles and has the known sha256. Several patches may change one file: each then
+knows it as the one before left it. All patches are worked out before the first byte is written; what was
+written is taken back if a later write fails.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from patch import AddedFile, Patch
+from patch import AddedFile, Edit, Patch
 
 
 class RefusedError(Exception):
@@ -26,7 +27,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Change:
-    """One file: its content now (None if there is no such file yet) and its content once patched."""
+    """What one patch does to one file: the content now (None if there is no such file yet) and afterwards."""
 
     patch_id: str
     path: Path
@@ -34,14 +35,8 @@ class Change:
     before: bytes | None
     after: bytes
     sha256_before: str | None
-
-    @property
-    def applied(self) -> bool:
-        return self.before == self.after
-
-    @property
-    def sha256_after(self) -> str:
-        return sha256(self.after).hexdigest()
+    sha256_after: str
+    applied: bool
 
 
 def plan(patches: Iterable[Patch], site: Path | None = None) -> list[Change]:
@@ -49,7 +44,14 @@ def plan(patches: Iterable[Patch], site: Path | None = None) -> list[Change]:
 
     ``site`` is the folder that holds the package (default: sys.path). Raises RefusedError.
     """
-    return [change for patch in patches for change in _plan_one(patch, site)]
+    patches = list(patches)
+    changes: list[Change] = []
+    for patch in patches:
+        package = _find_package(patch, site)
+        _check_version(patch, package)
+        changes += [_plan_edit(patch, edit, package, patches, changes) for edit in patch.edits]
+        changes += [_plan_added(patch, added, package) for added in patch.added]
+    return changes
 
 
 def commit(changes: Iterable[Change]) -> None:
@@ -57,7 +59,8 @@ def commit(changes: Iterable[Change]) -> None:
 
     Whatever interrupts it, what was already written is taken back first. Raises OSError.
     """
-    todo = [change for change in changes if not change.applied]
+    last = {change.path: change for change in changes}  # a file of several patches is written once
+    todo = [change for change in last.values() if change.before != change.after]
     staged: list[Path] = []
     done: list[Change] = []
     try:
@@ -78,41 +81,59 @@ def commit(changes: Iterable[Change]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _plan_one(patch: Patch, site: Path | None) -> list[Change]:
-    package = _find_package(patch, site)
-    _check_version(patch, package)
-    path = _file_of(package, patch.module)
+def _plan_edit(
+    patch: Patch, edit: Edit, package: Path, patches: list[Patch], planned: list[Change]
+) -> Change:
+    path = _file_of(package, edit.module)
     if not path.is_file():
         raise RefusedError(
-            f"{_expects(patch)}, but there is no {path}; adapt the patch to this release or pin the old one."
+            f"{_expects(patch, edit)}, but there is no {path}; "
+            "adapt the patch to this release or pin the old one."
         )
     before = path.read_bytes()
-    after = before if _hash(before) == patch.sha256_after else patched(patch, path, before)
-    change = Change(patch.id, path, _relative(path, package), before, after, patch.sha256_before)
-    return [change, *(_plan_added(patch, added, package) for added in patch.added)]
+    current = next((change.after for change in reversed(planned) if change.path == path), before)
+    applied = _hash(before) in _results_from(patch, edit, patches)
+    after = before if applied else patched(patch, edit, path, current)
+    return Change(
+        patch.id,
+        path,
+        _relative(path, package),
+        before,
+        after,
+        edit.sha256_before,
+        edit.sha256_after,
+        applied,
+    )
 
 
-def patched(patch: Patch, path: Path, before: bytes) -> bytes:
-    """The content of the upstream file at ``path`` once patched; raises RefusedError."""
-    if _hash(before) != patch.sha256_before:
+def _results_from(patch: Patch, edit: Edit, patches: list[Patch]) -> set[str]:
+    """The hashes that the edit's file has once this patch, or it and later ones, are in it."""
+    later = patches[patches.index(patch) + 1 :]
+    same_file = (e for p in later for e in p.edits if e.module == edit.module)
+    return {edit.sha256_after, *(e.sha256_after for e in same_file)}
+
+
+def patched(patch: Patch, edit: Edit, path: Path, before: bytes) -> bytes:
+    """The content of the file at ``path`` once edited; raises RefusedError."""
+    if _hash(before) != edit.sha256_before:
         raise RefusedError(
-            f"{_expects(patch)} with sha256 {patch.sha256_before}, but {path} has {_hash(before)}; "
+            f"{_expects(patch, edit)} with sha256 {edit.sha256_before}, but {path} has {_hash(before)}; "
             "reinstall that release, or adapt the patch to this file."
         )
     text = before.decode()
-    for number, replacement in enumerate(patch.replacements, start=1):
+    for number, replacement in enumerate(edit.replacements, start=1):
         found = text.count(replacement.old)
         if found != 1:
             raise RefusedError(
-                f"{_expects(patch)} to hold the text of replacement {number} exactly once, "
+                f"{_expects(patch, edit)} to hold the text of replacement {number} exactly once, "
                 f"but it stands {found} times in {path}; adapt the patch to this file."
             )
         text = text.replace(replacement.old, replacement.new)
     after = text.encode()
-    _check_compiles(patch, after, path)
-    if _hash(after) != patch.sha256_after:
+    _check_compiles(patch, edit, after, path)
+    if _hash(after) != edit.sha256_after:
         raise RefusedError(
-            f"{_expects(patch)} to become sha256 {patch.sha256_after}, "
+            f"{_expects(patch, edit)} to become sha256 {edit.sha256_after}, "
             f"but {path} would become {_hash(after)}; review the result, then record its hash in the patch."
         )
     return after
@@ -127,8 +148,10 @@ def _plan_added(patch: Patch, added: AddedFile, package: Path) -> Change:
             f"{_expects(patch)} and adds {added.module}, but another file is already at {path}; "
             "reinstall that release, or drop the patch if upstream now ships the module."
         )
-    _check_compiles(patch, after, path)
-    return Change(patch.id, path, _relative(path, package), before, after, None)
+    _check_compiles(patch, patch.edits[0], after, path)
+    return Change(
+        patch.id, path, _relative(path, package), before, after, None, _hash(after), before == after
+    )
 
 
 def _find_package(patch: Patch, site: Path | None) -> Path:
@@ -154,17 +177,17 @@ def _check_version(patch: Patch, package: Path) -> None:
         )
 
 
-def _check_compiles(patch: Patch, source: bytes, path: Path) -> None:
+def _check_compiles(patch: Patch, edit: Edit, source: bytes, path: Path) -> None:
     try:
         compile(source, str(path), "exec")
     except (SyntaxError, ValueError) as error:
         raise RefusedError(
-            f"{_expects(patch)}, but the patched {path} does not compile ({error}); correct the patch."
+            f"{_expects(patch, edit)}, but the patched {path} does not compile ({error}); correct the patch."
         ) from error
 
 
-def _expects(patch: Patch) -> str:
-    return f"Patch {patch.id} expects {patch.module} of {patch.distribution} {patch.version}"
+def _expects(patch: Patch, edit: Edit | None = None) -> str:
+    return f"Patch {patch.id} expects {(edit or patch).module} of {patch.distribution} {patch.version}"
 
 
 def _file_of(package: Path, module: str) -> Path:

@@ -29,8 +29,18 @@ class AddedFile:
 
 
 @dataclass(frozen=True)
+class Edit:
+    """A change to one module; both hashes are of the whole file, the earlier patches' changes included."""
+
+    module: str
+    sha256_before: str
+    sha256_after: str
+    replacements: tuple[Replacement, ...]
+
+
+@dataclass(frozen=True)
 class Patch:
-    """A change to one module of one version of a distribution; both hashes are of the whole file.
+    """A change to a module of one version of a distribution, and to others if it has ``more``.
 
     ``devices`` are the images it belongs in: ``cpu``, ``cuda``.
     """
@@ -49,3 +59,8 @@ class Patch:
     probe: str
     drop_when: str
     added: tuple[AddedFile, ...] = ()
+    more: tuple[Edit, ...] = ()
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        return (Edit(self.module, self.sha256_before, self.sha256_after, self.replacements), *self.more)

@@ -28,9 +28,9 @@ settings.load_profile("same every time")
 
 @pytest.fixture
 def probe(tmp_path: Path) -> Probe:
-    """Run docker/patches/probe.py with other content in a patch's file: see ``upstream.run_probe``."""
+    """Run docker/patches/probe.py with other content in files of LMCache: see ``upstream.run_probe``."""
 
-    def run(name: str, patch: Patch, content: bytes) -> subprocess.CompletedProcess[str]:
+    def run(name: str, patch: Patch, content: bytes | dict[str, str]) -> subprocess.CompletedProcess[str]:
         return run_probe(name, patch, content, tmp_path)
 
     return run

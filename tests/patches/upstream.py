@@ -11,49 +11,83 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
-from guard import patched
-from patch import Patch
+from apply import PATCHES
+from guard import patched, plan
+from patch import Edit, Patch, Replacement
 
 PROBE = Path(__file__).parents[2] / "docker" / "patches" / "probe.py"
 PROBE_TIMEOUT_S = 300
 
-Probe = Callable[[str, Patch, bytes], "subprocess.CompletedProcess[str]"]
+Probe = Callable[[str, Patch, "bytes | dict[str, str]"], "subprocess.CompletedProcess[str]"]
+
+
+def patched_files() -> dict[str, str]:
+    """Every file of LMCache that the CPU image patches, patched, by its path in site-packages."""
+    patches = [patch for patch in PATCHES if "cpu" in patch.devices and patch.distribution == "lmcache"]
+    return {change.relative: change.after.decode() for change in plan(patches)}
+
+
+def without(patch: Patch, *left_out: Replacement) -> dict[str, str]:
+    """The same files with all patches but this one, or but these replacements of it."""
+    files = patched_files()
+    for edit in patch.edits:
+        name = next(name for name in files if name in _file_names(edit.module))
+        for replacement in reversed(edit.replacements):
+            if not left_out or replacement in left_out:
+                assert files[name].count(replacement.new) == 1
+                files[name] = files[name].replace(replacement.new, replacement.old)
+    return files
 
 
 def before(patch: Patch) -> bytes:
     """The upstream file, taken back from the patched one if that is installed."""
     content = _installed_file(patch).read_bytes()
-    if sha256(content).hexdigest() == patch.sha256_after:
-        text = content.decode()
-        for replacement in reversed(patch.replacements):
-            assert text.count(replacement.new) == 1
-            text = text.replace(replacement.new, replacement.old)
-        content = text.encode()
-    assert sha256(content).hexdigest() == patch.sha256_before
+    edits = [edit for p in PATCHES for edit in p.edits if edit.module == patch.module]
+    for edit in reversed(edits):
+        if sha256(content).hexdigest() == edit.sha256_after:
+            content = _undone(content.decode(), edit).encode()
+    assert sha256(content).hexdigest() == edits[0].sha256_before
     return content
 
 
 def after(patch: Patch) -> bytes:
-    """The patched file."""
-    return patched(patch, _installed_file(patch), before(patch))
+    """The patched file, of a patch that is the first of its file."""
+    return patched(patch, patch.edits[0], _installed_file(patch), before(patch))
 
 
-def run_probe(name: str, patch: Patch, content: bytes, site: Path) -> subprocess.CompletedProcess[str]:
-    """Run probe.py on a copy of the installed package in which the patch's file is ``content``.
+def _undone(text: str, edit: Edit) -> str:
+    for replacement in reversed(edit.replacements):
+        assert text.count(replacement.new) == 1
+        text = text.replace(replacement.new, replacement.old)
+    return text
 
-    The copy is made in the folder ``site``.
+
+def _file_names(module: str) -> tuple[str, str]:
+    path = module.replace(".", "/")
+    return f"{path}.py", f"{path}/__init__.py"
+
+
+def run_probe(
+    name: str, patch: Patch, content: bytes | dict[str, str], site: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run probe.py on a copy, made in ``site``, of the installed package with other content in it.
+
+    ``content`` is that of the patch's first file, or of files by their path in site-packages.
     """
     package = _installed_package(patch)
-    # Links are enough: only one file differs. Bytecode is left behind, it may be of other content.
+    # Links are enough: few files differ. Bytecode is left behind, it may be of other content.
     shutil.copytree(
         package, site / package.name, copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__")
     )
     # A wheel's own shared libraries, which its extensions look for beside the package.
     for libraries in package.parent.glob(f"*{package.name}.*libs"):
         (site / libraries.name).symlink_to(libraries)
-    target = site / package.name / _installed_file(patch).relative_to(package)
-    target.unlink()
-    target.write_bytes(content)
+    if isinstance(content, bytes):
+        first = _installed_file(patch).relative_to(package.parent).as_posix()
+        content = {first: content.decode()}
+    for file, text in content.items():
+        (site / file).unlink(missing_ok=True)
+        (site / file).write_text(text)
     return subprocess.run(
         [sys.executable, "-B", str(PROBE), "--device", "cpu", "--only", name],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.getenv("PYTHONPATH", "")])},

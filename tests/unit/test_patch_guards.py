@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "docker" / "patches"))
 import apply  # noqa: E402
 import guard  # noqa: E402
 from guard import RefusedError, commit, plan  # noqa: E402
-from patch import AddedFile, Patch, Replacement  # noqa: E402
+from patch import AddedFile, Edit, Patch, Replacement  # noqa: E402
 
 FIRST = "LIMIT = 1\nNAME = 'first'\n"
 SECOND = "LIMIT = 1\nNAME = 'second'\n"
@@ -202,6 +202,46 @@ def test_a_full_disk_leaves_everything_as_it_was(site: Site, monkeypatch: pytest
     assert site.files() == before
 
 
+THIRD = make_patch("first", "LIMIT = 2\nNAME = 'first'\n", "'first'", "'third'")
+
+
+def test_a_second_patch_of_a_file_takes_it_as_the_first_left_it(site: Site) -> None:
+    changes = plan([*PATCHES, THIRD], site.path)
+    commit(changes)
+    assert site.file("first").read_text() == "LIMIT = 2\nNAME = 'third'\n"
+    assert [change.sha256_after for change in changes] == [patch.sha256_after for patch in (*PATCHES, THIRD)]
+    assert all(change.applied for change in plan([*PATCHES, THIRD], site.path))
+
+
+def test_a_patch_is_added_to_a_patched_file(site: Site) -> None:
+    commit(plan(PATCHES, site.path))
+    changes = plan([*PATCHES, THIRD], site.path)
+    assert [change.applied for change in changes] == [True, True, False]
+    commit(changes)
+    assert site.file("first").read_text() == "LIMIT = 2\nNAME = 'third'\n"
+
+
+def test_a_second_patch_without_the_first_is_refused(site: Site) -> None:
+    with pytest.raises(RefusedError, match="with sha256"):
+        plan([THIRD], site.path)
+
+
+def test_all_files_of_a_patch_are_written_or_none(site: Site) -> None:
+    second = PATCHES[1]
+    both = replace(
+        PATCHES[0],
+        more=(Edit(second.module, second.sha256_before, second.sha256_after, second.replacements),),
+    )
+    before = site.files()
+    site.file("second").write_text("# unknown\n")
+    with pytest.raises(RefusedError, match=r"Patch patch-first expects thing\.second of thing 1\.0"):
+        plan([both], site.path)
+    site.file("second").write_text(before["thing/second.py"])
+    commit(plan([both], site.path))
+    assert "LIMIT = 2" in site.file("first").read_text()
+    assert "LIMIT = 2" in site.file("second").read_text()
+
+
 def adding_patch() -> Patch:
     return replace(PATCHES[0], added=(AddedFile(source="patch.py", module="thing.added"),))
 
@@ -287,4 +327,4 @@ def test_each_patch_says_why_and_when_to_drop_it(patch: Patch) -> None:
     assert patch.devices
     said = (patch.title, patch.reason, patch.upstream, patch.probe, patch.drop_when)
     assert all(said)
-    assert all(replacement.reason for replacement in patch.replacements)
+    assert all(replacement.reason for edit in patch.edits for replacement in edit.replacements)
