@@ -1,0 +1,106 @@
+"""`python -m tests.rig`: the rig for people."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import click
+
+from tests.rig import engines, network
+from tests.rig.network import DECODE, DECODE_2, HOSTS, PREFILL, Host, RigError
+
+BY_NAME: Mapping[str, Host] = {host.name: host for host in HOSTS}
+SETTINGS: Mapping[str, str] = {
+    "DEVICE": "cpu",
+    "COMPOSE_FILE": "compose.yaml:compose.cpu.yaml",
+    "PREFILL_HOST": PREFILL.address,
+    "DECODE_HOST": DECODE.address,
+    "PREFILL_CONTEXT": engines.context_of(PREFILL),
+    "DECODE_CONTEXT": engines.context_of(DECODE),
+}
+HOST = click.argument("host", type=click.Choice(list(BY_NAME)))
+
+
+class Group(click.Group):
+    """Says what went wrong in a sentence."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except RigError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=Group)
+def main() -> None:
+    """Two machines on one, each with a Docker engine and an address of its own."""
+    if os.geteuid() != 0:
+        raise click.ClickException("the rig makes network namespaces, which needs root: type sudo make rig.")
+    network.require("ip", "tc", "nsenter", "dockerd")
+
+
+@main.command()
+@click.option("--decode-nodes", type=click.IntRange(1, 2), default=1, show_default=True)
+def up(decode_nodes: int) -> None:
+    """Make the network, start the engines, and load this machine's images into them."""
+    network.up()
+    hosts = (PREFILL, DECODE, DECODE_2)[: 1 + decode_nodes]
+    for host in hosts:
+        click.echo(f"rig: {host.name} is {host.address}, context {engines.context_of(host)}", err=True)
+        engines.start(host)
+    engines.load_images(hosts)
+    settings = dict(SETTINGS)
+    if decode_nodes == 2:
+        settings |= {
+            "DECODE_HOSTS": f"{DECODE.address},{DECODE_2.address}",
+            "DECODE_CONTEXTS": f"{engines.context_of(DECODE)},{engines.context_of(DECODE_2)}",
+        }
+    click.echo("\n".join(f"{name}={value}" for name, value in settings.items()))
+
+
+@main.command()
+@click.option("--purge", is_flag=True, help="Remove the engines' images too.")
+def down(purge: bool) -> None:
+    """Stop the engines and remove the network."""
+    for host in (PREFILL, DECODE, DECODE_2):
+        engines.remove(host, purge)
+    network.down()
+
+
+@main.command()
+@HOST
+@click.option("--rate", default="", help="e.g. 1gbit")
+@click.option("--delay", default="", help="each way, e.g. 2500us")
+@click.option("--loss", default="", help="each way, e.g. 5%")
+def shape(host: str, rate: str, delay: str, loss: str) -> None:
+    """Limit a host's link; without options, give it its full speed again."""
+    network.unshape(BY_NAME[host])
+    if rate or delay or loss:
+        network.shape(BY_NAME[host], rate, delay, loss)
+
+
+@main.command()
+@HOST
+def partition(host: str) -> None:
+    """Cut a host's cable."""
+    network.partition(BY_NAME[host])
+
+
+@main.command()
+@HOST
+def heal(host: str) -> None:
+    """Plug it in again."""
+    network.heal(BY_NAME[host])
+
+
+@main.command(name="exec", context_settings={"ignore_unknown_options": True})
+@HOST
+@click.argument("command", nargs=-1, required=True)
+def execute(host: str, command: tuple[str, ...]) -> None:
+    """Run a command on a host's network, e.g. `exec operator curl http://192.168.110.13:9000`."""
+    os.execvp("nsenter", BY_NAME[host].command(*command))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""A Docker engine on each host, and the context that leads to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.rig.network import Host, RigError, run
+
+RUN, DATA = Path("/run/kvshare-rig"), Path("/var/lib/kvshare-rig")
+START_TIMEOUT_S, STOP_TIMEOUT_S, LOAD_TIMEOUT_S = 60, 60, 900
+IMAGES = ("kvshare/engine-cpu:0.1.0", "kvshare/client:0.1.0")
+
+
+def context_of(host: Host) -> str:
+    return f"kvshare-rig-{host.name}"
+
+
+def socket_of(host: Host) -> Path:
+    return RUN / host.name / "docker.sock"
+
+
+def docker(host: Host, *arguments: str, timeout_s: float = 120) -> str:
+    return run(["docker", "--host", f"unix://{socket_of(host)}", *arguments], timeout_s)
+
+
+def start(host: Host) -> None:
+    """Start a host's engine unless it runs, and make its context."""
+    folder = RUN / host.name
+    folder.mkdir(parents=True, exist_ok=True)
+    if _pid(host) is None:
+        with (folder / "log").open("wb") as log:
+            subprocess.Popen(
+                host.command(
+                    "dockerd",
+                    f"--data-root={DATA / host.name}",
+                    f"--exec-root={folder / 'exec'}",
+                    f"--pidfile={folder / 'pid'}",
+                    f"--host=unix://{socket_of(host)}",
+                    # An engine that manages iptables would cut the bridge.
+                    "--bridge=none",
+                    "--iptables=false",
+                    "--ip6tables=false",
+                ),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+    _wait_until_it_answers(host)
+    make_context(context_of(host), f"unix://{socket_of(host)}")
+
+
+def stop(host: Host) -> None:
+    """Stop a host's engine; its containers stop with it, and would start with it again."""
+    pid = _pid(host)
+    if pid is None:
+        return
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while _pid(host) is not None:
+        if time.monotonic() > deadline:
+            raise RigError(f"the engine of {host.name} (pid {pid}) did not stop in {STOP_TIMEOUT_S} s")
+        time.sleep(0.2)
+
+
+def remove(host: Host, purge: bool) -> None:
+    """Remove a host's containers, stop its engine and forget its context; ``purge`` takes its images too."""
+    if _pid(host) is not None:
+        if containers := docker(host, "ps", "--all", "--quiet").split():
+            docker(host, "rm", "--force", *containers)
+        stop(host)
+    remove_context(context_of(host))
+    shutil.rmtree(RUN / host.name, ignore_errors=True)
+    if purge:
+        shutil.rmtree(DATA / host.name, ignore_errors=True)
+
+
+def load_images(hosts: Iterable[Host]) -> None:
+    """Give each engine the images of this machine's own engine, where it has not the same already."""
+    wanted = {image: run(["docker", "image", "inspect", "--format", "{{.Id}}", image]) for image in IMAGES}
+    lacking = [h for h in hosts if any(_image_id(h, image) != wanted[image] for image in IMAGES)]
+    if not lacking:
+        return
+    loads = " ".join(f">(docker --host unix://{socket_of(host)} load --quiet)" for host in lacking)
+    # One reading for all: bash's own `wait` waits for the loads too.
+    script = f"set -o pipefail; docker save {' '.join(IMAGES)} | tee {loads} > /dev/null; wait"
+    run(["bash", "-c", script], LOAD_TIMEOUT_S)
+    for host in lacking:
+        for image in IMAGES:
+            if _image_id(host, image) != wanted[image]:
+                raise RigError(f"the engine of {host.name} did not load {image}")
+        docker(host, "image", "prune", "--force")
+
+
+def make_context(name: str, address: str) -> None:
+    remove_context(name)
+    run(["docker", "context", "create", name, "--docker", f"host={address}"])
+
+
+def remove_context(name: str) -> None:
+    subprocess.run(["docker", "context", "rm", "--force", name], capture_output=True)
+
+
+def _image_id(host: Host, image: str) -> str:
+    try:
+        return docker(host, "image", "inspect", "--format", "{{.Id}}", image)
+    except RigError:
+        return ""
+
+
+def _wait_until_it_answers(host: Host) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            docker(host, "info")
+            return
+        except RigError as error:
+            if time.monotonic() > deadline:
+                log = (RUN / host.name / "log").read_text(errors="replace").splitlines()[-5:]
+                raise RigError(
+                    f"the engine of {host.name} did not start: {error}\n" + "\n".join(log)
+                ) from None
+            time.sleep(0.3)
+
+
+def _pid(host: Host) -> int | None:
+    """The pid of the host's engine, if it is that program still."""
+    try:
+        pid = int((RUN / host.name / "pid").read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        zombie = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (OSError, ValueError):
+        return None
+    return pid if b"dockerd" in command and str(DATA / host.name).encode() in command and not zombie else None
