@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+CPU = {"DEVICE": "cpu", "COMPOSE_FILE": "compose.yaml:compose.cpu.yaml"}
+BUILD_TIMEOUT_S = 2400
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,6 +24,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def images() -> dict[str, str]:
+    """Names of the CPU images by service, all of them built from this tree, once in a test run."""
+    built = _run(sys.executable, "-m", "kvshare", "image", timeout=BUILD_TIMEOUT_S)
+    assert built.returncode == 0, built.stderr[-5000:]
+    config = _run("docker", "compose", "--profile", "*", "config", "--format", "json", timeout=60)
+    assert config.returncode == 0, config.stderr
+    return {name: service["image"] for name, service in json.loads(config.stdout)["services"].items()}
+
+
+def _run(*command: str, timeout: float) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **CPU}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 @pytest.fixture

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import BUILD_TIMEOUT_S, CPU, ROOT
 
-ENVIRONMENT = {**os.environ, "DEVICE": "cpu", "COMPOSE_FILE": "compose.yaml:compose.cpu.yaml"}
+ENVIRONMENT = {**os.environ, **CPU}
 CLIENT_LIMIT = 250e6
-BUILD_TIMEOUT_S = 2400
 ENGINE, CLIENT = "prefill", "client"
 
 pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S)
@@ -28,16 +27,6 @@ def run(*command: str, timeout: float = 120) -> str:
     return result.stdout
 
 
-@pytest.fixture(scope="module")
-def names() -> dict[str, str]:
-    """Image name by service, once all are built from this tree."""
-    run(sys.executable, "-m", "kvshare", "image", timeout=BUILD_TIMEOUT_S)
-    services = json.loads(run("docker", "compose", "--profile", "*", "config", "--format", "json"))[
-        "services"
-    ]
-    return {service: services[service]["image"] for service in (ENGINE, CLIENT)}
-
-
 def inspect(name: str) -> dict[str, Any]:
     (found,) = json.loads(run("docker", "image", "inspect", name))
     return dict(found)
@@ -48,28 +37,28 @@ def inside(name: str, *command: str) -> str:
     return run("docker", "run", "--rm", "--network", "none", "--entrypoint", program, name, *arguments)
 
 
-def test_the_client_image_is_small_and_has_no_docker_sdk(names: dict[str, str]) -> None:
-    assert inspect(names[CLIENT])["Size"] <= CLIENT_LIMIT
-    found = inside(names[CLIENT], "python", "-c", "import importlib.util as u; print(u.find_spec('docker'))")
+def test_the_client_image_is_small_and_has_no_docker_sdk(images: dict[str, str]) -> None:
+    assert inspect(images[CLIENT])["Size"] <= CLIENT_LIMIT
+    found = inside(images[CLIENT], "python", "-c", "import importlib.util as u; print(u.find_spec('docker'))")
     assert found.strip() == "None"
 
 
 @pytest.mark.parametrize("service", [ENGINE, CLIENT])
-def test_nothing_runs_as_root(names: dict[str, str], service: str) -> None:
-    assert inside(names[service], "id", "-u").strip() == "2000"
+def test_nothing_runs_as_root(images: dict[str, str], service: str) -> None:
+    assert inside(images[service], "id", "-u").strip() == "2000"
 
 
 @pytest.mark.parametrize("service", [ENGINE, CLIENT])
-def test_images_say_what_they_are(names: dict[str, str], service: str) -> None:
-    labels = inspect(names[service])["Config"]["Labels"]
+def test_images_say_what_they_are(images: dict[str, str], service: str) -> None:
+    labels = inspect(images[service])["Config"]["Labels"]
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert labels["org.opencontainers.image.version"]
     assert labels["org.opencontainers.image.revision"] not in ("", "unknown")
 
 
 @pytest.mark.parametrize(("service", "package"), [(ENGINE, "vllm"), (CLIENT, "click")])
-def test_images_carry_a_bill_of_materials(names: dict[str, str], service: str, package: str) -> None:
-    bill = json.loads(inside(names[service], "cat", "/opt/kvshare/sbom.cdx.json"))
+def test_images_carry_a_bill_of_materials(images: dict[str, str], service: str, package: str) -> None:
+    bill = json.loads(inside(images[service], "cat", "/opt/kvshare/sbom.cdx.json"))
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
     urls = [component["purl"] for component in bill["components"]]
     assert any(url.startswith(f"pkg:pypi/{package}@") for url in urls)
@@ -77,32 +66,32 @@ def test_images_carry_a_bill_of_materials(names: dict[str, str], service: str, p
 
 
 @pytest.mark.parametrize("service", [ENGINE, CLIENT])
-def test_no_build_tool_is_left(names: dict[str, str], service: str) -> None:
-    left = inside(names[service], "sh", "-c", "for t in pip gcc g++ make; do command -v $t || true; done")
+def test_no_build_tool_is_left(images: dict[str, str], service: str) -> None:
+    left = inside(images[service], "sh", "-c", "for t in pip gcc g++ make; do command -v $t || true; done")
     assert left == ""
 
 
-def test_the_engine_image_knows_its_patches(names: dict[str, str]) -> None:
-    patches = json.loads(inside(names[ENGINE], "cat", "/opt/kvshare/patches.json"))
+def test_the_engine_image_knows_its_patches(images: dict[str, str]) -> None:
+    patches = json.loads(inside(images[ENGINE], "cat", "/opt/kvshare/patches.json"))
     assert {patch["id"] for patch in patches} == {
         "message-defaults", "cpu-connector", "progress-delay", "lookup-loop",
     }  # fmt: skip
 
 
-def test_the_demo_model_is_the_same_wherever_it_is_made(names: dict[str, str]) -> None:
+def test_the_demo_model_is_the_same_wherever_it_is_made(images: dict[str, str]) -> None:
     make = (
         "import hashlib; from pathlib import Path; from kvshare_engine import demo_model\n"
         "for name in 'ab':\n"
         "    weights = demo_model.ensure(Path('/tmp') / name) / 'model.safetensors'\n"
         "    print(hashlib.sha256(weights.read_bytes()).hexdigest())"
     )
-    first, second = inside(names[ENGINE], "python", "-c", make).split()
+    first, second = inside(images[ENGINE], "python", "-c", make).split()
     assert first == second
 
 
-def test_an_unknown_command_is_refused_with_what_there_is(names: dict[str, str]) -> None:
+def test_an_unknown_command_is_refused_with_what_there_is(images: dict[str, str]) -> None:
     result = subprocess.run(
-        ["docker", "run", "--rm", "--network", "none", names[ENGINE], "--help"],
+        ["docker", "run", "--rm", "--network", "none", images[ENGINE], "--help"],
         capture_output=True,
         text=True,
     )
@@ -110,7 +99,7 @@ def test_an_unknown_command_is_refused_with_what_there_is(names: dict[str, str])
     assert "expected one of controller, server, health" in result.stderr
 
 
-@pytest.mark.usefixtures("names")
+@pytest.mark.usefixtures("images")
 def test_the_cuda_lock_still_holds_and_its_patches_apply() -> None:
     """What of the CUDA image can be proven without its gigabytes."""
     run("docker/locks/compile.sh", "--check", timeout=600)

@@ -88,11 +88,10 @@ class Rig:
 
 
 @pytest.fixture(scope="session")
-def rig() -> Iterator[Rig]:
-    """The images, built from this tree, and at the end nothing left running."""
+def rig(images: dict[str, str]) -> Iterator[Rig]:
+    """The stack on images of this tree, and at the end nothing left running."""
+    del images
     rig = Rig()
-    outcome = rig.kvshare("image", timeout=2400)
-    assert outcome.code == 0, outcome.err
     yield rig
     rig.kvshare("down")
 
