@@ -1,6 +1,6 @@
 # kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status logs verify image image-cuda lint test test-unit test-scenarios generate benchmarks
+.PHONY: help setup demo up down status logs bundle verify image ship push pull lint test test-unit test-scenarios generate benchmarks
 
 NODE ?= all
 DEVICE ?=
@@ -21,16 +21,24 @@ down: ## Stop what demo or up started (the engine too, where demo started it)
 ##@ Two machines
 up: setup ## Start NODE=prefill (with the controller), NODE=decode, or both
 	@$(KVSHARE) up $(NODE) $(ARGS)
-status: setup ## What runs where, and how it is
+status: setup ## What runs where, how it is, and what the controller knows of it
 	@$(KVSHARE) status $(ARGS)
-logs: setup ## The containers' logs, merged by time
+logs: setup ## Every node's log, merged by time (ARGS="--follow --since 10m --node decode")
 	@$(KVSHARE) logs $(ARGS)
+bundle: setup ## One archive to find a fault with, without secrets: FILE=name.tar.gz, or a name with the time
+	@$(KVSHARE) bundle $(FILE) $(ARGS)
 verify: setup ## Prove that KV cache is reused, with right answers (ARGS="--output json")
 	@$(KVSHARE) verify $(ARGS)
 
 ##@ Images
-image: setup ## Build the images for DEVICE (cpu, or DEVICE=cuda)
-	@$(KVSHARE) image $(ARGS)
+image: setup ## Build the images for DEVICE (cpu, or DEVICE=cuda), on every machine or NODE's
+	@$(KVSHARE) image $(NODE) $(ARGS)
+ship: setup ## Stream them to NODE from a machine that has them (ARGS="--from CONTEXT")
+	@$(KVSHARE) ship $(NODE) $(ARGS)
+push: setup ## Push them to REGISTRY=host:port/name, or .env's
+	@$(KVSHARE) push $(ARGS)
+pull: setup ## Pull them from there, for NODE
+	@$(KVSHARE) pull $(NODE) $(ARGS)
 
 ##@ For whoever works on kvshare
 setup: ## Install what is missing: Docker and its plugins, the tool in .venv

@@ -1,7 +1,24 @@
 """What the unit tests share."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+from tests.unit.fake_docker import FakeDocker
 
 # A busy machine is not a failure, and a failure is to be the same on the next run.
 settings.register_profile("kvshare", deadline=None, derandomize=True)
 settings.load_profile("kvshare")
+
+
+@pytest.fixture
+def fake_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
+    """Engines `default` (prefill's) and `gpu-b` (decode's), behind a `docker` command of its own."""
+    fake = FakeDocker(tmp_path)
+    for context in ("default", "gpu-b"):
+        fake.engine(context)
+    monkeypatch.setenv("PATH", fake.path)
+    return fake

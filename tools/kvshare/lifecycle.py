@@ -11,9 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from kvshare import dockerd, preflight
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.progress import Step, step
@@ -91,9 +88,9 @@ def build_target(settings: Settings, context: str, target: str) -> None:
         _logged(command, settings.root, environment, f"{target}.log", current)
 
 
-def missing_images(settings: Settings, context: str) -> list[str]:
-    """Names of the stack's images that a context's engine does not have."""
-    listing = _compose(settings, context, "config", "--images")
+def missing_images(settings: Settings, context: str, services: Sequence[str] = ()) -> list[str]:
+    """Names of the images of services, or of all, that a context's engine does not have."""
+    listing = _compose(settings, context, "config", "--images", *services)
     names = sorted(set(listing.split()))
     return [name for name in names if not _has_image(context, name)]
 
@@ -188,12 +185,18 @@ def up(settings: Settings, stack: Stack, node: str, timeout_s: float) -> None:
     members = members_of(stack, node)
     preflight.check_all(settings, stack, _not_running(settings, members))
     for context, services in by_context(members).items():
-        if missing := missing_images(settings, context):
-            raise KvshareError(
-                f"context {context} has no image {missing[0]}: type make image, then this again."
-            )
+        # The client runs beside prefill, at the first verification.
+        client = ["client"] if context == stack.prefill.context else []
+        if missing := missing_images(settings, context, [*services, *client]):
+            how = _how_to_get_it(settings, node)
+            raise KvshareError(f"context {context} has no image {missing[0]}: {how}, then this again.")
         _start(settings, context, services)
         _wait_until_healthy(settings, context, services, timeout_s)
+
+
+def _how_to_get_it(settings: Settings, node: str) -> str:
+    elsewhere = "make pull" if settings.get("REGISTRY") else "make ship"
+    return f"type make image NODE={node}, or {elsewhere} NODE={node} if it is built already"
 
 
 def _not_running(settings: Settings, members: Sequence[Controller | Server]) -> list[Controller | Server]:
@@ -297,52 +300,3 @@ def _logged(
             raise
     if process.wait() != 0:
         raise KvshareError(f"{' '.join(command[:4])} … failed; the end of {log}:\n" + "\n".join(tail))
-
-
-# Looking
-
-
-@dataclass(frozen=True)
-class ServiceStatus:
-    """One member of the stack, running or not."""
-
-    node: str
-    context: str
-    host: str
-    state: str
-    health: str
-
-
-def status(settings: Settings, stack: Stack) -> list[ServiceStatus]:
-    """How each member of the stack is; ``absent`` where its context has no container of it."""
-    found = {
-        (context, state.service): state for context in stack.contexts for state in states(settings, context)
-    }
-    rows = []
-    for member in stack.members:
-        state = found.get((member.context, member.service))
-        seen = (state.state, state.health) if state else ("absent", "")
-        rows.append(ServiceStatus(member.name, member.context, member.host, *seen))
-    return rows
-
-
-def print_status(rows: Sequence[ServiceStatus]) -> None:
-    """Print a table for people."""
-    table = Table("node", "host", "context", "state", "health", box=None)
-    for row in rows:
-        table.add_row(row.node, row.host, row.context, row.state, row.health)
-    Console().print(table)
-
-
-def merged_logs(settings: Settings, stack: Stack, tail: int) -> list[str]:
-    """The last ``tail`` lines of every member as ``time node line``, merged by time over all contexts."""
-    lines: list[tuple[str, str]] = []
-    for member in stack.members:
-        output = _compose(
-            settings, member.context, "logs", "--no-log-prefix", "--no-color", "--timestamps",
-            "--tail", str(tail), member.service,
-        )  # fmt: skip
-        for line in output.splitlines():
-            when, _, text = line.partition(" ")
-            lines.append((when, f"{when} {member.name:<10} {text}"))
-    return [line for _, line in sorted(lines)]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict
 
 import click
 
+from kvshare import deliver, observe
 from kvshare.settings import Settings, find_root, load_settings, validate_node
 
 TIMEOUT = click.option(
@@ -75,52 +74,6 @@ def down() -> None:
     demonstration.stop(settings.root, settings, read_stack(settings))
 
 
-@click.command()
-def image() -> None:
-    """Build the engine and client images for DEVICE, on every context."""
-    from kvshare import lifecycle
-    from kvshare.stack import read_stack
-
-    settings = load_settings(find_root())
-    for context in read_stack(settings).contexts:
-        lifecycle.build(settings, context)
-
-
-@click.command()
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="A table for people, or JSON.",
-)
-def status(output: str) -> None:
-    """Show each service: where it runs and how it is. Exit code 1 unless all are healthy."""
-    from kvshare import lifecycle
-    from kvshare.stack import read_stack
-
-    settings = load_settings(find_root())
-    found = lifecycle.status(settings, read_stack(settings))
-    if output == "json":
-        click.echo(json.dumps([asdict(row) for row in found], indent=2))
-    else:
-        lifecycle.print_status(found)
-    sys.exit(0 if all(row.health == "healthy" for row in found) else 1)
-
-
-@click.command()
-@click.option("--tail", type=click.IntRange(1), default=100, show_default=True, help="Lines of each service.")
-def logs(tail: int) -> None:
-    """Print the last log lines of every service, each with its service's name, merged by time."""
-    from kvshare import lifecycle
-    from kvshare.stack import read_stack
-
-    settings = load_settings(find_root())
-    for line in lifecycle.merged_logs(settings, read_stack(settings), tail):
-        click.echo(line)
-
-
 @click.group()
 def engine() -> None:
     """The local Docker engine, where nothing else starts it (no systemd)."""
@@ -147,7 +100,11 @@ def engine_stop() -> None:
     )
 
 
-COMMANDS = (demo, up, down, image, status, logs, engine)
+COMMANDS = (
+    *(demo, up, down, engine),
+    *(deliver.image, deliver.ship, deliver.push, deliver.pull),
+    *(observe.status, observe.logs, observe.bundle),
+)
 
 
 def _verify(settings: Settings) -> int:
