@@ -20,6 +20,7 @@ from kvshare.settings import Settings
 from kvshare.stack import Controller, Server, Stack
 
 GIB = 1024**3
+ANY_ADDRESS = ("0.0.0.0", "::")
 # Resident memory in GiB, a little above what was seen on the CPU; LMCache memory of a server comes on top.
 CONTROLLER_GIB = 0.5
 CPU_SERVER_GIB = 2.5
@@ -65,13 +66,21 @@ def check_all(settings: Settings, stack: Stack, members: Sequence[Controller | S
 
 
 def check_ports(members: Iterable[Controller | Server]) -> None:
-    """KvshareError names the first port that something else on this machine already listens on, and what."""
+    """KvshareError names the first port that something else on this machine already listens on, and what.
+
+    A member whose address this machine does not hold runs on an engine with a network of its own.
+    """
     listening = _listening()
+    mine = {entry.address for entries in psutil.net_if_addrs().values() for entry in entries}
     for member in members:
-        for port in ports_of(member):
-            if port.number in listening:
+        for port in ports_of(member) if member.host in mine else ():
+            taken_by = next(
+                (by for (address, number), by in listening.items()
+                 if number == port.number and address in (member.host, *ANY_ADDRESS)), None,
+            )  # fmt: skip
+            if taken_by is not None:
                 raise KvshareError(
-                    f"port {port.number} ({port.purpose}) is taken by {listening[port.number]}: "
+                    f"port {port.number} ({port.purpose}) is taken by {taken_by}: "
                     "stop that, or change the port in x-kvshare of compose.yaml."
                 )
 
@@ -143,12 +152,12 @@ def docker_root(context: str) -> Path:
     return Path(json.loads(result.stdout)) if result.returncode == 0 else Path("/")
 
 
-def _listening() -> Mapping[int, str]:
-    """Every TCP port listened on here, with the name and pid of its process where we may know it."""
+def _listening() -> Mapping[tuple[str, int], str]:
+    """Every TCP address and port listened on here, with its process's name and pid where we may know it."""
     found = {}
     for connection in psutil.net_connections(kind="tcp"):
         if connection.status == psutil.CONN_LISTEN and connection.laddr:
-            found[connection.laddr.port] = _process(connection.pid)
+            found[connection.laddr.ip, connection.laddr.port] = _process(connection.pid)
     return found
 
 
