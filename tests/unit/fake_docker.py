@@ -26,7 +26,7 @@ class FakeDocker:
         program = folder / "bin" / "docker"
         program.parent.mkdir(parents=True)
         program.write_text(
-            f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+            f"#!{sys.executable} -IS\nimport sys\nsys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
             f"from tests.unit.fake_docker import main\nmain({str(self.folder)!r}, sys.argv[1:])\n"
         )
         program.chmod(0o755)

@@ -46,7 +46,7 @@ def test_names_of_secrets(name: str) -> None:
     "name",
     [
         *("PYTHONHASHSEED", "tokenizer", "HF_TOKEN_FILE", "keyboard", "KVSHARE_MODEL", "UCX_TLS", "monkey"),
-        *("VLLM_API_KEY_FILE", "author", "secretary", "", "-"),
+        *("VLLM_API_KEY_FILE", "author", "PWD", "token_database.py", "secretary", "", "-"),
     ],
 )
 def test_names_of_no_secrets(name: str) -> None:
@@ -113,6 +113,9 @@ def test_lines_that_hold_a_secret(line: str) -> None:
         "Established connection to peer_init_url: 192.168.110.13:8200",
         "tokenizer='demo', tokenizer_mode=auto, seed=0",
         '{"key_count": 6, "max_tokens": 16}',
+        "{'encoder_cudagraph_token_budgets': [], 'token_sizes': [1, 2, 4], 'x': 0}",
+        "INFO: Using hash algorithm: builtin (token_database.py:88:lmcache.v1.token_database)",
+        'vllm:cache_config_info{cache_hit_alignment_tokens="None",block_tokens="128"} 1.0',
     ],
 )
 def test_lines_that_hold_none_stay(line: str) -> None:
@@ -169,6 +172,12 @@ JSON = st.recursive(
 @given(data=JSON)
 def test_figures_stay(data: Any) -> None:
     assert REDACTOR.data(data) == data
+
+
+@pytest.mark.parametrize("text", ["api_key='12345678'", "HF_TOKEN=12345678", "password: 1234"])
+def test_a_secret_may_be_a_number(text: str) -> None:
+    assert "1234" not in REDACTOR.text(text)
+    assert "1234" not in json.dumps(REDACTOR.data({"Env": [text.replace(": ", "=")]}))
 
 
 def test_structures() -> None:

@@ -38,8 +38,14 @@ _SOFT = {
     "accesstoken",
     "authtoken",
 }  # a number under such a name is a count
+_KINDS = {
+    *("api", "access", "private", "encryption", "signing", "master", "ssl", "tls", "ssh", "aws", "hf", "hub"),
+    *("refresh", "session", "github", "gitlab", "openai"),
+}  # of a token or key that is certainly a secret, were it a number
 _PLACES = {"file", "path", "dir", "folder"}
 _PLACE_KEYS = {"environment", "external", "file", "mode", "name", "source", "target"}  # of Compose's secrets
+_NO_SECRETS = {"PWD", "OLDPWD"}  # the working folder
+_SOURCE = (".py", ".rs", ".go", ".cc", ".cpp", ".h")  # of a log line: token_database.py:88
 _HEADERS = {"auth", "authorization", "cookie", "cookies"}
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
@@ -62,8 +68,9 @@ _VALUE = re.compile(
 )
 _LINE = re.compile(r"[^\n]*")
 _QUERY = re.compile(r"[^\s&#]*")
-_NOTHING = re.compile(r"(none|null|nil|true|false|\[removed\]|\"\"|'')[\"',;:.)}\]]*", re.IGNORECASE)
-_COUNT = re.compile(r"[+-]?\d{1,9}(\.\d+)?(e[+-]?\d+)?[,;:.)}\]]*")
+_NOTHING = re.compile(r"[\"']?(none|null|nil|true|false|\[removed\]|)[\"',;:.)}\]]*", re.IGNORECASE)
+_FIGURE = r"[+-]?\d{1,9}(?:\.\d+)?(?:e[+-]?\d+)?"
+_COUNT = re.compile(rf"[\"'\[]?(?:{_FIGURE}(?:, ?{_FIGURE})*)?[\"',;:.)}}\]]*")
 
 _URL_USER = re.compile(r"(?<=://)(?P<user>[^\s/?#@]+)@(?=[\w\[])")
 _QUERY_KEY = re.compile(r"(?<=[?&])key=")
@@ -86,9 +93,16 @@ def _words(name: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(name)]
 
 
+def _may_count(name: str) -> bool:
+    """Whether a number under a secret's name is more likely a figure, such as the number of tokens."""
+    return (_HARD | _KINDS).isdisjoint(_words(name))
+
+
 def is_secret_name(name: str) -> bool:
     """Whether a variable or key of that name holds a secret; the path of a secret's file is none."""
     words = _words(name)
+    if name in _NO_SECRETS or name.endswith(_SOURCE):
+        return False
     return bool(words) and words[-1] not in _PLACES and not {*_HARD, *_SOFT}.isdisjoint(words)
 
 
@@ -154,7 +168,7 @@ class Redactor:
         if secret and key in _PLACE_KEYS:
             return self._value(value, secret=False, hard=False)
         named = is_secret_name(key)
-        return self._value(value, secret or named, hard or (named and not _HARD.isdisjoint(_words(key))))
+        return self._value(value, secret or named, hard or (named and not _may_count(key)))
 
     def _list(self, items: list[Any], secret: bool, hard: bool) -> list[Any]:
         """A flag such as ``--api-key`` makes the next item a secret, as in a container's command."""
@@ -170,8 +184,7 @@ class Redactor:
             return text if _NOTHING.fullmatch(text) or text == "" else REMOVED
         name, equals, value = text.partition("=")
         if equals and value and re.fullmatch(r"-{0,2}[A-Za-z_][\w.-]*", name) and is_secret_name(name):
-            soft = _HARD.isdisjoint(_words(name))
-            keep = _NOTHING.fullmatch(value) or (soft and _COUNT.fullmatch(value))
+            keep = _NOTHING.fullmatch(value) or (_may_count(name) and _COUNT.fullmatch(value))
             return text if keep else f"{name}={REMOVED}"
         return self.text(text)
 
@@ -214,9 +227,10 @@ def _end_of_value(text: str, match: re.Match[str], end_of_word: int) -> int:
 
 def _stays(value: str, name: str, gap: str) -> bool:
     """Whether a value says only that there is none, is a count, or is the flag after the flag."""
-    soft = _HARD.isdisjoint(_words(name))
     return bool(
-        _NOTHING.fullmatch(value) or (soft and _COUNT.fullmatch(value)) or (not gap and value.startswith("-"))
+        _NOTHING.fullmatch(value)
+        or (_may_count(name) and _COUNT.fullmatch(value))
+        or (not gap and value.startswith("-"))
     )
 
 
