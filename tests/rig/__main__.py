@@ -37,7 +37,7 @@ def main() -> None:
     """Two machines on one, each with a Docker engine and an address of its own."""
     if os.geteuid() != 0:
         raise click.ClickException("the rig makes network namespaces, which needs root: type sudo make rig.")
-    network.require("ip", "tc", "nsenter", "dockerd")
+    network.require("ip", "nsenter", "dockerd")
 
 
 @main.command()
@@ -70,14 +70,15 @@ def down(purge: bool) -> None:
 
 @main.command()
 @HOST
-@click.option("--rate", default="", help="e.g. 1gbit")
-@click.option("--delay", default="", help="each way, e.g. 2500us")
-@click.option("--loss", default="", help="each way, e.g. 5%")
-def shape(host: str, rate: str, delay: str, loss: str) -> None:
+@click.option("--mbit", type=float, default=0.0, help="Megabits a second.")
+@click.option("--delay-ms", type=float, default=0.0, help="Each way.")
+@click.option("--loss-percent", type=float, default=0.0, help="Of frames, each way.")
+def shape(host: str, mbit: float, delay_ms: float, loss_percent: float) -> None:
     """Limit a host's link; without options, give it its full speed again."""
-    network.unshape(BY_NAME[host])
-    if rate or delay or loss:
-        network.shape(BY_NAME[host], rate, delay, loss)
+    if mbit or delay_ms or loss_percent:
+        network.shape(BY_NAME[host], network.Link(mbit * 1e6 / 8, delay_ms / 1e3, loss_percent / 100))
+    else:
+        network.unshape(BY_NAME[host])
 
 
 @main.command()

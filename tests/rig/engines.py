@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from tests.rig.network import STATE as RUN
 from tests.rig.network import Host, RigError, run
 
-RUN, DATA = Path("/run/kvshare-rig"), Path("/var/lib/kvshare-rig")
+DATA = Path("/var/lib/kvshare-rig")
 START_TIMEOUT_S, STOP_TIMEOUT_S, LOAD_TIMEOUT_S = 60, 60, 900
 IMAGES = ("kvshare/engine-cpu:0.1.0", "kvshare/client:0.1.0")
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +16,8 @@ from pathlib import Path
 SWITCH = "kvshare-switch"
 NAMESPACES = Path("/run/netns")
 PREFIX = 24
+ROOT = Path(__file__).resolve().parents[2]
+STATE = Path("/run/kvshare-rig")
 
 
 class RigError(Exception):
@@ -69,6 +76,9 @@ def up(hosts: Iterable[Host] = HOSTS) -> None:
 
 def down() -> None:
     """Remove the network; the veth pairs go with their namespaces."""
+    for host in HOSTS:
+        if _pid_file(host).exists():
+            unshape(host)
     for name in (*(host.namespace for host in HOSTS), SWITCH):
         if (NAMESPACES / name).exists():
             run(["ip", "netns", "delete", name])
@@ -84,20 +94,55 @@ def heal(host: Host) -> None:
     _in_switch("link", "set", host.name, "up")
 
 
-def shape(host: Host, rate: str = "", delay: str = "", loss: str = "") -> None:
-    """Limit a host's link in both directions, e.g. ``rate="1gbit", delay="2500us", loss="5%"`` each way."""
-    options = [part for name, value in (("rate", rate), ("delay", delay), ("loss", loss)) if value
-               for part in (name, value)]  # fmt: skip
-    for command in _both_ends(host):
-        run(
-            [*command, "replace", "dev", _device(command, host), "root", "netem", "limit", "100000", *options]
-        )
+@dataclass(frozen=True)
+class Link:
+    """What a host's cable is like, each way: bytes a second (0: no limit), seconds, share of frames lost."""
+
+    rate: float = 0.0
+    delay: float = 0.0
+    loss: float = 0.0
+
+
+def shape(host: Host, link: Link, seed: int = 1) -> None:
+    """Make a host's cable slower, longer or lossier; connections live on."""
+    unshape(host)
+    near, far = f"{host.name}-n", f"{host.name}-f"
+    _in_switch("link", "add", near, "type", "veth", "peer", "name", far)
+    _in_switch("link", "set", far, "master", "bridge", "up")
+    _in_switch("link", "set", near, "up")
+    _in_switch("link", "set", host.name, "nomaster")
+    command = [sys.executable, "-m", "tests.rig.slow_link", host.name, near, f"--seed={seed}"]
+    command += [f"--{name}={value}" for name, value in vars(link).items()]
+    STATE.mkdir(parents=True, exist_ok=True)
+    with _log_of(host).open("wb") as log:
+        process = subprocess.Popen(
+            ["nsenter", f"--net={NAMESPACES / SWITCH}", *command],
+            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    _pid_file(host).write_text(str(process.pid))
+    time.sleep(0.5)
+    if process.poll() is not None:
+        unshape(host)
+        raise RigError(f"the slow link of {host.name} ended: {_log_of(host).read_text().strip()[-200:]}")
 
 
 def unshape(host: Host) -> None:
-    """Give a host's link its full speed again."""
-    for command in _both_ends(host):
-        subprocess.run([*command, "del", "dev", _device(command, host), "root"], capture_output=True)
+    """Give a host's cable its full speed again."""
+    with contextlib.suppress(OSError, ValueError):
+        pid = int(_pid_file(host).read_text())
+        if b"slow_link" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGTERM)
+    _pid_file(host).unlink(missing_ok=True)
+    subprocess.run(["ip", "-n", SWITCH, "link", "del", f"{host.name}-n"], capture_output=True)
+    _in_switch("link", "set", host.name, "master", "bridge")
+
+
+def _pid_file(host: Host) -> Path:
+    return STATE / f"{host.name}.slow-link.pid"
+
+
+def _log_of(host: Host) -> Path:
+    return STATE / f"{host.name}.slow-link.log"
 
 
 def _add(host: Host) -> None:
@@ -114,11 +159,3 @@ def _add(host: Host) -> None:
 
 def _in_switch(*arguments: str) -> None:
     run(["ip", "-n", SWITCH, *arguments])
-
-
-def _both_ends(host: Host) -> tuple[list[str], list[str]]:
-    return (["tc", "-n", host.namespace, "qdisc"], ["tc", "-n", SWITCH, "qdisc"])
-
-
-def _device(command: Sequence[str], host: Host) -> str:
-    return "eth0" if host.namespace in command else host.name
