@@ -28,7 +28,7 @@ FRAME_BYTES, SOCKET_BYTES, QUEUE_BYTES = 1 << 17, 1 << 24, 1 << 23
 
 @dataclass
 class Direction:
-    """One way of the cable; ``rate`` in bytes a second (0: no limit), ``delay`` in s, ``loss`` from 0 to 1."""
+    """One way of the cable; bytes a second (0: no limit), seconds, and the share of frames lost."""
 
     source: socket.socket
     sink: socket.socket
