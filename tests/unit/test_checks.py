@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from kvshare import checks
-from kvshare.checks import ERROR, REGISTRY, SKIPPED, SUCCESS, WARNING, Result
+from kvshare.checks import REGISTRY
 from kvshare.errors import KvshareError
 from kvshare.evidence import PEER, Evidence
 from kvshare.judgement import Judgement, judge
+from kvshare.registry import ERROR, SKIPPED, SUCCESS, WARNING, Check, Result
 from tests.unit.build import edit, edit_legs, proven
 from tests.unit.faults import FAULTS, Fault, moved
 
@@ -47,7 +48,7 @@ def test_fault_is_named_by_its_check(name: str, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("check", REGISTRY, ids=lambda check: check.id)
-def test_check_goes_red_somewhere(check: checks.Check) -> None:
+def test_check_goes_red_somewhere(check: Check[Evidence]) -> None:
     expected = WARNING if check.warning else ERROR
     seen = [result(judge(fault.evidence, ALL), check.id).result for fault in FAULTS.values()]
     assert expected in seen
@@ -88,7 +89,7 @@ def test_the_reason_goes_through_what_was_itself_skipped() -> None:
 
 
 def test_fatal_is_what_others_need() -> None:
-    fatal = {check.id for check in REGISTRY if check.fatal}
+    fatal = {check.id for check in REGISTRY if REGISTRY.is_fatal(check)}
     assert {"CLIENT-01", "CTRL-01", "PRE-01", "DEC-01"} <= fatal
     assert not fatal & {"CONF-01", "WORTH-01", "KV-RIGHT-02"}
 

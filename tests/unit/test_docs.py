@@ -11,10 +11,12 @@ from pathlib import Path
 import click
 import pytest
 
-from kvshare import checks, report
-from kvshare.checks import ERROR, REGISTRY, WARNING, Check
+from kvshare import checks, rendering, report
+from kvshare.checks import REGISTRY
 from kvshare.cli import main
+from kvshare.evidence import Evidence
 from kvshare.judgement import Judgement, judge
+from kvshare.registry import ERROR, WARNING, Check, Result
 from tests.unit.faults import FAULTS
 
 SECTION = re.compile(
@@ -28,7 +30,7 @@ def sections(root: Path) -> dict[str, str]:
     return {match["id"]: match["body"] for match in SECTION.finditer(text)}
 
 
-def example(check: Check) -> str:
+def example(check: Check[Evidence]) -> str:
     """Return how the check's failure looks, from the first fault that it names."""
     fault = next(fault for fault in FAULTS.values() if fault.cause == check.id)
     judgement = judge(fault.evidence, checks.select((), ()))
@@ -43,7 +45,9 @@ def test_every_check_has_a_section_and_every_section_a_check(root: Path) -> None
 
 
 @pytest.mark.parametrize("check", REGISTRY, ids=lambda check: check.id)
-def test_section_says_what_how_it_looks_and_what_to_do(check: Check, root: Path, update_golden: bool) -> None:
+def test_section_says_what_how_it_looks_and_what_to_do(
+    check: Check[Evidence], root: Path, update_golden: bool
+) -> None:
     path = root / "docs/checks.md"
     if update_golden:
         body = sections(root)[check.id]
@@ -60,9 +64,9 @@ def test_section_says_what_how_it_looks_and_what_to_do(check: Check, root: Path,
 
 
 @pytest.mark.parametrize("check", REGISTRY, ids=lambda check: check.id)
-def test_hint_leads_to_the_section(check: Check) -> None:
+def test_hint_leads_to_the_section(check: Check[Evidence]) -> None:
     # GitHub's anchor of a heading that is nothing but the id.
-    assert report.hint(checks.Result(check, ERROR)) == f"docs/checks.md#{check.id.lower()}"
+    assert rendering.hint(Result(check, ERROR)) == f"docs/checks.md#{check.id.lower()}"
 
 
 def test_cli_reference_is_current(root: Path) -> None:

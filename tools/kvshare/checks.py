@@ -5,12 +5,11 @@ A check reads evidence and nothing else. Its id is stable, names its section in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kvshare import ledger, tolerance
-from kvshare.errors import KvshareError, did_you_mean
 from kvshare.evidence import (
     CONTROL,
     PEER,
@@ -24,8 +23,8 @@ from kvshare.evidence import (
     Sources,
     Traffic,
 )
+from kvshare.registry import Failed, NotChecked, Outcome, Passed, Registry
 
-SUCCESS, WARNING, ERROR, SKIPPED = "success", "warning", "error", "skipped"
 CATEGORIES = (
     "engines",
     "images",
@@ -44,128 +43,15 @@ PATCHES = {
     "cpu": ("message-defaults", "cpu-connector", "progress-delay", "lookup-loop"),
 }
 
-
-@dataclass(frozen=True)
-class Passed:
-    """The check holds; ``detail`` is what was found."""
-
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The check does not hold: what was expected, what was found, at which services, what to type next."""
-
-    expected: str
-    found: str
-    services: tuple[str, ...]
-    next: str
-
-
-@dataclass(frozen=True)
-class NotChecked:
-    """The check could not be judged."""
-
-    reason: str
-
-
-Outcome = Passed | Failed | NotChecked
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question. ``fatal``: without a yes, those that list it in ``needs`` cannot be judged.
-
-    A ``warning`` is shown and never changes the exit code.
-    """
-
-    id: str
-    category: str
-    description: str
-    judge: Callable[[Evidence], Outcome]
-    needs: tuple[str, ...] = ()
-    warning: bool = False
-
-    @property
-    def fatal(self) -> bool:
-        """Whether other checks cannot be judged once this one failed."""
-        return any(self.id in other.needs for other in REGISTRY)
-
-
-@dataclass(frozen=True)
-class Result:
-    """One check's answer; all fields but the first three are empty where they do not apply."""
-
-    check: Check
-    result: str
-    detail: str = ""
-    expected: str = ""
-    found: str = ""
-    where: str = ""
-    next: str = ""
-
-
-REGISTRY: list[Check] = []
-
-
-def _check(
-    identifier: str, category: str, description: str, needs: tuple[str, ...] = (), warning: bool = False
-) -> Callable[[Callable[[Evidence], Outcome]], Callable[[Evidence], Outcome]]:
-    def register(judge: Callable[[Evidence], Outcome]) -> Callable[[Evidence], Outcome]:
-        REGISTRY.append(Check(identifier, category, description, judge, needs, warning))
-        return judge
-
-    return register
-
-
-def evaluate(evidence: Evidence, selected: Collection[str]) -> tuple[Result, ...]:
-    """Return the results of the selected checks in causal order; all are judged, so that needs are known."""
-    results: dict[str, Result] = {}
-    for check in REGISTRY:
-        results[check.id] = _judge(check, evidence, results)
-    return tuple(result for identifier, result in results.items() if identifier in selected)
-
-
-def select(only: Sequence[str], skip: Sequence[str]) -> frozenset[str]:
-    """Return the ids that ``--only`` and ``--skip`` leave; KvshareError names what is neither."""
-    chosen = _expand(only) if only else {check.id for check in REGISTRY}
-    remaining = frozenset(chosen - _expand(skip))
-    if not remaining:
-        raise KvshareError("--only and --skip leave no check: drop one of them.")
-    return remaining
+REGISTRY: Registry[Evidence] = Registry(
+    CATEGORIES, where=lambda evidence, services: evidence.stack.where(*services)
+)
+_check, select, evaluate = REGISTRY.check, REGISTRY.select, REGISTRY.evaluate
 
 
 def needs_traffic(selected: Iterable[str]) -> bool:
     """Return whether any of the checks judges what the client container sees."""
     return any(check.category in TRAFFIC_CATEGORIES for check in REGISTRY if check.id in set(selected))
-
-
-def _expand(names: Sequence[str]) -> set[str]:
-    known = {check.id for check in REGISTRY} | set(CATEGORIES)
-    for name in names:
-        if name not in known:
-            raise KvshareError(f"{name} is neither a check nor a category{did_you_mean(name, known)}")
-    return {check.id for check in REGISTRY if check.id in names or check.category in names}
-
-
-def _judge(check: Check, evidence: Evidence, earlier: dict[str, Result]) -> Result:
-    for need in check.needs:
-        if (before := earlier[need]).result in (ERROR, SKIPPED):
-            reason = f"not checked because {need} failed" if before.result == ERROR else before.detail
-            return Result(check, SKIPPED, reason)
-    outcome = check.judge(evidence)
-    if isinstance(outcome, Passed):
-        return Result(check, SUCCESS, outcome.detail)
-    if isinstance(outcome, NotChecked):
-        return Result(check, SKIPPED, f"not checked: {outcome.reason}")
-    return Result(
-        check,
-        WARNING if check.warning else ERROR,
-        expected=outcome.expected,
-        found=outcome.found,
-        where=evidence.stack.where(*outcome.services) if outcome.services else "the operator's machine",
-        next=outcome.next,
-    )
 
 
 # --- engines ------------------------------------------------------------------------------------------------

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from kvshare.checks import ERROR, REGISTRY, SKIPPED, SUCCESS, Result, evaluate, worth
+from kvshare.checks import REGISTRY, evaluate, worth
 from kvshare.errors import COULD_NOT_CHECK, FAILED, PROVEN
 from kvshare.evidence import Evidence
+from kvshare.registry import ERROR, SUCCESS, Result
 
 OUTSIDE_THE_STACK = ("ENG-01", "CLIENT-01")  # a failure here says nothing about the stack
 
@@ -32,7 +33,7 @@ class Judgement:
     @property
     def unjudged(self) -> tuple[Result, ...]:
         """The selected checks that could not be judged, warnings aside."""
-        return tuple(r for r in self.results if r.result == SKIPPED and not r.check.warning)
+        return tuple(result for result in self.results if result.unjudged)
 
     @property
     def proven(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any, TextIO
@@ -12,13 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from kvshare import checks, ledger
-from kvshare.checks import ERROR, SKIPPED, SUCCESS, WARNING, Result
 from kvshare.evidence import CONTROL, LEGS, PEER, REFERENCE, WARM_UP, Traffic
 from kvshare.judgement import Judgement, exit_code_of
+from kvshare.rendering import by_category, plain_console, print_checks, write_json
 
 SCHEMA_VERSION = 1
 FORMATS = ("table", "short", "json")
-_MARKS = {SUCCESS: ("√", "green"), WARNING: ("‼", "yellow"), ERROR: ("×", "red"), SKIPPED: ("·", "dim")}
 
 
 def render(judgements: Sequence[Judgement], form: str, stream: TextIO) -> None:
@@ -27,9 +25,9 @@ def render(judgements: Sequence[Judgement], form: str, stream: TextIO) -> None:
     Colour only on a terminal. JSON is one report, or an object with one for each of several nodes.
     """
     if form == "json":
-        stream.write(json.dumps(_documents(judgements), indent=2, allow_nan=False) + "\n")
+        write_json(_documents(judgements), stream)
         return
-    console = Console(file=stream, highlight=False, soft_wrap=True, emoji=False, markup=False)
+    console = plain_console(stream)
     for judgement in judgements:
         if len(judgements) > 1:
             node = judgement.evidence.stack.decode
@@ -38,39 +36,11 @@ def render(judgements: Sequence[Judgement], form: str, stream: TextIO) -> None:
 
 
 def _render_one(console: Console, judgement: Judgement, form: str) -> None:
-    _print_checks(console, judgement, everything=form == "table")
+    print_checks(console, checks.CATEGORIES, judgement.results, everything=form == "table")
     if form == "table" and judgement.evidence.traffic is not None:
         _print_times(console, judgement.evidence.traffic)
     style = "bold red" if judgement.exit_code else "bold green"
     console.print(Text(judgement.sentence, style))
-
-
-def _print_checks(console: Console, judgement: Judgement, everything: bool) -> None:
-    for category in checks.CATEGORIES:
-        results = [r for r in judgement.results if r.check.category == category]
-        shown = [r for r in results if everything or r.result in (WARNING, ERROR)]
-        if shown:
-            console.print(Text(f"{category}\n{'-' * len(category)}", "bold"))
-            for result in shown:
-                _print_result(console, result)
-            console.print()
-
-
-def _print_result(console: Console, result: Result) -> None:
-    mark, style = _MARKS[result.result]
-    line = Text.assemble((mark, style), f" {result.check.id:<11}  {result.check.description}")
-    if result.detail:
-        line.append(f": {result.detail}", "dim")
-    console.print(line)
-    if result.result in (WARNING, ERROR):
-        for name in ("expected", "found", "where", "next"):
-            console.print(f"    {name:<8}  {getattr(result, name)}")
-        console.print(f"    see {hint(result)} for hints")
-
-
-def hint(result: Result) -> str:
-    """Return where the docs explain a check."""
-    return f"docs/checks.md#{result.check.id.lower()}"
 
 
 def _print_times(console: Console, traffic: Traffic) -> None:
@@ -143,7 +113,7 @@ def as_json(judgement: Judgement) -> dict[str, Any]:
         "started": evidence.started,
         "seed": traffic.spec.seed if traffic else None,
         "cause": judgement.cause.check.id if judgement.cause else None,
-        "categories": _categories(judgement),
+        "categories": by_category(checks.CATEGORIES, judgement.results),
         "legs": _legs(traffic) if traffic else [],
         "ledger": _ledger(traffic) if traffic else None,
         "ttft_median_ms": {name: ledger.median_ttft_ms(traffic.legs, name) for name in LEGS}
@@ -159,29 +129,6 @@ def as_json(judgement: Judgement) -> dict[str, Any]:
             for c in evidence.containers
         },
     }
-
-
-def _categories(judgement: Judgement) -> list[dict[str, Any]]:
-    found = []
-    for category in checks.CATEGORIES:
-        results = [r for r in judgement.results if r.check.category == category]
-        if results:
-            found.append({"name": category, "checks": [_result(result) for result in results]})
-    return found
-
-
-def _result(result: Result) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "id": result.check.id,
-        "description": result.check.description,
-        "result": result.result,
-    }
-    body |= {
-        name: value
-        for name in ("detail", "expected", "found", "where", "next")
-        if (value := getattr(result, name))
-    }
-    return body | ({"hint": hint(result)} if result.result in (WARNING, ERROR) else {})
 
 
 def _legs(traffic: Traffic) -> list[dict[str, Any]]:

@@ -1,0 +1,168 @@
+"""What checks are: judgements of evidence with a stable id, kept in causal order, each answered once.
+
+`kvshare verify` has one registry of them and `kvshare doctor` another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from kvshare.errors import KvshareError, did_you_mean
+
+SUCCESS, WARNING, ERROR, SKIPPED = "success", "warning", "error", "skipped"
+
+E = TypeVar("E")
+
+
+@dataclass(frozen=True)
+class Passed:
+    """The check holds; ``detail`` is what was found."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The check does not hold: what was expected, what was found, at which members, what to type next."""
+
+    expected: str
+    found: str
+    services: tuple[str, ...]
+    next: str
+
+
+@dataclass(frozen=True)
+class NotChecked:
+    """The check could not be judged."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class NotNeeded:
+    """The check asks nothing of this stack, e.g. of a GPU where there is to be none."""
+
+    reason: str
+
+
+Outcome = Passed | Failed | NotChecked | NotNeeded
+Judge = Callable[[E], Outcome]
+
+
+@dataclass(frozen=True)
+class Check(Generic[E]):
+    """One question. Without a yes to all that it ``needs`` it cannot be judged.
+
+    A ``warning`` is shown and never changes the exit code.
+    """
+
+    id: str
+    category: str
+    description: str
+    judge: Judge[E]
+    needs: tuple[str, ...] = ()
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """One check's answer; all fields but the first two are empty where they do not apply."""
+
+    check: Check[Any]
+    result: str
+    detail: str = ""
+    expected: str = ""
+    found: str = ""
+    where: str = ""
+    next: str = ""
+    needed: bool = True
+
+    @property
+    def unjudged(self) -> bool:
+        """Whether it ought to have been judged and could not be, mere warnings aside."""
+        return self.result == SKIPPED and self.needed and not self.check.warning
+
+
+class Registry(Generic[E]):
+    """Checks in causal order: a cause stands before its symptoms.
+
+    Args:
+        categories: their names, in the order in which they are shown.
+        where: the place of members in words, from the evidence and their names.
+    """
+
+    def __init__(self, categories: Sequence[str], where: Callable[[E, tuple[str, ...]], str]) -> None:
+        self.categories = tuple(categories)
+        self._where = where
+        self._checks: list[Check[E]] = []
+
+    def __iter__(self) -> Iterator[Check[E]]:
+        return iter(self._checks)
+
+    def __len__(self) -> int:
+        return len(self._checks)
+
+    def check(
+        self,
+        identifier: str,
+        category: str,
+        description: str,
+        needs: tuple[str, ...] = (),
+        warning: bool = False,
+    ) -> Callable[[Judge[E]], Judge[E]]:
+        """Return a decorator that registers a judge behind those already there."""
+
+        def register(judge: Judge[E]) -> Judge[E]:
+            self._checks.append(Check(identifier, category, description, judge, needs, warning))
+            return judge
+
+        return register
+
+    def is_fatal(self, check: Check[E]) -> bool:
+        """Return whether other checks cannot be judged once this one failed."""
+        return any(check.id in other.needs for other in self._checks)
+
+    def evaluate(self, evidence: E, selected: Collection[str]) -> tuple[Result, ...]:
+        """Return the selected checks' results in causal order; all are judged, so that needs are known."""
+        results: dict[str, Result] = {}
+        for check in self._checks:
+            results[check.id] = self._judge(check, evidence, results)
+        return tuple(result for identifier, result in results.items() if identifier in selected)
+
+    def select(self, only: Sequence[str], skip: Sequence[str]) -> frozenset[str]:
+        """Return the ids that ``--only`` and ``--skip`` leave; KvshareError names what is neither."""
+        chosen = self._expand(only) if only else {check.id for check in self._checks}
+        remaining = frozenset(chosen - self._expand(skip))
+        if not remaining:
+            raise KvshareError("--only and --skip leave no check: drop one of them.")
+        return remaining
+
+    def _expand(self, names: Sequence[str]) -> set[str]:
+        known = {check.id for check in self._checks} | set(self.categories)
+        for name in names:
+            if name not in known:
+                raise KvshareError(f"{name} is neither a check nor a category{did_you_mean(name, known)}")
+        return {check.id for check in self._checks if check.id in names or check.category in names}
+
+    def _judge(self, check: Check[E], evidence: E, earlier: dict[str, Result]) -> Result:
+        for need in check.needs:
+            if (before := earlier[need]).result in (ERROR, SKIPPED):
+                reason = f"not checked because {need} failed" if before.result == ERROR else before.detail
+                return Result(check, SKIPPED, reason, needed=before.needed)
+        outcome = check.judge(evidence)
+        if isinstance(outcome, Passed):
+            return Result(check, SUCCESS, outcome.detail)
+        if isinstance(outcome, NotChecked):
+            return Result(check, SKIPPED, f"not checked: {outcome.reason}")
+        if isinstance(outcome, NotNeeded):
+            return Result(check, SKIPPED, f"not needed: {outcome.reason}", needed=False)
+        return Result(
+            check,
+            WARNING if check.warning else ERROR,
+            expected=outcome.expected,
+            found=outcome.found,
+            where=self._where(evidence, outcome.services) if outcome.services else "the operator's machine",
+            next=outcome.next,
+        )
