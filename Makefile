@@ -1,11 +1,13 @@
 # kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status logs bundle verify image ship push pull lint test test-unit test-scenarios generate benchmarks
+.PHONY: help setup demo up down status logs bundle verify image ship push pull lint test test-long rig rig-down test-unit test-scenarios generate benchmarks
 
 NODE ?= all
 DEVICE ?=
 ARGS ?=
 KVSHARE := $(if $(DEVICE),DEVICE=$(DEVICE)) .venv/bin/kvshare
+# Namespaces, a firewall and an ssh server, for the scenarios on two machines.
+TEST_PACKAGES := iproute2 nftables openssh-server
 PYTEST := .venv/bin/python -m pytest
 
 # Prints every "target: ## text" below, grouped by its "##@ Group" line.
@@ -47,8 +49,16 @@ lint: ## ruff, mypy, shellcheck, hadolint
 	@setup/setup.sh docker/locks/dev.txt
 	@tests/lint.sh
 test: ## Everything, on a clean machine: lint, unit, configuration, images, scenarios on the real stack
-	@setup/setup.sh docker/locks/dev.txt
+	@setup/setup.sh docker/locks/dev.txt $(TEST_PACKAGES)
 	@tests/run.sh
+test-long: ## The same, each scenario in its long form
+	@setup/setup.sh docker/locks/dev.txt $(TEST_PACKAGES)
+	@tests/run.sh --long
+rig: ## Two engines on this machine, each host with an address of its own; prints what to put into .env
+	@setup/setup.sh docker/locks/dev.txt $(TEST_PACKAGES)
+	@.venv/bin/python -m tests.rig up $(ARGS)
+rig-down: ## Stop them again (ARGS=--purge removes their images too)
+	@.venv/bin/python -m tests.rig down $(ARGS)
 test-unit: ## Only what needs no Docker engine
 	@setup/setup.sh docker/locks/dev.txt
 	@$(PYTEST) tests/unit

@@ -21,3 +21,6 @@ has_compose || MISSING+=(docker-compose)
 docker buildx version >/dev/null 2>&1 || MISSING+=(docker-buildx)
 has_python || MISSING+=(python)
 command -v debootstrap >/dev/null || MISSING+=(debootstrap)
+for package in "${@:2}"; do
+  dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || MISSING+=("$package")
+done

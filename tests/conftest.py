@@ -19,6 +19,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite the golden files instead of comparing"
     )
+    parser.addoption("--long", action="store_true", help="the long form of the scenarios: hours, not minutes")
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether the scenarios are to take their time."""
+    return bool(request.config.getoption("--long"))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,197 @@
+"""Two machines through Docker contexts; in this order, each test leaves the next its stack."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.rig import engines, network
+from tests.rig.network import DECODE, OPERATOR, PREFILL, Link
+from tests.rig.sshd import SshServer
+from tests.scenarios.conftest import Outcome
+from tests.scenarios_two_engines.conftest import TwoMachines
+
+IN_A_ROW, IN_A_ROW_LONG = 3, 20
+GIGABIT, SLOW = Link(rate=1e9 / 8, delay=0.0025), Link(rate=40e6 / 8)
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def nothing_runs() -> bool:
+    return not any(engines.docker(host, "ps", "--quiet") for host in (PREFILL, DECODE))
+
+
+# Before anything is up: what is refused, and that nothing was started.
+
+
+def test_a_context_that_does_not_exist_is_refused(rig: TwoMachines) -> None:
+    outcome = rig.up(DECODE_CONTEXT="kvshare-nowhere")
+    assert outcome.code == 2
+    assert "Docker has no context kvshare-nowhere" in outcome.err
+    assert nothing_runs()
+
+
+def test_two_decode_nodes_on_one_context_are_refused(rig: TwoMachines) -> None:
+    context = engines.context_of(DECODE)
+    outcome = rig.up(DECODE_HOSTS="192.168.110.97,192.168.110.98", DECODE_CONTEXTS=f"{context},{context}")
+    assert outcome.code == 2
+    assert f"decode-1 and decode-2 both want port 8011 on context {context}" in outcome.err
+    assert nothing_runs()
+
+
+class OldEngine(BaseHTTPRequestHandler):
+    """Answers as Debian 12's own engine does."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = self.path.split("/")[-1]
+        answers = {"_ping": "OK", "info": json.dumps({"Name": "old-box", "ServerVersion": "20.10.24"})}
+        body = answers.get(path, json.dumps({"Version": "20.10.24", "ApiVersion": "1.41"})).encode()
+        self.send_response(200)
+        self.send_header("Api-Version", "1.41")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def address_string(self) -> str:
+        return "local"
+
+
+@pytest.fixture
+def old_engine(tmp_path: Path) -> Iterator[str]:
+    """The context of an engine that is too old."""
+    path, name = tmp_path / "old.sock", "kvshare-rig-old"
+    server = socketserver.ThreadingUnixStreamServer(str(path), OldEngine)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    engines.make_context(name, f"unix://{path}")
+    yield name
+    engines.remove_context(name)
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_engine_too_old_is_refused(rig: TwoMachines, old_engine: str) -> None:
+    outcome = rig.up(DECODE_CONTEXT=old_engine)
+    assert outcome.code == 2
+    assert "expected Docker Engine 25.0 or newer on old-box and found 20.10.24" in outcome.err
+    assert nothing_runs()
+
+
+def test_an_unreachable_engine_is_named(rig: TwoMachines) -> None:
+    engines.stop(DECODE)
+    try:
+        outcome = rig.up()
+        assert outcome.code == 3
+        assert f"context {engines.context_of(DECODE)}: no Docker engine answers" in outcome.err
+        assert not engines.docker(PREFILL, "ps", "--quiet")
+    finally:
+        engines.start(DECODE)
+
+
+# One node after the other.
+
+
+def test_each_node_is_started_on_its_own_machine(rig: TwoMachines) -> None:
+    prefill = rig.up("prefill")
+    assert prefill.code == 0, prefill.err
+    assert f"prefill goes to {PREFILL.address}, context {engines.context_of(PREFILL)}" in prefill.err
+    assert nothing_named(DECODE, "decode")
+    decode = rig.up("decode")
+    assert decode.code == 0, decode.err
+    assert nothing_named(PREFILL, "decode")
+
+
+def nothing_named(host: network.Host, service: str) -> bool:
+    label = f"label=com.docker.compose.service={service}"
+    return not engines.docker(host, "ps", "--quiet", "--filter", label)
+
+
+def test_nothing_is_mounted_from_the_operators_machine(rig: TwoMachines) -> None:
+    del rig
+    for host in (PREFILL, DECODE):
+        for container in engines.docker(host, "ps", "--quiet").split():
+            mounts = json.loads(engines.docker(host, "inspect", "--format", "{{json .Mounts}}", container))
+            assert [mount for mount in mounts if mount["Type"] == "bind"] == []
+
+
+def test_reuse_is_proven_every_time(rig: TwoMachines, long: bool) -> None:
+    outcomes = [rig.verify() for _ in range(IN_A_ROW_LONG if long else IN_A_ROW)]
+    assert [outcome.code for outcome in outcomes] == [0] * len(outcomes), last_words(outcomes)
+
+
+def last_words(outcomes: list[Outcome]) -> str:
+    return next((o.out + o.err for o in outcomes if o.code != 0), "")
+
+
+def test_reuse_is_proven_over_a_gigabit_with_five_milliseconds(rig: TwoMachines) -> None:
+    network.shape(DECODE, GIGABIT)
+    try:
+        outcome = rig.verify()
+    finally:
+        network.unshape(DECODE)
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert "worth it" in outcome.report["summary"]
+
+
+def test_a_pull_that_does_not_pay_is_proven_and_called_that(rig: TwoMachines) -> None:
+    network.shape(DECODE, SLOW)
+    try:
+        outcome = rig.verify("--prompt-tokens", "266")
+    finally:
+        network.unshape(DECODE)
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert "not worth it" in outcome.report["summary"]
+
+
+# The same over ssh, from the operator's own host.
+
+
+def over_ssh(rig: TwoMachines, server: SshServer, *arguments: str) -> Outcome:
+    command = OPERATOR.command(str(ROOT / ".venv/bin/kvshare"), *arguments)
+    environment = {**rig.environment, **server.environment(), "DECODE_CONTEXT": server.context}
+    result = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    return Outcome(result.returncode, result.stdout, result.stderr)
+
+
+def test_an_unknown_host_key_is_refused_with_the_command_that_adds_it(
+    rig: TwoMachines, ssh: SshServer
+) -> None:
+    outcome = over_ssh(rig, ssh, "up", "decode")
+    assert outcome.code == 2, outcome.err
+    assert f"ssh-keyscan {DECODE.address} >> ~/.ssh/known_hosts" in outcome.err
+
+
+def test_a_known_host_is_reached_over_ssh(rig: TwoMachines, ssh: SshServer) -> None:
+    ssh.trust()
+    started = over_ssh(rig, ssh, "up", "decode")
+    assert started.code == 0, started.err
+    proven = over_ssh(rig, ssh, "verify", "--output", "json", "--prompts", "1", "--seed", "77")
+    assert proven.code == 0, proven.out + proven.err
+
+
+def test_down_leaves_nothing_running(rig: TwoMachines) -> None:
+    assert rig.kvshare("down").code == 0
+    assert nothing_runs()
