@@ -60,7 +60,7 @@ def require(*programs: str) -> None:
     """RigError names the first program that is not installed."""
     for program in programs:
         if shutil.which(program) is None:
-            raise RigError(f"expected {program} to be installed and found none: type make rig, which installs what is missing")
+            raise RigError(f"expected {program} to be installed and found none: type make rig")
 
 
 def up(hosts: Iterable[Host] = HOSTS) -> None:
