@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
-from kvshare import lifecycle
-from kvshare.errors import KvshareError
+from kvshare import demo, lifecycle
+from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.lifecycle import ContainerState
 from kvshare.settings import Settings
 from kvshare.stack import Controller, Server, Stack
@@ -90,3 +91,59 @@ def test_a_missing_image_says_how_to_get_it(engine: Engine, registry: str, other
     ):
         lifecycle.up(settings, STACK, "decode", 1)
     assert engine.started == []
+
+
+def test_nothing_is_started_where_any_engine_lacks_an_image(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = {"gpu-b": ["kvshare/engine-cpu:0.1.0"]}
+    monkeypatch.setattr(lifecycle, "missing_images", lambda _, context, __: lacking.get(context, []))
+    with pytest.raises(KvshareError, match="context gpu-b has no image"):
+        lifecycle.up(SETTINGS, STACK, "all", 1)
+    assert engine.started == []
+
+
+def test_an_engine_that_is_silent_does_not_keep_the_others_from_stopping(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stopped = []
+
+    def compose(_: Settings, context: str, *__: str) -> str:
+        if context == "gpu-a":
+            raise CouldNotCheckError("gpu-a is silent.")
+        stopped.append(context)
+        return ""
+
+    monkeypatch.setattr(lifecycle, "_compose", compose)
+    with pytest.raises(CouldNotCheckError, match="gpu-a is silent"):
+        lifecycle.down(SETTINGS, ["gpu-a", "gpu-b"])
+    assert stopped == ["gpu-b"]
+
+
+@pytest.mark.parametrize(
+    ("contexts", "local_is_up", "asked", "engine_stopped"),
+    [
+        (("default", "gpu-b"), True, ["default", "gpu-b"], True),
+        (("default", "gpu-b"), False, ["gpu-b"], True),
+        (("gpu-a", "gpu-b"), False, ["gpu-a", "gpu-b"], False),
+    ],
+)
+def test_down_stops_the_local_engine_only_if_the_stack_uses_it(
+    contexts: tuple[str, str],
+    local_is_up: bool,
+    asked: list[str],
+    engine_stopped: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(demo.dockerd, "is_up", lambda: local_is_up)
+    monkeypatch.setattr(demo.dockerd, "stop", lambda _: said.append("engine") or True)
+    monkeypatch.setattr(demo.lifecycle, "down", lambda _, names: said.extend(names))
+    prefill, decode = (
+        dataclasses.replace(member, context=context)
+        for member, context in zip((STACK.prefill, STACK.decode), contexts, strict=True)
+    )
+    controller = dataclasses.replace(STACK.controller, context=contexts[0])
+    stack = dataclasses.replace(STACK, controller=controller, prefill=prefill, decodes=(decode,))
+    demo.stop(ROOT, SETTINGS, stack)
+    assert said == [*asked, *(["engine"] if engine_stopped else [])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import click
 
 from kvshare import __version__, legs, operate, records
+from kvshare.contexts import quiet_ssh_environment
 from kvshare.errors import Group, KvshareError
 from kvshare.evidence import Evidence, Spec
 from kvshare.settings import find_root, load_settings
@@ -22,6 +24,7 @@ def main() -> None:
     Reads compose.yaml and .env of the working directory or the nearest parent that has them (KVSHARE_ROOT
     overrides). Exit codes: 0 ok, 1 a check failed, 2 bad input, 3 could not check, 130 interrupted.
     """
+    os.environ.update(quiet_ssh_environment())  # for every docker command and client that this one starts
 
 
 @main.command()

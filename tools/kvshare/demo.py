@@ -65,15 +65,19 @@ def _undone_if_interrupted(root: Path, settings: Settings) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         click.echo("kvshare: interrupted; stopping what this run started", err=True)
         if not stack_before and dockerd.is_up():
-            lifecycle.down(settings, read_stack(settings))
+            lifecycle.down(settings, read_stack(settings).contexts)
         if not engine_before:
             dockerd.stop(root)
         raise
 
 
 def stop(root: Path, settings: Settings, stack: Stack) -> None:
-    """Undo ``run``: stop the stack, and the engine where ``run`` started it."""
-    if dockerd.is_up():
-        lifecycle.down(settings, stack)
-    if dockerd.stop(root):
+    """Undo ``run`` or `kvshare up`: stop the stack, and the local engine where ``run`` started it.
+
+    A local engine that is off is nothing to undo; one that the stack does not use is left alone.
+    """
+    local = CONTEXT in stack.contexts
+    remote = [context for context in stack.contexts if context != CONTEXT]
+    lifecycle.down(settings, [*([CONTEXT] if local and dockerd.is_up() else []), *remote])
+    if local and dockerd.stop(root):
         click.echo("kvshare: stopped the Docker engine that kvshare had started", err=True)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,8 +190,10 @@ def up(settings: Settings, stack: Stack, node: str, timeout_s: float) -> None:
         if missing := missing_images(settings, context, [*services, *client]):
             how = _how_to_get_it(settings, node)
             raise KvshareError(f"context {context} has no image {missing[0]}: {how}, then this again.")
+    # All machines first, then the wait: each loads its model while the others do.
+    for context, services in by_context(members).items():
         _start(settings, context, services)
-        _wait_until_healthy(settings, context, services, timeout_s)
+    _wait_until_healthy(settings, members, timeout_s)
 
 
 def _how_to_get_it(settings: Settings, node: str) -> str:
@@ -200,20 +202,25 @@ def _how_to_get_it(settings: Settings, node: str) -> str:
 
 
 def _not_running(settings: Settings, members: Sequence[Controller | Server]) -> list[Controller | Server]:
-    running = {
-        (context, state.service)
-        for context in by_context(members)
-        for state in states(settings, context)
-        if state.state == "running"
-    }
-    return [member for member in members if (member.context, member.service) not in running]
+    found = _states_of(settings, members)
+    return [m for m in members if not (m.name in found and found[m.name].state == "running")]
 
 
-def down(settings: Settings, stack: Stack) -> None:
-    """Stop and remove every container of the stack, on every context; volumes and images stay."""
-    for context in stack.contexts:
+def down(settings: Settings, contexts: Iterable[str]) -> None:
+    """Stop and remove every container of the stack on these contexts; volumes and images stay.
+
+    Raises:
+        CouldNotCheckError: names the engines that did not answer, when the others have been served.
+    """
+    silent = []
+    for context in contexts:
         with step(f"Stop the stack on context {context}"):
-            _compose(settings, context, "down", "--remove-orphans", "--timeout", "20")
+            try:
+                _compose(settings, context, "down", "--remove-orphans", "--timeout", "20")
+            except CouldNotCheckError as error:
+                silent.append(error.message)
+    if silent:
+        raise CouldNotCheckError(" ".join(silent))
 
 
 def states(settings: Settings, context: str) -> list[ContainerState]:
@@ -233,27 +240,38 @@ def _start(settings: Settings, context: str, services: Sequence[str]) -> None:
         _compose(settings, context, "up", "--detach", "--no-build", *services)
 
 
-def _wait_until_healthy(settings: Settings, context: str, services: Sequence[str], timeout_s: float) -> None:
-    with step(f"Wait until {', '.join(services)} {'is' if len(services) == 1 else 'are'} healthy") as current:
+def _wait_until_healthy(settings: Settings, members: Sequence[Controller | Server], timeout_s: float) -> None:
+    names = [member.name for member in members]
+    with step(f"Wait until {', '.join(names)} {'is' if len(names) == 1 else 'are'} healthy") as current:
         while True:
-            found = {state.service: state for state in states(settings, context)}
-            waiting = [service for service in services if not (service in found and found[service].healthy)]
+            found = _states_of(settings, members)
+            waiting = [m for m in members if not (m.name in found and found[m.name].healthy)]
             if not waiting:
                 return
-            for service in waiting:
-                if service in found and found[service].gave_up:
-                    _give_up(settings, context, service, "ended by itself")
+            for member in waiting:
+                if member.name in found and found[member.name].gave_up:
+                    _give_up(settings, member, "ended by itself")
             if current.seconds > timeout_s:
-                _give_up(settings, context, waiting[0], f"was not healthy within {timeout_s:.0f} s")
-            current.detail(f"waiting for {', '.join(waiting)}")
+                _give_up(settings, waiting[0], f"was not healthy within {timeout_s:.0f} s")
+            current.detail(f"waiting for {', '.join(member.name for member in waiting)}")
             time.sleep(POLL_S)
 
 
-def _give_up(settings: Settings, context: str, service: str, what: str) -> None:
+def _states_of(settings: Settings, members: Sequence[Controller | Server]) -> dict[str, ContainerState]:
+    """The members' containers by the member's name, of which two contexts may have one service each."""
+    found = {
+        (context, state.service): state
+        for context in by_context(members)
+        for state in states(settings, context)
+    }
+    return {m.name: found[m.context, m.service] for m in members if (m.context, m.service) in found}
+
+
+def _give_up(settings: Settings, member: Controller | Server, what: str) -> None:
     raise KvshareError(
-        f"{service} on context {context} {what}; its last log lines:\n"
-        f"{last_lines(settings, context, service).rstrip()}\n"
-        f"See more: docker --context {context} compose logs {service}"
+        f"{member.name} on context {member.context} {what}; its last log lines:\n"
+        f"{last_lines(settings, member.context, member.service).rstrip()}\n"
+        f"See more: docker --context {member.context} compose logs {member.service}"
     )
 
 
