@@ -3,6 +3,7 @@
 
 TRIXIE_SOURCES=/etc/apt/sources.list.d/kvshare-trixie.sources
 TRIXIE_PREFERENCES=/etc/apt/preferences.d/kvshare-trixie
+SSHD_NOT_TO_BE_RUN=${SSHD_NOT_TO_BE_RUN:-/etc/ssh/sshd_not_to_be_run} # its own service unit looks for it
 DOCKER_PACKAGES="docker.io docker-cli docker-compose docker-buildx containerd"
 
 os_release() { (. /etc/os-release && eval "printf '%s' \"\${$1:-}\""); }
@@ -44,6 +45,13 @@ Pin-Priority: 50
 EOF
 }
 
+# The tests start an ssh server in a namespace of their own; this machine's is none of their business.
+keep_sshd_from_starting() {
+  say "will keep the ssh server from starting by itself ($SSHD_NOT_TO_BE_RUN); remove that file to use it"
+  mkdir -p "$(dirname "$SSHD_NOT_TO_BE_RUN")"
+  touch "$SSHD_NOT_TO_BE_RUN"
+}
+
 install_packages() {
   local words=("$@") word packages=()
   case "$(os_release ID)" in
@@ -60,6 +68,7 @@ install_packages() {
     say "will take Docker's packages from Debian 13 ($TRIXIE_SOURCES), since Debian 12's are too old"
     add_trixie_for_docker
   fi
+  [[ " ${packages[*]} " != *" openssh-server "* ]] || keep_sshd_from_starting
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null

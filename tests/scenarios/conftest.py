@@ -87,13 +87,13 @@ class Rig:
         )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def rig(images: dict[str, str]) -> Iterator[Rig]:
-    """The stack on images of this tree, and at the end nothing left running."""
+    """The stack on images of this tree; at the end its containers are gone, and the engine still runs."""
     del images
     rig = Rig()
     yield rig
-    rig.kvshare("down")
+    rig.compose("down", "--remove-orphans", "--timeout", "20")
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:

@@ -52,6 +52,19 @@ def test_it_says_what_it_installs_before_it_does() -> None:
     assert "trixie" not in said
 
 
+def test_the_ssh_server_of_the_tests_does_not_become_the_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = tmp_path / "ssh/sshd_not_to_be_run"
+    monkeypatch.setenv("SSHD_NOT_TO_BE_RUN", str(marker))
+    install("nftables", "debian", codename="trixie")
+    assert not marker.exists()
+    code, said = install("openssh-server nftables", "debian", codename="trixie")
+    assert code == 0
+    assert "will keep the ssh server from starting by itself" in said
+    assert marker.exists()
+
+
 def test_on_debian_12_docker_comes_from_debian_13() -> None:
     code, said = install("docker-engine docker-cli", "debian", codename="bookworm")
     assert code == 0
