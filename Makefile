@@ -1,10 +1,12 @@
 # kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status logs bundle verify image ship push pull lint test test-long rig rig-down test-unit test-scenarios generate benchmarks
+.PHONY: help setup demo up down status logs bundle verify image ship push pull lint test test-long rig rig-down test-unit test-scenarios generate benchmarks native test-gpu
 
 NODE ?= all
 DEVICE ?=
 ARGS ?=
+# For native and test-gpu: the Python of an environment with vLLM, LMCache and NIXL.
+PYTHON ?= python3
 KVSHARE := $(if $(DEVICE),DEVICE=$(DEVICE)) .venv/bin/kvshare
 # Namespaces, a firewall and an ssh server, for the scenarios on two machines.
 TEST_PACKAGES := iproute2 nftables openssh-server
@@ -19,6 +21,9 @@ demo: setup ## This machine, no GPU: build, start, verify, report
 	@$(KVSHARE) demo $(ARGS)
 down: ## Stop what demo or up started (the engine too, where demo started it)
 	@if [ -x .venv/bin/kvshare ]; then $(KVSHARE) down $(ARGS); else echo "nothing was started from here"; fi
+
+native: ## Without a container engine: all three as plain processes, from PYTHON's vLLM, LMCache and NIXL
+	@$(if $(DEVICE),DEVICE=$(DEVICE)) PYTHONPATH=tools $(PYTHON) -m kvshare.native
 
 ##@ Two machines
 up: setup ## Start NODE=prefill (with the controller), NODE=decode, or both
@@ -62,6 +67,9 @@ rig-down: ## Stop them again (ARGS=--purge removes their images too)
 test-unit: ## Only what needs no Docker engine
 	@setup/setup.sh docker/locks/dev.txt
 	@$(PYTEST) tests/unit
+test-gpu: ## On a machine with a GPU, from PYTHON's vLLM, LMCache and NIXL: measure it and write docs/gpu.md
+	@$(PYTHON) -m tests.gpu $(ARGS)
+	@$(PYTHON) -m tests.gpu --docs
 generate: ## Rewrite what is generated: docs/cli.md, docs/patches.md, every golden file
 	@setup/setup.sh docker/locks/dev.txt
 	@.venv/bin/python docker/patches/apply.py --docs > docs/patches.md

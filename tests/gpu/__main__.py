@@ -1,0 +1,160 @@
+"""Run what only a GPU can show, and keep what was seen.
+
+On a machine with a GPU, in an environment that holds vLLM, LMCache, NIXL and the tool's dependencies:
+
+    make test-gpu PYTHON=…             from nothing to docs/gpu.md
+    python -m tests.gpu [PART ...]     from the repository's root
+    python -m tests.gpu --docs         rewrite docs/gpu.md from tests/gpu/results.json
+
+parts: machine  versions, GPU and driver
+       kernel   LMCache's transfer kernel: KV out of the cache and back, bit for bit
+       without  the whole chain without packed-kv: must fail, on the answers
+       with     the whole chain as the image has it: must be proven; then time to first token
+Exit code 0 if every part came out as it must. Each part's result replaces the earlier one in the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tests.gpu import ROOT
+
+RESULTS = ROOT / "tests/gpu/results.json"
+DOCUMENT = ROOT / "docs/gpu.md"
+PARTS = ("machine", "kernel", "without", "with")
+RIGHT = {"KV-RIGHT-01", "KV-RIGHT-02"}
+
+
+def machine() -> dict[str, Any]:
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "gpu": torch.cuda.get_device_name(0) if on_gpu else "none",
+        "driver": _driver() if on_gpu else "none",
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in ("vllm", "lmcache", "nixl", "torch")},
+        "cores": os.cpu_count(),
+    }
+
+
+def _driver() -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
+
+
+def kernel() -> tuple[dict[str, Any], bool]:
+    from tests.gpu import kernel
+
+    found = kernel.run()
+    return found, found["exact_with"] == found["tried"] and not found["exact_without"]
+
+
+def chain(options: argparse.Namespace, packed: bool) -> tuple[dict[str, Any], bool]:
+    """Serve, verify, and measure where the KV is right."""
+    from tests.gpu import chain, measure
+
+    arm = "with" if packed else "without"
+    with chain.serving(options.device, packed, options.state / arm) as (native, stack):
+        evidence = options.state / f"evidence-{arm}.json"
+        judged = chain.verify(native, stack, options.prompts, options.prompt_tokens, evidence)
+        found: dict[str, Any] = {"vllm_args": native.processes["decode"].environment["KVSHARE_VLLM_ARGS"]}
+        found |= chain.summary(judged)
+        print(judged.sentence, flush=True)
+        if packed and options.repetitions:
+            logs = {name: process.log for name, process in native.processes.items()}
+            seed = random.SystemRandom().randrange(2**31)
+            lengths = measure.Measurement(stack, logs).run(options.chunks, options.repetitions, seed)
+            found["ttft"] = measure.summary(lengths)
+    failed = set(found["failed"])
+    return found, judged.proven if packed else bool(failed & RIGHT)
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is stopped
+    options = _parser().parse_args()
+    if options.docs:
+        from tests.gpu import document
+
+        DOCUMENT.write_text(document.render(json.loads(RESULTS.read_text())))
+        return 0
+    results = json.loads(options.results.read_text()) if options.results.exists() else {}
+    good = True
+    for part in options.parts or PARTS:
+        print(f"--- {part}", flush=True)
+        as_it_must = True
+        if part == "machine":
+            results[part] = machine()
+        elif part == "kernel":
+            results[part], as_it_must = kernel()
+        else:
+            _decide(options)
+            found, as_it_must = chain(options, packed=part == "with")
+            if options.also:
+                results.setdefault("also", {})[options.also] = found
+            else:
+                results[part] = found
+        options.results.write_text(json.dumps(results, indent=2) + "\n")
+        print(f"{part}: {'as it must be' if as_it_must else 'NOT as it must be'}", flush=True)
+        good &= as_it_must
+    return 0 if good else 1
+
+
+def _decide(options: argparse.Namespace) -> None:
+    """Make the model, and the decisions that .env would make."""
+    import torch
+
+    from tests.gpu import model
+
+    on_gpu = options.device == "cuda"
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    model.make(options.model, options.size, "cuda" if on_gpu else "cpu", dtype)
+    os.environ["DEVICE"] = options.device
+    os.environ["MODEL"] = str(options.model)
+    os.environ["MAX_MODEL_LEN"] = str(options.max_model_len)
+    os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
+    if options.vllm_args:
+        os.environ["KVSHARE_VLLM_ARGS"] = options.vllm_args
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--docs", action="store_true", help="write docs/gpu.md from the results, run nothing")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file that keeps what was seen")
+    parser.add_argument("--state", type=Path, default=ROOT / ".kvshare/gpu", help="folder for logs, evidence")
+    parser.add_argument(
+        "--model", type=Path, default=Path("/tmp/kvshare-gpu-model"), help="folder to make it in"
+    )
+    parser.add_argument("--size", choices=("8b", "small"), default="8b")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the script")
+    parser.add_argument("--vllm-args", help="instead of compose.yaml's")
+    parser.add_argument(
+        "--also", metavar="TITLE", help="keep the chain's result beside the others, under TITLE"
+    )
+    parser.add_argument("--max-model-len", type=int, default=16640, metavar="TOKENS")
+    parser.add_argument("--prompts", type=int, default=5)
+    parser.add_argument("--prompt-tokens", type=int, default=1546, metavar="TOKENS")
+    parser.add_argument(
+        "--chunks", type=int, nargs="*", default=[4, 16, 32, 64], help="of 256 tokens a prompt"
+    )
+    parser.add_argument("--repetitions", type=int, default=7, help="of each length; 0: measure nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""docs/gpu.md from what a run left in results.json; every figure in it was measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SHOWN = (
+    "KV-PEER-01",
+    "KV-PEER-02",
+    "KV-PEER-03",
+    "KV-PEER-04",
+    "KV-CTL-01",
+    "KV-RIGHT-01",
+    "KV-RIGHT-02",
+    "KV-RIGHT-03",
+)
+SIGNS = {"success": "√", "warning": "‼", "error": "×", "skipped": "–"}
+LEGS = ("cold", "local", "peer")
+ASKED, WRITTEN = "the request is with the owner", "the owner has written the KV"
+CHUNK, KV_BYTES = (
+    256,
+    2 * 32 * 8 * 128 * 2,
+)  # tokens; bytes a token: K and V of each layer and head, 16 bits each
+
+
+def render(results: dict[str, Any]) -> str:
+    """Return the document; a part that was not run is left out."""
+    parts = [_head(results["machine"])]
+    if "kernel" in results:
+        parts.append(_kernel(results["kernel"]))
+    if "with" in results and "without" in results:
+        parts.append(_chain(results["without"], results["with"]))
+    if results.get("with", {}).get("ttft"):
+        parts.append(_ttft(results["with"]))
+        parts.append(_stages(results["with"]["ttft"]))
+    for title, arm in results.get("also", {}).items():
+        parts.append(_also(title, arm))
+    return "\n".join(parts)
+
+
+def _head(machine: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return f"""# On a GPU
+
+Made by `python -m tests.gpu --docs` from `tests/gpu/results.json`, which `python -m tests.gpu` wrote there.
+Run on {machine["date"]}: one {machine["gpu"]}, driver {machine["driver"]}, {machine["cores"]} CPU cores;
+Python {machine["python"]}, {versions}.
+
+No container engine ran there: controller, prefill and decode were plain processes (`make native`) with the
+entrypoint, compose.yaml and configs/lmcache.yaml of the containers, both servers on the one GPU, the KV over
+loopback. The model has Llama-3.1-8B's dimensions and seeded random weights in bfloat16
+(`tests/gpu/model.py`).
+"""
+
+
+def _kernel(kernel: dict[str, Any]) -> str:
+    tried, exact, without = kernel["tried"], kernel["exact_with"], kernel["exact_without"]
+    rows = [[dtype, tried[dtype], exact.get(dtype, 0), without.get(dtype, 0)] for dtype in tried]
+    size = f"{kernel['layers']} layers of {kernel['heads']} heads of {kernel['head_size']}"
+    return f"""## The transfer kernel, bit for bit
+
+LMCache's own CUDA kernel and connector, {size}: random bytes leave
+the paged cache for pinned memory and come back at other slots; every byte of every layer is compared.
+
+- layouts: {"; ".join(kernel["layouts"])}
+- tokens: {_listed(kernel["tokens"])}, in chunks of 256: whole chunks, parts of one, and both
+- leading tokens that must not be written: {_listed(kernel["skips"])}
+- through the connector's GPU buffer, and without it
+
+{_table(["KV", "round trips", "exact with packed-kv", "exact without it"], rows)}
+"""
+
+
+def _chain(without: dict[str, Any], with_: dict[str, Any]) -> str:
+    rows = [
+        [check, _told(without["checks"][check]), _told(with_["checks"][check])]
+        for check in SHOWN
+        if check in without["checks"] and check in with_["checks"]
+    ]
+    return f"""## The whole chain
+
+`kvshare verify`'s legs and checks, {with_["prompts"]} prompts of {with_["prompt_tokens"]} tokens.
+Without packed-kv every hit is counted and the answers are wrong.
+
+- servers without the patch: {_servers(without)}
+- servers with it: {_servers(with_)}
+
+{_table(["check", "without packed-kv", "with it"], rows)}
+
+- without: `{without["sentence"]}`
+- with: `{with_["sentence"]}`
+"""
+
+
+def _servers(arm: dict[str, Any]) -> str:
+    return f"`{arm['vllm_args']}`, {arm['max_local_cpu_size']} GiB of LMCache memory each"
+
+
+def _told(check: list[str]) -> str:
+    result, detail = check
+    return f"{SIGNS[result]} {detail}".replace("|", "\\|").strip()
+
+
+def _ttft(arm: dict[str, Any]) -> str:
+    return f"""## Time to first token
+
+{arm["ttft"][0]["repetitions"]} fresh prompts a length, in one run, one request at a time:
+computed by prefill (cold), from prefill's own LMCache after vLLM's prefix cache was emptied (local), pulled
+by decode (peer, UCX over loopback TCP). Milliseconds: the median, and the range in brackets.
+
+{_times(arm["ttft"])}
+"""
+
+
+def _times(measured: list[dict[str, Any]]) -> str:
+    rows = [
+        [
+            row["tokens"],
+            *(_timed(row, leg) for leg in LEGS),
+            f"{row['local_over_cold']:.2f}",
+            f"{row['peer_over_cold']:.2f}",
+        ]
+        for row in measured
+    ]
+    return _table(["tokens", "cold", "local LMCache hit", "peer hit", "local/cold", "peer/cold"], rows)
+
+
+def _timed(row: dict[str, Any], leg: str) -> str:
+    least, most = row["range"][leg]
+    return f"{row[leg]:.1f} ({least:.1f}–{most:.1f})"
+
+
+def _stages(measured: list[dict[str, Any]]) -> str:
+    return f"""## Where a pull's time goes
+
+When each milestone was passed, in milliseconds after the client sent the request: medians over the pulls
+above, from the servers' own log lines (to 1 ms, one clock). The last line: the bytes of the whole chunks over
+the time from the second milestone to the third.
+
+{_milestones(measured)}
+"""
+
+
+def _milestones(measured: list[dict[str, Any]]) -> str:
+    names = [name for name in measured[0]["stages"] if all(name in row["stages"] for row in measured)]
+    rows = [[name, *(f"{row['stages'][name]:.1f}" for row in measured)] for name in names]
+    if {ASKED, WRITTEN} <= set(names):
+        rows.append(["the owner writes, GB/s", *(f"{_speed(row):.1f}" for row in measured)])
+    return _table(["tokens", *(row["tokens"] for row in measured)], rows)
+
+
+def _speed(row: dict[str, Any]) -> float:
+    moved = row["tokens"] // CHUNK * CHUNK * KV_BYTES
+    return float(moved / (row["stages"][WRITTEN] - row["stages"][ASKED]) / 1e6)
+
+
+def _also(title: str, arm: dict[str, Any]) -> str:
+    return f"""## Also: {title}
+
+On the same machine, servers started anew: `{arm["sentence"]}`
+
+{_times(arm["ttft"])}
+
+{_milestones(arm["ttft"])}
+"""
+
+
+def _table(header: list[Any], rows: list[list[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _listed(values: list[int]) -> str:
+    return ", ".join(map(str, values))

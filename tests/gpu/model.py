@@ -1,0 +1,117 @@
+"""A Llama of Llama-3.1-8B's dimensions with seeded random weights, made on the spot: nothing is downloaded.
+
+The weights are as wide as a trained model's, or a little wider: wrong KV must show in the answers. The last
+matrix is narrower, which scales every difference of log-probabilities alike, so that bfloat16's noise is a
+trained model's too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig
+
+from kvshare_engine import demo_model
+
+SIZES = {
+    "8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 128256,
+    },
+    # To try the scripts without a GPU.
+    "small": {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "vocab_size": 128256,
+    },
+}
+GAIN = 1.3  # a matrix lengthens a random vector by this; 0.02, the usual width, is 1.28 at 4096
+HEAD_GAIN = 0.5
+POSITIONS = 32768
+
+
+def make(path: Path, size: str, device: str, dtype: torch.dtype) -> None:
+    """Write the model to ``path`` unless it is there."""
+    if (path / "config.json").exists():
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    shape = SIZES[size]
+    demo_model._tokenizer().save_pretrained(path)
+    _name_every_token(path / "tokenizer.json", shape["vocab_size"])
+    generator = torch.Generator(device).manual_seed(demo_model.SEED)
+    index = {}
+    for number, shard in enumerate(_shards(shape)):
+        name = f"model-{number:05d}.safetensors"
+        tensors = {key: _weight(key, size, generator, device, dtype) for key, size in shard.items()}
+        save_file({key: tensor.cpu() for key, tensor in tensors.items()}, path / name, {"format": "pt"})
+        index.update(dict.fromkeys(shard, name))
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    _config(shape, dtype).save_pretrained(path)
+
+
+def _name_every_token(tokenizer: Path, vocab_size: int) -> None:
+    """Add the ids that the byte-level tokenizer lacks: vLLM spells out the most likely tokens."""
+    content = json.loads(tokenizer.read_text())
+    vocab = content["model"]["vocab"]
+    vocab.update({f"<{token}>": token for token in range(len(vocab), vocab_size)})
+    tokenizer.write_text(json.dumps(content))
+
+
+def _shards(shape: dict[str, int]) -> Iterator[dict[str, tuple[int, ...]]]:
+    """The names and shapes of the weights, a layer at a time."""
+    hidden, inner, vocab = shape["hidden_size"], shape["intermediate_size"], shape["vocab_size"]
+    queries = shape["num_attention_heads"] * shape["head_dim"]
+    keys = shape["num_key_value_heads"] * shape["head_dim"]
+    yield {
+        "model.embed_tokens.weight": (vocab, hidden),
+        "lm_head.weight": (vocab, hidden),
+        "model.norm.weight": (hidden,),
+    }
+    layer = {
+        "self_attn.q_proj": (queries, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, queries),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+    }
+    for number in range(shape["num_hidden_layers"]):
+        yield {f"model.layers.{number}.{name}.weight": size for name, size in layer.items()}
+
+
+def _weight(
+    name: str, size: tuple[int, ...], generator: torch.Generator, device: str, dtype: torch.dtype
+) -> torch.Tensor:
+    if len(size) == 1:
+        return torch.ones(size, dtype=dtype, device=device)
+    width = (HEAD_GAIN if name.startswith("lm_head") else GAIN) / size[1] ** 0.5
+    return torch.randn(size, generator=generator, dtype=dtype, device=device).mul_(width)
+
+
+def _config(shape: dict[str, int], dtype: torch.dtype) -> LlamaConfig:
+    return LlamaConfig(
+        **shape,
+        architectures=["LlamaForCausalLM"],
+        max_position_embeddings=POSITIONS,
+        rope_theta=500000.0,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        dtype=str(dtype).removeprefix("torch."),
+    )
