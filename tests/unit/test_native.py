@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import pytest
 import yaml
 
 from kvshare import native
+from kvshare.errors import KvshareError
 from kvshare.native import EndedError, Native, Process
 from kvshare.settings import Settings, load_settings
 from tests.conftest import ROOT
@@ -146,13 +148,35 @@ def test_one_that_ends_by_itself_is_named_with_its_last_words(tmp_path: Path) ->
         stack.watch()
 
 
+def test_a_port_that_something_else_holds_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = Native(settings("cpu"), tmp_path)
+    with socket.socket() as taken:
+        taken.bind((native.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(native, "_ports", lambda _config, service: [port] if service == "decode" else [])
+        with pytest.raises(KvshareError, match=f"port {port} of 127.0.0.1 is taken"):
+            stack.start()
+    assert all(process.running is None for process in stack.processes.values())
+
+
+def test_every_port_of_the_three_is_looked_at() -> None:
+    config = native.compose_config(settings("cpu"))
+    ports = [port for service in native.SERVICES for port in native._ports(config, service)]
+    assert len(set(ports)) == len(ports) == 12
+
+
 def test_an_environment_without_the_engine_is_refused_in_a_sentence(tmp_path: Path) -> None:
     empty = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(empty)], check=True, timeout=60)
     site = os.pathsep.join(p for p in sys.path if p.endswith("site-packages"))
     code = (
         f"import sys; sys.path += {site.split(os.pathsep)!r}\n"
-        "from kvshare import native; raise SystemExit(native.main())"
+        "from kvshare import native\n"
+        "native._require_free = lambda ports: None\n"  # whatever else runs on this machine
+        "raise SystemExit(native.main())"
     )
     result = subprocess.run(
         [empty / "bin/python", "-c", code],

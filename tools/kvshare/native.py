@@ -17,10 +17,11 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -166,10 +167,13 @@ class Native:
         self.stop()
 
     def start(self) -> None:
-        """Start one after the other, each once the one before is healthy; EndedError if one does not come up.
+        """Start one after the other, each once the one before is healthy.
+
+        EndedError if one does not come up, KvshareError if something else has its ports.
 
         vLLM measures its GPU's free memory while it starts, so two servers of one GPU must not start at once.
         """
+        _require_free(port for service in SERVICES for port in _ports(self.config, service))
         if self.patches is None:
             self.patches = self._apply_patches()
         for process in self.processes.values():
@@ -275,6 +279,24 @@ def _spawn(command: list[str], process: Process, log: IO[bytes]) -> subprocess.P
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
+
+
+def _ports(config: Mapping[str, Any], service: str) -> list[int]:
+    facts: Mapping[str, Any] = config["x-kvshare"][service]
+    return [int(value) for name, value in facts.items() if name.endswith("_PORT")]
+
+
+def _require_free(ports: Iterable[int]) -> None:
+    """KvshareError if something listens on one of the ports: its answers would be taken for ours."""
+    for port in ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left may still wait
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                raise KvshareError(
+                    f"port {port} of {HOST} is taken: stop what listens there (ss -ltnp), perhaps make down."
+                ) from None
 
 
 def _gpus(config: Mapping[str, Any]) -> dict[str, str]:
