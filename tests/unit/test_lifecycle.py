@@ -106,15 +106,14 @@ def test_nothing_is_started_where_any_engine_lacks_an_image(
 def test_an_engine_that_is_silent_does_not_keep_the_others_from_stopping(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stopped = []
+    stopped: list[str] = []
 
-    def compose(_: Settings, context: str, *__: str) -> str:
+    def read_engine(context: str) -> None:
         if context == "gpu-a":
             raise CouldNotCheckError("gpu-a is silent.")
-        stopped.append(context)
-        return ""
 
-    monkeypatch.setattr(lifecycle, "_compose", compose)
+    monkeypatch.setattr(lifecycle.contexts, "read_engine", read_engine)
+    monkeypatch.setattr(lifecycle, "_compose", lambda _, context, *__: stopped.append(context))
     with pytest.raises(CouldNotCheckError, match="gpu-a is silent"):
         lifecycle.down(SETTINGS, ["gpu-a", "gpu-b"])
     assert stopped == ["gpu-b"]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvshare import dockerd, preflight
+from kvshare import contexts, dockerd, preflight
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.progress import Step, step
 from kvshare.settings import Settings
@@ -206,21 +206,24 @@ def _not_running(settings: Settings, members: Sequence[Controller | Server]) -> 
     return [m for m in members if not (m.name in found and found[m.name].state == "running")]
 
 
-def down(settings: Settings, contexts: Iterable[str]) -> None:
+def down(settings: Settings, names: Iterable[str]) -> None:
     """Stop and remove every container of the stack on these contexts; volumes and images stay.
 
     Raises:
-        CouldNotCheckError: names the engines that did not answer, when the others have been served.
+        KvshareError: as ``read_engine`` does, when the other contexts have been served.
     """
-    silent = []
-    for context in contexts:
-        with step(f"Stop the stack on context {context}"):
-            try:
+    failed: list[KvshareError] = []
+    for context in names:
+        try:
+            contexts.read_engine(context)
+            with step(f"Stop the stack on context {context}"):
                 _compose(settings, context, "down", "--remove-orphans", "--timeout", "20")
-            except CouldNotCheckError as error:
-                silent.append(error.message)
-    if silent:
-        raise CouldNotCheckError(" ".join(silent))
+        except KvshareError as error:
+            failed.append(error)
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        raise CouldNotCheckError(" ".join(error.message for error in failed))
 
 
 def states(settings: Settings, context: str) -> list[ContainerState]:
