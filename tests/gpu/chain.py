@@ -19,7 +19,7 @@ import packed_kv
 from guard import commit, plan
 
 from kvshare import checks, ledger
-from kvshare.engines import Engines, parse_fingerprint
+from kvshare.engines import _ANSI, Engines, parse_fingerprint
 from kvshare.evidence import LEGS, Container, EngineProbe, Evidence, Spec, Traffic
 from kvshare.judgement import Judgement, judge
 from kvshare.native import Native
@@ -68,8 +68,6 @@ class Processes(Engines):
 
 def uncoloured(text: str) -> str:
     """The text without the escape sequences that colour LMCache's log."""
-    from kvshare.engines import _ANSI
-
     return _ANSI.sub("", text)
 
 
