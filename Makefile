@@ -1,6 +1,6 @@
 # kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status logs bundle verify image ship push pull lint test test-long rig rig-down test-unit test-scenarios generate benchmarks native test-gpu
+.PHONY: help setup demo up down status logs bundle verify bench image ship push pull lint test test-long rig rig-down test-unit test-scenarios generate benchmarks native test-gpu
 
 NODE ?= all
 DEVICE ?=
@@ -36,6 +36,8 @@ bundle: setup ## One archive to find a fault with, without secrets: FILE=name.ta
 	@$(KVSHARE) bundle $(FILE) $(ARGS)
 verify: setup ## Prove that KV cache is reused, with right answers (ARGS="--output json")
 	@$(KVSHARE) verify $(ARGS)
+bench: setup ## Measure what reuse is worth, and from which length on (ARGS="--concurrency 1,4,16")
+	@$(KVSHARE) bench $(ARGS)
 
 ##@ Images
 image: setup ## Build the images for DEVICE (cpu, or DEVICE=cuda), on every machine or NODE's
@@ -74,6 +76,7 @@ generate: ## Rewrite what is generated: docs/cli.md, docs/patches.md, every gold
 	@setup/setup.sh docker/locks/dev.txt
 	@.venv/bin/python docker/patches/apply.py --docs > docs/patches.md
 	@.venv/bin/python tools/generate_cli_reference.py
+	@.venv/bin/python tools/generate_bench_schema.py
 	@$(PYTEST) --update-golden tests/config tests/unit/test_report.py tests/unit/test_docs.py
 benchmarks: ## Measure this machine and write docs/benchmarks.md
 	@setup/setup.sh docker/locks/dev.txt

@@ -29,12 +29,22 @@ class Server:
     instance: str
     healthy: bool = True
     fail_requests: bool = False
+    model: str = "m"
+    dies_after: int | None = None  # requests, after which neither its API nor its health answers
+    first_token_s: float = 0.02
+    token_s: float = 0.0
+    answered: int = 0
     seen: set[tuple[int, ...]] = field(default_factory=set)
     local_compute: int = 0
     local_cache_hit: int = 0
     external: int = 0
     hit_tokens: int = 0
     transfers: int = 0
+    copies: int = 0
+
+    @property
+    def alive(self) -> bool:
+        return self.healthy and (self.dies_after is None or self.answered < self.dies_after)
 
     def metrics(self) -> str:
         sources = {
@@ -55,7 +65,16 @@ class Server:
             f'lmcache:p2p_time_to_transfer_bucket{{le="+Inf",worker_id="0"}} {self.transfers}.0',
             f'lmcache:p2p_time_to_transfer_count{{worker_id="0"}} {self.transfers}.0',
             f'lmcache:p2p_time_to_transfer_sum{{worker_id="0"}} {self.transfers * 0.05}',
+            "# TYPE lmcache:time_to_retrieve histogram",
+            f'lmcache:time_to_retrieve_count{{worker_id="0"}} {self.copies}.0',
+            f'lmcache:time_to_retrieve_sum{{worker_id="0"}} {self.copies * 0.002}',
         ]
+        for name, seconds in (("request_queue", 0.004), ("request_prefill", 0.014), ("request_decode", 0.0)):
+            lines += [
+                f'vllm:{name}_time_seconds_count{{engine="0"}} {self.answered}.0',
+                f'vllm:{name}_time_seconds_sum{{engine="0"}} {self.answered * seconds}',
+            ]
+        lines.append(f'vllm:time_to_first_token_seconds_sum{{engine="0"}} {self.answered * 0.019}')
         return "\n".join(lines) + "\n"
 
 
@@ -76,10 +95,15 @@ class FakeStack:
     api_key: str | None = None
     request_ids: list[str] = field(default_factory=list)
 
-    def answer(self, server: Server, prompt: tuple[int, ...]) -> None:
-        """Keep the books of one request."""
+    def answer(self, server: Server, prompt: tuple[int, ...], salt: str | None = None) -> None:
+        """Keep the books of one request; a salt hides vLLM's own cache, not LMCache's."""
+        server.answered += 1
         whole = len(prompt) // CHUNK * CHUNK
-        if prompt in server.seen:
+        if salt is not None and prompt in self.known:
+            server.external += whole
+            server.local_compute += len(prompt) - whole
+            server.copies += 1
+        elif prompt in server.seen:
             cached = len(prompt) // BLOCK * BLOCK
             server.local_cache_hit += cached
             server.local_compute += len(prompt) - cached
@@ -87,6 +111,7 @@ class FakeStack:
             server.external += whole
             server.hit_tokens += whole
             server.local_compute += len(prompt) - whole
+            server.copies += 1
             self.prefill.transfers += 1
         else:
             server.local_compute += len(prompt)
@@ -116,13 +141,15 @@ def _handler(stack: FakeStack, server: Server | None) -> type[BaseHTTPRequestHan
             if server is None:
                 self._controller()
             elif self.path == "/health":
-                self._send(200 if server.healthy else 503, "")
+                self._send(200 if server.alive else 503, "")
             elif self.path == "/metrics":
                 self._send(200, server.metrics())
             elif not self._allowed():
                 self._send(401, '{"error": "Unauthorized"}')
             else:
-                self._send(200, json.dumps({"data": [{"id": "m", "max_model_len": stack.max_model_len}]}))
+                self._send(
+                    200, json.dumps({"data": [{"id": server.model, "max_model_len": stack.max_model_len}]})
+                )
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -132,7 +159,7 @@ def _handler(stack: FakeStack, server: Server | None) -> type[BaseHTTPRequestHan
                 self._send(200, json.dumps({"event_id": "x", "layout_info": layout if found else {}}))
             elif not self._allowed():
                 self._send(401, '{"error": "Unauthorized"}')
-            elif server.fail_requests:
+            elif server.fail_requests or not server.alive:
                 self._send(500, '{"error": "EngineCore died"}')
             else:
                 stack.request_ids.append(self.headers["X-Request-Id"])
@@ -151,15 +178,22 @@ def _handler(stack: FakeStack, server: Server | None) -> type[BaseHTTPRequestHan
             self._event(
                 {"choices": [{"text": "", "logprobs": None}]}
             )  # vLLM may send a chunk without a token
-            time.sleep(0.02)
-            for position in output(sum(prompt), tokens=body["max_tokens"]):
+            time.sleep(server.first_token_s)
+            continuous = body["stream_options"].get("continuous_usage_stats", False)
+            for number, position in enumerate(output(sum(prompt), tokens=body["max_tokens"]), start=1):
+                if number > 1:
+                    time.sleep(server.token_s)
                 top = {f"token_id:{token}": logprob for token, logprob in position.top}
                 logprobs = {"tokens": [f"token_id:{position.token}"], "top_logprobs": [top]}
-                self._event({"choices": [{"text": "", "logprobs": logprobs}]})
-            stack.answer(server, prompt)
-            self._event({"choices": [], "usage": {"prompt_tokens": len(prompt)}})
+                usage = {"usage": self._usage(prompt, number)} if continuous else {}
+                self._event({"choices": [{"text": "", "logprobs": logprobs}], **usage})
+            stack.answer(server, prompt, body.get("cache_salt"))
+            self._event({"choices": [], "usage": self._usage(prompt, body["max_tokens"])})
             self._chunk(b"data: [DONE]\n\n")
             self._chunk(b"")
+
+        def _usage(self, prompt: tuple[int, ...], tokens: int) -> dict[str, int]:
+            return {"prompt_tokens": len(prompt), "completion_tokens": tokens}
 
         def _event(self, data: dict[str, Any]) -> None:
             self._chunk(f"data: {json.dumps(data)}\n\n".encode())

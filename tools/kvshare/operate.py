@@ -7,6 +7,7 @@ import sys
 import click
 
 from kvshare import deliver, observe
+from kvshare.bench import commands
 from kvshare.settings import Settings, find_root, load_settings, validate_node
 
 TIMEOUT = click.option(
@@ -104,6 +105,7 @@ COMMANDS = (
     *(demo, up, down, engine),
     *(deliver.image, deliver.ship, deliver.push, deliver.pull),
     *(observe.status, observe.logs, observe.bundle),
+    *commands.COMMANDS,
 )
 
 

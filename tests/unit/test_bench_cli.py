@@ -1,0 +1,279 @@
+"""`kvshare bench` from its command line, the client a process of its own, Docker left out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kvshare import cli, records
+from kvshare.bench import gather, outputs, report, run
+from kvshare.bench.run import default_lengths
+from kvshare.bench.spec import ARMS
+from kvshare.stack import Stack
+from tests.unit.bench_build import document
+from tests.unit.build import STACK
+from tests.unit.fake_stack import FakeStack, serve
+
+CONFIG = {
+    "num_hidden_layers": 10, "num_attention_heads": 10, "num_key_value_heads": 5, "hidden_size": 640,
+    "head_dim": 64, "intermediate_size": 2048, "vocab_size": 259,
+}  # fmt: skip
+PRINT = {"model": "/models/x", "dtype": "float32", "max_model_len": 1600, "lmcache": {"chunk_size": 256}}
+IMPATIENT = (
+    "from kvshare import legs\nfrom kvshare.bench import session\n"
+    "legs.LEDGER_DEADLINE_S = legs.COUNTERS_DEADLINE_S = session.ADMISSION_DEADLINE_S = 0.05\n"
+    "legs.POLL_S = 0.01\nfrom kvshare.cli import main\nmain(prog_name='kvshare')\n"
+)
+
+
+class FakeContainers:
+    """What the stack's containers would answer."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+
+    def require_running(self) -> None:
+        pass
+
+    def ask(self, *_: object) -> str:
+        return json.dumps(CONFIG)
+
+    def ask_json(self, member: object, program: str, *_: str) -> dict[str, Any]:
+        del member
+        return PRINT if program == "cat" else {}
+
+    def image_id(self, _: object) -> str:
+        return "sha256:0123"
+
+    def log(self, _: object) -> str:
+        return ""
+
+
+@pytest.fixture
+def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeStack]:
+    """The stand-in for the stack, behind the names that the operator's side finds its parts by."""
+    fake = FakeStack()
+    with serve(fake) as spec:
+        urls = iter((spec.prefill, spec.decode, spec.controller))
+        hosts = [url.removeprefix("http://").split(":") for url in urls]
+        (ph, pp), (dh, dp), (ch, cp) = hosts
+        found = replace(
+            STACK,
+            prefill=replace(STACK.prefill, host=ph, api_port=int(pp)),
+            decodes=(replace(STACK.decode, host=dh, api_port=int(dp)),),
+            controller=replace(STACK.controller, host=ch, http_port=int(cp)),
+        )
+        monkeypatch.setattr(run, "read_stack", lambda _: found)
+        monkeypatch.setattr(gather, "Containers", FakeContainers)
+
+        def command(_: str, *arguments: str) -> list[str]:
+            return [sys.executable, "-c", IMPATIENT, *arguments[arguments.index("client", -4) + 1 :]]
+
+        monkeypatch.setattr(gather, "compose_command", command)
+        (tmp_path / ".env.example").write_text("DEVICE=cpu\nCOMPOSE_FILE=compose.yaml:compose.cpu.yaml\n")
+        monkeypatch.setenv("KVSHARE_ROOT", str(tmp_path))
+        yield fake
+
+
+def bench(*arguments: str) -> Result:
+    result = CliRunner().invoke(cli.main, ["bench", *arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+QUICK = ("--prompt-tokens", "266,522,1034", "--output-tokens", "3", "--repetitions", "2")
+
+
+def test_a_run_prints_a_table_and_writes_its_files(stack: FakeStack, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = bench(*QUICK, "--out", str(out), "--goodput", "ttft:1000")
+    assert stack.prefill.transfers == 1 + 3 * 2
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in out.iterdir()} == {
+        outputs.JSON, outputs.LINES, outputs.CSV, outputs.REPORT
+    }  # fmt: skip
+    found = outputs.load(out / outputs.JSON)
+    assert found.ended == run.COMPLETE
+    assert found.moved_tokens == 2 * (256 + 512 + 1024)
+    assert found.model.kv_bytes_per_token == 25600
+    assert [r.transfer.pulls for r in found.points if r.transfer] == [2, 2, 2]
+    for arm in ARMS:
+        assert f"\n{arm} " in result.stdout
+    assert "KV transfer, by the owner's count: 2 of 50.0 ms" in result.stdout
+    assert "goodput, peer:" in result.stdout
+    assert "break-even" in result.stdout or "not worth it" in result.stdout
+    assert "about" in result.stderr, "progress with the time left"
+
+
+def test_no_byte_moved_is_exit_code_1(stack: FakeStack, tmp_path: Path) -> None:
+    stack.pull_loop_alive = False
+    result = bench(*QUICK, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 1
+    assert "Error: no byte moved in the peer arm: type kvshare verify" in result.stderr
+    assert outputs.load(tmp_path / "out" / outputs.JSON).points
+
+
+def test_a_server_that_goes_down_half_way_is_exit_code_3_and_keeps_what_was_measured(
+    stack: FakeStack, tmp_path: Path
+) -> None:
+    stack.decode.dies_after = 2 + 2 * 2 + 1
+    result = bench(*QUICK, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 3
+    assert "decode went down during the run" in result.stderr
+    assert "what was measured is kept" in result.stderr
+    found = outputs.load(tmp_path / "out" / outputs.JSON)
+    assert found.points[0].repetitions == 2
+
+
+@pytest.mark.parametrize("arms", ["cold", "cold,recompute"])
+def test_arms_without_a_peer_need_no_transfer(stack: FakeStack, tmp_path: Path, arms: str) -> None:
+    result = bench(*QUICK, "--arms", arms, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert stack.prefill.transfers == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--arms", "cold,per"), "per is no arm, did you mean peer?"),
+        (("--prompt-tokens", "3082"), "a prompt of 3082 tokens and 16 to generate exceed MAX_MODEL_LEN=1600"),
+        (("--prompt-tokens", "512"), "set --prompt-tokens to 522"),
+        (("--prompt-tokens", "a"), "'a' is not numbers separated by commas"),
+        (("--concurrency", "0"), "0 must be at least 1"),
+        (("--shared", "101"), "101 must be at least 0 and at most 100"),
+        (("--rate", "0"), "0 must be at least 0.001"),
+        (("--goodput", "tfft:3"), "tfft is no limit, did you mean ttft?"),
+        (("--goodput", "ttft:x"), "'x' is not milliseconds"),
+        (("--node", "decode-9"), "--node decode-9 is no decode node, did you mean decode?"),
+    ],
+)
+@pytest.mark.usefixtures("stack")
+def test_bad_input_is_exit_code_2_and_a_sentence(arguments: tuple[str, ...], sentence: str) -> None:
+    result = bench(*arguments)
+    assert result.exit_code == 2
+    assert sentence in " ".join(result.stderr.split())
+    assert result.stdout == ""
+
+
+def test_a_server_of_another_model_is_named(stack: FakeStack) -> None:
+    stack.decode.model = "other"
+    result = bench(*QUICK)
+    assert result.exit_code == 2
+    assert "the client container refused the request" in result.stderr
+
+
+def test_ctrl_c_keeps_what_was_measured(
+    stack: FakeStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    del stack
+    seen: list[int] = []
+
+    def interrupting(told: Callable[[Any], None]) -> Callable[[Any], None]:
+        def tell(observed: Any) -> None:
+            told(observed)
+            seen.append(len(observed.repetitions))
+            if len(observed.repetitions) == 3:
+                raise KeyboardInterrupt
+
+        return tell
+
+    original = gather.observe
+    monkeypatch.setattr(
+        gather, "observe", lambda spec, st, se, told: original(spec, st, se, interrupting(told))
+    )
+    result = bench(*QUICK, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 130
+    assert "Error: interrupted by Ctrl-C; what was measured is kept." in result.stderr
+    found = outputs.load(tmp_path / "out" / outputs.JSON)
+    assert sum(r.repetitions for r in found.points) == 3
+
+
+def test_the_client_ends_on_sigint_without_a_traceback() -> None:
+    fake = FakeStack()
+    fake.prefill.first_token_s = 0.3
+    with serve(fake) as verify:
+        spec = replace(
+            run.make_spec(STACK, PRINT, run.Options(repetitions=5, seed=1)),
+            prefill=verify.prefill, decode=verify.decode, controller=verify.controller,
+        )  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-m", "kvshare", "bench-client", "--spec", records.dumps(spec)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert "opening" in process.stdout.readline()
+        os.kill(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+def test_default_lengths_suit_the_model() -> None:
+    assert default_lengths(256, 1600, 16) == (266, 522, 1034, 1546)
+    assert default_lengths(256, 131072, 128) == (2058, 4106, 8202, 16394, 32778)
+    assert default_lengths(256, 600, 16) == (266, 522)
+
+
+def test_two_runs_are_compared(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.json", "b.json")]
+    for path in paths:
+        path.write_text(records.dumps(document()))
+    result = bench("compare", *map(str, paths))
+    assert result.exit_code == 0
+    assert result.stdout.count("within the spread") == 3 * 5 * 4
+    paths[1].write_text("{}")
+    refused = bench("compare", *map(str, paths))
+    assert refused.exit_code == 2
+    assert "b.json is no benchmark that this version wrote" in refused.stderr
+
+
+def test_csv_has_a_line_for_each_point_and_arm() -> None:
+    rows = list(csv.DictReader(outputs.as_csv(document()).splitlines()))
+    assert len(rows) == 15
+    assert {row["arm"] for row in rows} == set(ARMS)
+    assert float(rows[0]["ttft_ms_p50"]) > 0
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+
+
+def test_the_page_fetches_nothing_and_has_every_plot() -> None:
+    page = report.html(document())
+    for name in ("ttft", "stages", "speed", "tbt"):
+        assert f'<figure id="{name}"><svg' in page
+    assert "n* = 34" in page
+    assert "<script" not in page
+    for address in ("http://", "https://"):
+        fetched = [part.split('"')[0] for part in page.split(f'="{address}')[1:]]
+        assert all("w3.org" in rest or "pygal.org" in rest for rest in fetched), fetched
+    assert 'src="' not in page
+
+
+def test_the_page_of_an_interrupted_run_leaves_out_what_is_not_there() -> None:
+    page = report.html(replace(document(), points=(), cost=None))
+    assert "<figure" not in page
+    assert "<h1>kvshare bench" in page
+
+
+def test_the_page_can_be_written_anew(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.json", tmp_path / "a.html"
+    source.write_text(records.dumps(document()))
+    assert bench("report", str(source), str(target)).exit_code == 0
+    assert target.read_text() == report.html(document())
+
+
+def test_words_from_outside_are_escaped() -> None:
+    found = document()
+    found = replace(found, model=replace(found.model, name="<script>alert(1)</script>"))
+    assert "<script" not in report.html(found)

@@ -1,0 +1,1 @@
+"""`kvshare bench`: what reuse is worth, honestly measured, and the length from which it pays."""

@@ -1,0 +1,167 @@
+"""What a pull and a prefill cost as functions of the length, and from which length a pull pays.
+
+    pull(n)    = t0 + k·n / B            k bytes of KV a token, B bytes a second
+    prefill(n) = c + a·n + b·n²          linear layers, and attention
+
+Break-even n* is the smallest n with pull(n) < prefill(n). Both are fitted to times to first token, so what
+is compared is what a user waits for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from kvshare.errors import KvshareError
+
+Basis = Callable[[float], float]
+NEVER = 1e9  # tokens; a break-even beyond any model's context is none
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Time of a pull: ``t0_s`` and then ``bytes_per_s``; infinite speed where more bytes took no longer."""
+
+    t0_s: float
+    bytes_per_s: float | None
+    kv_bytes_per_token: float
+
+    def seconds(self, tokens: float) -> float:
+        """Return the seconds of a pull of that many tokens."""
+        slope = 0.0 if self.bytes_per_s is None else self.kv_bytes_per_token / self.bytes_per_s
+        return self.t0_s + slope * tokens
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """Time of a prefill in seconds: ``constant + linear·n + quadratic·n²``."""
+
+    constant_s: float
+    linear_s: float
+    quadratic_s: float
+
+    def seconds(self, tokens: float) -> float:
+        """Return the seconds of a prefill of that many tokens."""
+        return self.constant_s + self.linear_s * tokens + self.quadratic_s * tokens**2
+
+
+def fit_pull(samples: Sequence[tuple[float, float]], kv_bytes_per_token: float) -> Pull:
+    """Fit ``t0 + bytes/B`` to (tokens, seconds) by least squares of the relative errors, neither below zero.
+
+    KvshareError with fewer than two lengths, which fit any line.
+    """
+    _require_lengths(samples, 2)
+    t0, slope = _fit(samples, (_one, _linear))
+    return Pull(t0, kv_bytes_per_token / slope if slope > 0 else None, kv_bytes_per_token)
+
+
+def fit_prefill(samples: Sequence[tuple[float, float]]) -> Prefill:
+    """Fit ``c + a·n + b·n²`` to (tokens, seconds) likewise; c takes four lengths or more, b three."""
+    lengths = len({tokens for tokens, _ in samples})
+    _require_lengths(samples, 2)
+    if lengths >= 4:
+        constant, linear, square = _fit(samples, (_one, _linear, _square))
+        return Prefill(constant, linear, square)
+    if lengths == 3:
+        linear, square = _fit(samples, (_linear, _square))
+        return Prefill(0.0, linear, square)
+    constant, linear = _fit(samples, (_one, _linear))
+    return Prefill(constant, linear, 0.0)
+
+
+def break_even(pull: Pull, prefill: Prefill) -> float | None:
+    """Return the length in tokens above which a pull is faster, 0 if it always is, None if it never is.
+
+    It is the largest root of ``prefill(n) - pull(n)`` where that turns positive for good.
+    """
+    square = prefill.quadratic_s
+    slope = prefill.linear_s - (pull.seconds(1) - pull.seconds(0))
+    constant = prefill.constant_s - pull.t0_s
+    if square <= 0:
+        tokens = -constant / slope if slope > 0 else math.inf
+    else:
+        inside = slope**2 - 4 * square * constant
+        tokens = (-slope + math.sqrt(inside)) / (2 * square) if inside > 0 else 0.0
+    return max(0.0, tokens) if tokens < NEVER else None
+
+
+def verdict(tokens: float | None, chunk_size: int, longest: int | None) -> str:
+    """Return whether reuse pays here, in one sentence; lengths count in whole chunks up to ``longest``."""
+    if tokens is None:
+        return "not worth it here: recomputing is faster at any length"
+    first = max(chunk_size, math.ceil(tokens / chunk_size) * chunk_size)
+    if longest is not None and first > longest:
+        return (
+            f"not worth it here: a pull would pay from {first:,} tokens, "
+            f"and the model takes {longest:,} at most"
+        )
+    return f"worth it from {first:,} tokens"
+
+
+def _require_lengths(samples: Sequence[tuple[float, float]], least: int) -> None:
+    found = len({tokens for tokens, _ in samples})
+    if found < least:
+        raise KvshareError(f"a fit needs {least} prompt lengths or more, and there is {found}.")
+
+
+def _one(_: float) -> float:
+    return 1.0
+
+
+def _linear(n: float) -> float:
+    return n
+
+
+def _square(n: float) -> float:
+    return n * n
+
+
+def _fit(samples: Sequence[tuple[float, float]], basis: Sequence[Basis]) -> tuple[float, ...]:
+    """Return non-negative coefficients of least weighted squares, weight 1/y²: relative errors count alike.
+
+    The best solution over every subset of the basis whose coefficients are none of them negative; with two
+    or three functions that is exact and short.
+    """
+    best, best_error = (0.0,) * len(basis), math.inf
+    for size in range(1, len(basis) + 1):
+        for chosen in combinations(range(len(basis)), size):
+            solved = _solve(samples, [basis[i] for i in chosen])
+            if solved is None or any(value < 0 for value in solved):
+                continue
+            full = [0.0] * len(basis)
+            for place, value in zip(chosen, solved, strict=True):
+                full[place] = value
+            error = _error(samples, basis, full)
+            if error < best_error - 1e-12:
+                best, best_error = tuple(full), error
+    return best
+
+
+def _error(samples: Sequence[tuple[float, float]], basis: Sequence[Basis], values: Sequence[float]) -> float:
+    return math.fsum(
+        ((math.fsum(v * f(n) for v, f in zip(values, basis, strict=True)) - y) / y) ** 2 for n, y in samples
+    )
+
+
+def _solve(samples: Sequence[tuple[float, float]], basis: Sequence[Basis]) -> list[float] | None:
+    """Solve the weighted normal equations by elimination, each function scaled to 1; None if singular."""
+    scale = [max(abs(f(n)) for n, _ in samples) or 1.0 for f in basis]
+    rows = [[f(n) / s / y for f, s in zip(basis, scale, strict=True)] for n, y in samples]
+    size = len(basis)
+    table = [
+        [math.fsum(row[i] * row[j] for row in rows) for j in range(size)]
+        + [math.fsum(row[i] for row in rows)]
+        for i in range(size)
+    ]
+    for i in range(size):
+        pivot = max(range(i, size), key=lambda r: abs(table[r][i]))
+        table[i], table[pivot] = table[pivot], table[i]
+        if abs(table[i][i]) < 1e-12:
+            return None
+        for r in range(size):
+            if r != i:
+                factor = table[r][i] / table[i][i]
+                table[r] = [x - factor * y for x, y in zip(table[r], table[i], strict=True)]
+    return [table[i][size] / table[i][i] / scale[i] for i in range(size)]

@@ -1,0 +1,95 @@
+"""Requests under load: a number in flight, or Poisson arrivals."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from queue import SimpleQueue
+
+from kvshare.bench.observed import Request
+from kvshare.bench.wire import Ask, Timed, Wire
+from kvshare.openai import RequestFailedError
+
+MAX_IN_FLIGHT = 256  # of Poisson arrivals; beyond it requests would wait here, not at the server
+SWITCH_INTERVAL_S = 0.0005  # Python's own 5 ms would add to a token's time at high concurrency
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What came of the requests, in the order of sending, and the seconds from first to last."""
+
+    requests: tuple[Request, ...]
+    wall_s: float
+
+
+def arrivals(count: int, rate: float, seed: int) -> tuple[float, ...]:
+    """Return the seconds from the start at which ``count`` Poisson arrivals fall, ``rate`` a second."""
+    draw, moment, moments = random.Random(seed), 0.0, []
+    for _ in range(count):
+        moments.append(moment)
+        moment += draw.expovariate(rate)
+    return tuple(moments)
+
+
+def send(
+    asks: Sequence[Ask],
+    base: str,
+    model: str,
+    api_key: str | None,
+    concurrency: int = 1,
+    due_s: Sequence[float] | None = None,
+) -> Loaded:
+    """Send every ask, ``concurrency`` in flight, or each at its moment of ``due_s``; failures are results."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    workers = min(len(asks), MAX_IN_FLIGHT if due_s is not None else concurrency)
+    wires: SimpleQueue[Wire] = SimpleQueue()
+    for _ in range(workers):
+        wires.put(Wire(base, model, api_key))
+    start = time.perf_counter()
+
+    def one(number: int) -> tuple[Request, float]:
+        if due_s is not None:
+            time.sleep(max(0.0, start + due_s[number] - time.perf_counter()))
+        wire = wires.get()
+        try:
+            return _one(wire, asks[number], start)
+        finally:
+            wires.put(wire)
+
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            done = list(pool.map(one, range(len(asks))))
+    finally:
+        while not wires.empty():
+            wires.get().close()
+    first = min(request.sent_s for request, _ in done)
+    return Loaded(tuple(request for request, _ in done), max(end for _, end in done) - start - first)
+
+
+def _one(wire: Wire, ask: Ask, start: float) -> tuple[Request, float]:
+    """Return the request and the moment of its last token."""
+    before = time.perf_counter()
+    try:
+        answer = wire.complete(ask)
+    except RequestFailedError as error:
+        failed = Request(ask.request_id, before - start, len(ask.prompt), error=str(error))
+        return failed, time.perf_counter()
+    return _as_request(ask.request_id, answer, start), answer.token_times[-1]
+
+
+def _as_request(request_id: str, answer: Timed, start: float) -> Request:
+    times = answer.token_times
+    return Request(
+        request_id=request_id,
+        sent_s=answer.sent - start,
+        prompt_tokens=answer.prompt_tokens,
+        output_tokens=answer.output_tokens,
+        ttft_ms=(times[0] - answer.sent) * 1000,
+        e2e_ms=(times[-1] - answer.sent) * 1000,
+        gaps_ms=tuple(round((b - a) * 1000, 4) for a, b in pairwise(times)),
+    )

@@ -1,0 +1,229 @@
+"""A benchmark's files (JSON, JSON lines of every request, CSV) and what the terminal shows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kvshare import records
+from kvshare.bench.compare import Difference
+from kvshare.bench.observed import Observed
+from kvshare.bench.results import SCHEMA_VERSION, Arm, Document, PointResult
+from kvshare.bench.spec import MEANING
+from kvshare.errors import KvshareError
+
+JSON, LINES, CSV, REPORT = "bench.json", "requests.jsonl", "summary.csv", "report.html"
+_POINT_COLUMNS = ("prompt_tokens", "output_tokens", "concurrency", "rate", "shared_percent")
+_DISTRIBUTIONS = ("ttft_ms", "tbt_ms", "tpot_ms", "e2e_ms")
+_FIGURES = ("count", "mean", "p50", "p90", "p99", "spread")
+_SINGLE = (
+    "arm", "node", "repetitions", "requests", "prompt_tokens", "output_tokens", "request_throughput",
+    "output_throughput", "total_throughput", "goodput", "queue_ms", "prefill_ms", "decode_ms",
+)  # fmt: skip
+
+
+def load(path: Path) -> Document:
+    """Read a bench.json; KvshareError if it is none, or of another version."""
+    try:
+        data = json.loads(path.read_text())
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"schema_version is {version}, this version reads {SCHEMA_VERSION}")
+        return records.cls_from(Document, data)
+    except OSError as error:
+        raise KvshareError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise KvshareError(f"{path} is no benchmark that this version wrote: {error}.") from None
+
+
+def write(folder: Path, document: Document, observed: Observed) -> None:
+    """Write JSON, JSON lines and CSV into a folder, which is made; KvshareError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / JSON).write_text(records.dumps(document, indent=1) + "\n")
+        (folder / LINES).write_text("".join(request_lines(observed)))
+        (folder / CSV).write_text(as_csv(document))
+    except OSError as error:
+        raise KvshareError(
+            f"{folder} cannot be written to: {error.strerror}; choose another --out."
+        ) from None
+
+
+def request_lines(observed: Observed) -> Iterable[str]:
+    """Yield every request that was sent as a line of JSON, counted or not."""
+    points = observed.opening.points if observed.opening else ()
+    for repetition in observed.repetitions:
+        for run in repetition.arms:
+            for request in run.requests:
+                line = {
+                    **{name: getattr(points[repetition.point], name) for name in _POINT_COLUMNS[2:]},
+                    "point": repetition.point,
+                    "repetition": repetition.number,
+                    "arm": run.arm,
+                    "counted": repetition.discarded is None and run.fault is None,
+                    **asdict(request),
+                    "tpot_ms": request.tpot_ms,
+                }
+                yield json.dumps(line) + "\n"
+
+
+def as_csv(document: Document) -> str:
+    """Return one line for each point and arm, every figure a column."""
+    stream = io.StringIO()
+    names = [f"{metric}_{figure}" for metric in _DISTRIBUTIONS for figure in _FIGURES]
+    point_names = [f"point_{name}" for name in _POINT_COLUMNS]
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*point_names, *_SINGLE, *names])
+    for result in document.points:
+        for arm in result.arms:
+            figures = [
+                "" if (found := getattr(arm, metric)) is None else getattr(found, figure)
+                for metric in _DISTRIBUTIONS
+                for figure in _FIGURES
+            ]
+            writer.writerow(
+                [
+                    *(getattr(result.point, name) for name in _POINT_COLUMNS),
+                    *(getattr(arm, name) for name in _SINGLE),
+                    *figures,
+                ]
+            )
+    return stream.getvalue()
+
+
+# --- the terminal -------------------------------------------------------------------------------------------
+
+
+def show(document: Document, console: Console) -> None:
+    """Print the whole benchmark for a person."""
+    for result in document.points:
+        console.print(Text(result.point.label, "bold"))
+        console.print(_table(result))
+        for line in (*_below(result), *result.notes):
+            console.print(line)
+        console.print()
+    if document.first_pull_ms is not None:
+        console.print(f"first pull of the pair, not counted: {document.first_pull_ms:.0f} ms")
+    if document.link.reason is not None:
+        console.print(f"link: not measured, {document.link.reason}")
+    elif document.link.gb_per_s is not None:
+        console.print(f"link: {document.link.gb_per_s:.2f} GB/s ({document.link.how})")
+    for line in (*cost_lines(document), *document.notes):
+        console.print(line)
+    console.print(Text(document.verdict, "bold"))
+
+
+def cost_lines(document: Document) -> tuple[str, ...]:
+    """Return the fitted costs, a sentence each."""
+    found = document.cost
+    if found is None:
+        return ()
+    speed = "any speed" if found.pull.bytes_per_s is None else f"{found.pull.bytes_per_s / 1e9:.2f} GB/s"
+    lines = [
+        f"a pull: {found.pull.t0_s * 1000:.0f} ms + bytes / ({speed}), "
+        f"{found.pull.kv_bytes_per_token / 1024:.0f} KiB a token",
+        f"a prefill: {found.prefill.constant_s * 1000:.0f} ms + {found.prefill.linear_s * 1e6:.1f} µs·n "
+        f"+ {found.prefill.quadratic_s * 1e9:.2f} ns·n²",
+    ]
+    if found.break_even_tokens is not None:
+        where = "" if found.shortest <= found.break_even_tokens <= found.longest else ", extrapolated"
+        lines.append(
+            f"break-even at {found.break_even_tokens:,.0f} tokens{where} "
+            f"(measured: {found.shortest:,} to {found.longest:,})"
+        )
+    return tuple(lines)
+
+
+def _table(result: PointResult) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("arm", "on"):
+        table.add_column(heading)
+    numbers = (
+        "n", "TTFT p50", "p90", "p99", "± ms", "TBT p50", "TPOT p50", "E2E p50", "req/s", "tok/s", "vs cold"
+    )  # fmt: skip
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    cold = result.arm("cold")
+    for arm in result.arms:
+        table.add_row(*_row(arm, cold))
+    return table
+
+
+def _row(arm: Arm, cold: Arm | None) -> tuple[str, ...]:
+    if arm.ttft_ms is None:
+        return (arm.arm, arm.node, "0")
+    ratio = f"{arm.ttft_ms.p50 / cold.ttft_ms.p50:.2f}" if cold and cold.ttft_ms else ""
+    return (
+        arm.arm,
+        arm.node,
+        str(arm.requests),
+        f"{arm.ttft_ms.p50:.1f}",
+        f"{arm.ttft_ms.p90:.1f}",
+        f"{arm.ttft_ms.p99:.1f}",
+        f"{arm.ttft_ms.spread:.1f}",
+        *("" if d is None else f"{d.p50:.1f}" for d in (arm.tbt_ms, arm.tpot_ms, arm.e2e_ms)),
+        *("" if v is None else f"{v:.2f}" for v in (arm.request_throughput, arm.output_throughput)),
+        ratio,
+    )
+
+
+def _below(result: PointResult) -> Iterable[str]:
+    cold, peer = result.arm("cold"), result.arm("peer")
+    if peer is not None and peer.prefill_ms is not None and cold is not None and cold.prefill_ms is not None:
+        decode = "" if peer.decode_ms is None else f"; decode time {peer.decode_ms:.0f} ms"
+        yield (
+            f"engine's prefill time: {cold.prefill_ms:.0f} ms cold, {peer.prefill_ms:.0f} ms after a pull: "
+            f"{cold.prefill_ms - peer.prefill_ms:.0f} ms of the engine saved a request{decode}"
+        )
+    for arm in result.arms:
+        if arm.goodput is not None:
+            yield f"goodput, {arm.arm}: {arm.goodput:.2f} req/s"
+    if (moved := result.transfer) is not None:
+        size = "" if moved.bytes_per_pull is None else f", {moved.bytes_per_pull / 1e6:.1f} MB each"
+        speed = "" if moved.gb_per_s is None else f", {moved.gb_per_s:.2f} GB/s"
+        limit = "" if moved.of_link is None else f", {100 * moved.of_link:.0f} % of the link"
+        times = f"{moved.pulls} of {moved.mean_ms:.1f} ms"
+        yield f"KV transfer, by the owner's count: {times}{size}{speed}{limit}"
+    if (found := result.stages) is not None:
+        parts = " + ".join(f"{name} {value:.1f}" for name, value in found.named)
+        yield (
+            f"stages of a peer hit, ms: {parts} = {found.sum_ms:.1f}, "
+            f"{100 * found.sum_over_ttft:.0f} % of TTFT {found.ttft_ms:.1f} (means of {found.requests})"
+        )
+
+
+def show_comparison(differences: Iterable[Difference], warnings: Iterable[str], console: Console) -> None:
+    """Print both runs' figures side by side."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("point", "arm", "figure"):
+        table.add_column(heading)
+    for heading in ("first", "second", "ratio", "spread"):
+        table.add_column(heading, justify="right")
+    table.add_column("difference")
+    for d in differences:
+        table.add_row(
+            d.point.label,
+            d.arm,
+            f"{d.metric.removesuffix('_ms')} p50 ms",
+            f"{d.first:.1f}",
+            f"{d.second:.1f}",
+            f"{d.ratio:.2f}",
+            f"{d.spread:.1f}",
+            "more than the spread" if d.exceeds_spread else "within the spread",
+        )
+    console.print(table)
+    for sentence in warnings:
+        console.print(f"‼ {sentence}")
+
+
+def arms_help() -> str:
+    """Return the arms with their meaning, one a line, for `--help` and the docs."""
+    return "\n".join(f"  {name:<14} {meaning}" for name, meaning in MEANING.items())

@@ -1,0 +1,145 @@
+"""A benchmark's document, as docs/bench.schema.json has it; times in ms, speeds in GB/s of 10⁹ bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvshare.bench.cost import Prefill, Pull
+from kvshare.bench.spec import Goodput, Point
+from kvshare.bench.stages import Stages
+from kvshare.bench.stats import Distribution
+from kvshare.evidence import Sources
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm at one point, over the repetitions that count.
+
+    Attributes:
+        request_throughput: answered requests a second of wall time, median over repetitions.
+        output_throughput: output tokens a second likewise.
+        total_throughput: prompt and output tokens a second likewise.
+        goodput: requests a second that met every limit, or None without limits.
+        prefill_ms: vLLM's own time from scheduled to first token, mean; queue_ms, decode_ms likewise.
+    """
+
+    arm: str
+    node: str
+    repetitions: int
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+    ttft_ms: Distribution | None
+    tbt_ms: Distribution | None
+    tpot_ms: Distribution | None
+    e2e_ms: Distribution | None
+    request_throughput: float | None
+    output_throughput: float | None
+    total_throughput: float | None
+    goodput: float | None
+    queue_ms: float | None
+    prefill_ms: float | None
+    decode_ms: float | None
+    sources: Sources
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """The pulls of one point: the owner's own count and time of them, and the bytes from model and tokens."""
+
+    pulls: int
+    tokens_per_pull: float
+    mean_ms: float
+    bytes_per_pull: float | None
+    gb_per_s: float | None
+    of_link: float | None = None
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """What one point gave; ``notes`` say what was discarded, and why."""
+
+    point: Point
+    arms: tuple[Arm, ...]
+    repetitions: int
+    admission_ms: float | None
+    transfer: Transfer | None
+    stages: Stages | None
+    notes: tuple[str, ...]
+
+    def arm(self, name: str) -> Arm | None:
+        """Return an arm that has figures."""
+        return next((arm for arm in self.arms if arm.arm == name and arm.ttft_ms is not None), None)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model served; KV bytes of one token, None where its configuration cannot be read."""
+
+    name: str
+    max_model_len: int | None
+    kv_bytes_per_token: int | None
+
+
+@dataclass(frozen=True)
+class Link:
+    """What the link carries, as the KV transfer would use it; ``reason`` says why that is not known."""
+
+    gb_per_s: float | None
+    how: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The fits of this run, and the length in tokens from which a pull pays (None: never)."""
+
+    pull: Pull
+    prefill: Prefill
+    transfer: Pull | None
+    break_even_tokens: float | None
+    shortest: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class RunFingerprint:
+    """What ran where, so that figures are compared with their like.
+
+    Attributes:
+        configuration_hash: sha256 of everything here that must be equal for a fair comparison.
+        nodes: by node: versions, patches, image id, UCX settings, LMCache's configuration, GPU, NIC, CPU.
+    """
+
+    kvshare: str
+    device: str
+    transport: str
+    configuration_hash: str
+    nodes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Document:
+    """One benchmark, complete or interrupted (``ended``)."""
+
+    schema_version: int
+    started: str
+    ended: str
+    seconds: float
+    seed: int
+    arms: tuple[str, ...]
+    repetitions: int
+    chunk_size: int
+    model: Model
+    first_pull_ms: float | None
+    points: tuple[PointResult, ...]
+    link: Link
+    cost: Cost | None
+    verdict: str
+    moved_tokens: int
+    goodput: Goodput | None
+    fingerprint: RunFingerprint
+    notes: tuple[str, ...] = ()

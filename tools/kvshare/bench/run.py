@@ -1,0 +1,244 @@
+"""One benchmark, from the operator's machine: plan the points, watch the client, and sum up."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import product
+from typing import Any
+
+from rich.console import Console
+
+from kvshare.bench import gather, summary
+from kvshare.bench.observed import Observed
+from kvshare.bench.progress import following
+from kvshare.bench.results import SCHEMA_VERSION, Document, Link, Model, RunFingerprint
+from kvshare.bench.spec import ARMS, PEER, BenchSpec, Goodput, Point
+from kvshare.bench.stages import Moments
+from kvshare.errors import COULD_NOT_CHECK, FAILED, INTERRUPTED, PROVEN, KvshareError, did_you_mean
+from kvshare.ledger import TAIL, require_prompt_tokens
+from kvshare.settings import Settings
+from kvshare.stack import Stack, read_stack
+
+DEFAULT_CHUNK_SIZE = 256
+DEFAULT_MAX_MODEL_LEN = 1600
+LONGEST_DEFAULT = 32768  # tokens; longer ones only on request
+DEFAULT_LENGTHS = 5
+COMPLETE, INTERRUPTED_BY_USER = "complete", "interrupted by Ctrl-C"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose; an empty tuple of lengths means those that suit the model."""
+
+    arms: tuple[str, ...] = ARMS
+    prompt_tokens: tuple[int, ...] = ()
+    output_tokens: tuple[int, ...] = (16,)
+    concurrency: tuple[int, ...] = (1,)
+    rates: tuple[float, ...] = ()
+    shared_percent: tuple[float, ...] = (100.0,)
+    requests: int | None = None
+    repetitions: int = 5
+    seed: int | None = None
+    wait_s: float = 60.0
+    goodput: Goodput | None = None
+    node: str | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A benchmark's document, what it was made from, and the exit code it deserves."""
+
+    document: Document
+    observed: Observed
+    exit_code: int
+
+
+def run(settings: Settings, options: Options, console: Console) -> Finished:
+    """Benchmark the running stack; KvshareError or CouldNotCheckError where nothing can be measured."""
+    stack = _pair(read_stack(settings), options.node)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    begun = time.monotonic()
+    containers = gather.Containers(stack)
+    containers.require_running()
+    prints = gather.fingerprints(containers)
+    spec = make_spec(stack, prints[stack.prefill.name], options)
+    link = measure_link(containers)
+    with following(spec, console) as told:
+        observed, interrupted = gather.observe(spec, stack, settings, told)
+    architecture = gather.architecture(containers, prints[stack.decode.name])
+    kv_bytes = None if architecture is None else architecture.kv_bytes_per_token
+    ended = _ending(observed, interrupted)
+    document = make_document(
+        observed,
+        spec,
+        options.goodput,
+        Facts(
+            started,
+            ended,
+            time.monotonic() - begun,
+            kv_bytes,
+            gather.moments(containers),
+            link,
+            gather.run_fingerprint(containers, prints, settings),
+        ),
+    )
+    return Finished(document, observed, exit_code(document, spec, interrupted))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a document needs besides the client's lines."""
+
+    started: str
+    ended: str
+    seconds: float
+    kv_bytes_per_token: int | None
+    moments: dict[str, Moments]
+    link: Link
+    fingerprint: RunFingerprint
+
+
+def make_document(observed: Observed, spec: BenchSpec, goodput: Goodput | None, facts: Facts) -> Document:
+    """Return the document of what was seen."""
+    kv_bytes, opening = facts.kv_bytes_per_token, observed.opening
+    points = summary.point_results(observed, spec.chunk_size, kv_bytes, goodput, facts.moments, facts.link)
+    cost = summary.fit_cost(points, observed, spec.chunk_size, kv_bytes)
+    first = opening.first_pull.requests[0] if opening and opening.first_pull else None
+    return Document(
+        schema_version=SCHEMA_VERSION,
+        started=facts.started,
+        ended=facts.ended,
+        seconds=facts.seconds,
+        seed=spec.seed,
+        arms=spec.arms,
+        repetitions=spec.repetitions,
+        chunk_size=spec.chunk_size,
+        model=Model(opening.model if opening else "", opening.max_model_len if opening else None, kv_bytes),
+        first_pull_ms=None if first is None else first.ttft_ms,
+        points=points,
+        link=facts.link,
+        cost=cost,
+        verdict=summary.verdict(cost, points, observed, spec.chunk_size),
+        moved_tokens=summary.moved_tokens(observed),
+        goodput=goodput,
+        fingerprint=facts.fingerprint,
+        notes=_notes(points, spec, kv_bytes),
+    )
+
+
+def exit_code(document: Document, spec: BenchSpec, interrupted: bool) -> int:
+    """Return 130 after Ctrl-C, 3 where a server went down, 1 where nothing moved or counts, else 0."""
+    if interrupted:
+        return INTERRUPTED
+    if document.ended != COMPLETE:
+        return COULD_NOT_CHECK
+    shared = any(point.shared_tokens(spec.chunk_size) for point in spec.points)
+    if PEER in spec.arms and shared and document.moved_tokens == 0:
+        return FAILED
+    empty = any(result.repetitions == 0 for result in document.points)
+    return FAILED if empty or not document.points else PROVEN
+
+
+def closing_sentence(document: Document, code: int) -> str | None:
+    """Return why the exit code is not 0, in one sentence, or None."""
+    if code == FAILED and document.moved_tokens == 0 and PEER in document.arms:
+        return "no byte moved in the peer arm: type kvshare verify, which names the cause."
+    if code == FAILED:
+        return "not one repetition of some point counts, for the reasons above."
+    return None if code == PROVEN else f"{document.ended}; what was measured is kept."
+
+
+def make_spec(stack: Stack, prefill: dict[str, Any], options: Options) -> BenchSpec:
+    """Return the client's task; KvshareError if lengths or loads cannot work with what prefill runs."""
+    chunk_size = int(prefill.get("lmcache", {}).get("chunk_size", DEFAULT_CHUNK_SIZE))
+    longest = int(prefill.get("max_model_len") or DEFAULT_MAX_MODEL_LEN)
+    return BenchSpec(
+        prefill=stack.prefill.url,
+        decode=stack.decode.url,
+        controller=stack.controller.url,
+        prefill_instance=stack.prefill.instance,
+        points=make_points(options, chunk_size, longest),
+        arms=options.arms,
+        repetitions=options.repetitions,
+        chunk_size=chunk_size,
+        seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
+        wait_s=options.wait_s,
+    )
+
+
+def make_points(options: Options, chunk_size: int, longest: int) -> tuple[Point, ...]:
+    """Return every combination of what the user chose, the shortest prompts first."""
+    lengths = options.prompt_tokens or default_lengths(chunk_size, longest, max(options.output_tokens))
+    for tokens, output in product(lengths, options.output_tokens):
+        require_prompt_tokens(tokens, chunk_size, longest, output)
+    loads: list[tuple[int, float | None]] = [(c, None) for c in options.concurrency]
+    if options.rates:
+        loads = [(1, rate) for rate in options.rates]
+    return tuple(
+        Point(tokens, output, concurrency, rate, shared, options.requests or _requests(concurrency, rate))
+        for tokens, output, (concurrency, rate), shared in product(
+            sorted(lengths), options.output_tokens, loads, options.shared_percent
+        )
+    )
+
+
+def default_lengths(chunk_size: int, longest: int, output_tokens: int) -> tuple[int, ...]:
+    """Return doubling prompt lengths up to the longest that the model takes, the five longest of them."""
+    most = min(longest - output_tokens - TAIL, LONGEST_DEFAULT) // chunk_size
+    if most < 1:
+        raise KvshareError(
+            f"MAX_MODEL_LEN={longest} leaves no room for one chunk of {chunk_size} tokens and "
+            f"{output_tokens} to generate."
+        )
+    chunks = {most} | {2**power for power in range(most.bit_length()) if 2**power <= most}
+    # One that is nearly as long as the longest tells little and costs as much.
+    kept = sorted(c for c in chunks if c == most or c <= 0.75 * most)
+    return tuple(c * chunk_size + TAIL for c in kept[-DEFAULT_LENGTHS:])
+
+
+def _requests(concurrency: int, rate: float | None) -> int:
+    """Return the requests of a repetition: one wave, or what arrives in five seconds."""
+    return concurrency if rate is None else max(4, round(5 * rate))
+
+
+def parse_arms(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the arms in their own order; KvshareError names the nearest of an unknown one."""
+    for name in names:
+        if name not in ARMS:
+            raise KvshareError(f"{name} is no arm{did_you_mean(name, ARMS)}")
+    return tuple(arm for arm in ARMS if arm in names)
+
+
+def measure_link(containers: gather.Containers) -> Link:
+    """Return what the link carries between prefill and decode, as UCX moves KV on it."""
+    del containers
+    return Link(None, "", "this version cannot measure it")
+
+
+def _pair(stack: Stack, node: str | None) -> Stack:
+    """Return prefill with one decode node; KvshareError names what is none."""
+    names = [pair.decode.name for pair in stack.pairs]
+    if node is not None and node not in names:
+        raise KvshareError(f"--node {node} is no decode node{did_you_mean(node, names)}")
+    return next(pair for pair in stack.pairs if node in (None, pair.decode.name))
+
+
+def _ending(observed: Observed, interrupted: bool) -> str:
+    if interrupted:
+        return INTERRUPTED_BY_USER
+    if observed.closing is None:
+        return "the client container ended early"
+    return observed.closing.stopped or COMPLETE
+
+
+def _notes(points: Sequence[Any], spec: BenchSpec, kv_bytes: int | None) -> tuple[str, ...]:
+    told = []
+    if kv_bytes is None:
+        told.append("bytes and GB/s are left out: the model's config.json cannot be read in the engine.")
+    if PEER in spec.arms and points and all(p.stages is None for p in points):
+        told.append("no stages: they need one request in flight, and both servers' logs at level INFO.")
+    return tuple(told)

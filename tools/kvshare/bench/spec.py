@@ -1,0 +1,87 @@
+"""What a benchmark is asked to do; it crosses from the operator to the client container as JSON."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+COLD, LOCAL_PREFIX, LOCAL_LMCACHE, PEER, RECOMPUTE = (
+    "cold",
+    "local-prefix",
+    "local-lmcache",
+    "peer",
+    "recompute",
+)
+ARMS = (COLD, LOCAL_PREFIX, LOCAL_LMCACHE, PEER, RECOMPUTE)
+NODE_OF = {
+    COLD: "prefill",
+    LOCAL_PREFIX: "prefill",
+    LOCAL_LMCACHE: "prefill",
+    PEER: "decode",
+    RECOMPUTE: "decode",
+}
+NEEDS_COLD = (LOCAL_PREFIX, LOCAL_LMCACHE, PEER)  # they reuse what the cold arm has computed
+MEANING = {
+    COLD: "prefill computes a fresh prompt",
+    LOCAL_PREFIX: "prefill again, from vLLM's own prefix cache",
+    LOCAL_LMCACHE: "prefill again, from LMCache's CPU memory, with vLLM's own cache out of the way",
+    PEER: "decode, from prefill's cache over the network",
+    RECOMPUTE: "decode computes a fresh prompt: the control, it must move nothing",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of the sweep: lengths in tokens, the load, and how much of a prompt is shared.
+
+    Attributes:
+        concurrency: requests in flight, each followed by the next as soon as it ends.
+        rate: mean Poisson arrivals a second instead, or None.
+        shared_percent: share of the whole chunks that a reusing prompt has in common with the cold one.
+        requests: requests of each arm in one repetition.
+    """
+
+    prompt_tokens: int
+    output_tokens: int
+    concurrency: int = 1
+    rate: float | None = None
+    shared_percent: float = 100.0
+    requests: int = 1
+
+    def shared_tokens(self, chunk_size: int) -> int:
+        """Return how many leading tokens a reusing prompt shares, in whole chunks."""
+        chunks = self.prompt_tokens // chunk_size
+        return math.floor(chunks * self.shared_percent / 100 + 1e-9) * chunk_size
+
+    @property
+    def label(self) -> str:
+        """The point in a few words, e.g. ``1546+16 tokens, 4 in flight``."""
+        load = f"{self.concurrency} in flight" if self.rate is None else f"{self.rate:g} req/s"
+        shared = "" if self.shared_percent == 100 else f", {self.shared_percent:g} % shared"
+        return f"{self.prompt_tokens}+{self.output_tokens} tokens, {load}{shared}"
+
+
+@dataclass(frozen=True)
+class BenchSpec:
+    """The client container's task: addresses, the points, and the seed of everything random."""
+
+    prefill: str
+    decode: str
+    controller: str
+    prefill_instance: str
+    points: tuple[Point, ...]
+    arms: tuple[str, ...]
+    repetitions: int
+    chunk_size: int
+    seed: int
+    vocab: int = 259
+    wait_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Goodput:
+    """Limits that a request must meet, all of them, to count; milliseconds, None for no limit."""
+
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    e2e_ms: float | None = None

@@ -1,0 +1,215 @@
+"""From what the client saw to the figures of the document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from kvshare.bench import cost, rules, stages
+from kvshare.bench.observed import ArmRun, EngineTimes, Observed, PointEnd, Repetition, Request
+from kvshare.bench.results import Arm, Cost, Link, PointResult, Transfer
+from kvshare.bench.spec import COLD, NODE_OF, PEER, Goodput, Point
+from kvshare.bench.stages import Moments
+from kvshare.bench.stats import Distribution, distribution, median
+from kvshare.evidence import Sources
+
+GB = 1e9
+
+
+def point_results(
+    observed: Observed,
+    chunk_size: int,
+    kv_bytes: int | None,
+    goodput: Goodput | None,
+    moments: Mapping[str, Moments],
+    link: Link,
+) -> tuple[PointResult, ...]:
+    """Return the figures of every point that has any repetition."""
+    points = observed.opening.points if observed.opening else ()
+    ends = {end.point: end for end in observed.point_ends}
+    found = []
+    for number, point in enumerate(points):
+        repetitions = [r for r in observed.repetitions if r.point == number]
+        if repetitions:
+            found.append(
+                _point(point, repetitions, ends.get(number), chunk_size, kv_bytes, goodput, moments, link)
+            )
+    return tuple(found)
+
+
+def _point(
+    point: Point,
+    repetitions: Sequence[Repetition],
+    end: PointEnd | None,
+    chunk_size: int,
+    kv_bytes: int | None,
+    goodput: Goodput | None,
+    moments: Mapping[str, Moments],
+    link: Link,
+) -> PointResult:
+    kept = [repetition for repetition in repetitions if repetition.discarded is None]
+    names = list(dict.fromkeys(run.arm for run in sorted_runs(repetitions)))
+    waits = [r.admission_s for r in kept if r.admission_s is not None]
+    peers = [run for r in kept if (run := r.arm(PEER)) is not None]
+    alone = point.concurrency == 1 and point.rate is None
+    return PointResult(
+        point=point,
+        arms=tuple(arm_figures(name, [run for r in kept if (run := r.arm(name))], goodput) for name in names),
+        repetitions=len(kept),
+        admission_ms=median(waits) * 1000 if waits else None,
+        transfer=_transfer(end, point.shared_tokens(chunk_size), kv_bytes, link),
+        stages=stages.split(peers, moments) if alone else None,
+        notes=_notes(repetitions),
+    )
+
+
+def sorted_runs(repetitions: Iterable[Repetition]) -> list[ArmRun]:
+    """Return all runs in the order of the arms as documented, whatever order they ran in."""
+    places = {name: place for place, name in enumerate(NODE_OF)}
+    return sorted((run for r in repetitions for run in r.arms), key=lambda run: places[run.arm])
+
+
+def arm_figures(name: str, runs: Sequence[ArmRun], goodput: Goodput | None) -> Arm:
+    """Return one arm's figures over its runs, one a repetition."""
+
+    def spread_of(read: Callable[[Request], Iterable[float | None]]) -> Distribution | None:
+        return distribution(
+            [value for request in run.requests for value in read(request) if value is not None]
+            for run in runs
+        )
+
+    requests = [request for run in runs for request in run.requests]
+    engine = sum((run.engine for run in runs if run.engine is not None), EngineTimes())
+    return Arm(
+        arm=name,
+        node=NODE_OF[name],
+        repetitions=len(runs),
+        requests=len(requests),
+        prompt_tokens=sum(request.prompt_tokens for request in requests),
+        output_tokens=sum(request.output_tokens for request in requests),
+        ttft_ms=spread_of(lambda request: (request.ttft_ms,)),
+        tbt_ms=spread_of(lambda request: request.gaps_ms),
+        tpot_ms=spread_of(lambda request: (request.tpot_ms,)),
+        e2e_ms=spread_of(lambda request: (request.e2e_ms,)),
+        request_throughput=_rate(runs, len),
+        output_throughput=_rate(runs, lambda rs: sum(r.output_tokens for r in rs)),
+        total_throughput=_rate(runs, lambda rs: sum(r.prompt_tokens + r.output_tokens for r in rs)),
+        goodput=None if goodput is None else _rate(runs, lambda rs: sum(meets(r, goodput) for r in rs)),
+        queue_ms=_mean_ms(engine.queue_s, engine.requests),
+        prefill_ms=_mean_ms(engine.prefill_s, engine.requests),
+        decode_ms=_mean_ms(engine.decode_s, engine.requests),
+        sources=sum((run.sources for run in runs if run.sources is not None), Sources()),
+    )
+
+
+def meets(request: Request, limits: Goodput) -> bool:
+    """Return whether an answered request meets every limit; one output token has no TPOT to miss."""
+    measured = (
+        (request.ttft_ms, limits.ttft_ms),
+        (request.tpot_ms or 0.0, limits.tpot_ms),
+        (request.e2e_ms, limits.e2e_ms),
+    )
+    return request.error is None and all(
+        limit is None or (value is not None and value <= limit) for value, limit in measured
+    )
+
+
+def _rate(runs: Sequence[ArmRun], count: Callable[[tuple[Request, ...]], int]) -> float | None:
+    rates = [count(run.requests) / run.wall_s for run in runs if run.wall_s > 0]
+    return median(rates) if rates else None
+
+
+def _mean_ms(seconds: float, requests: float) -> float | None:
+    return seconds / requests * 1000 if requests else None
+
+
+def _transfer(end: PointEnd | None, tokens: int, kv_bytes: int | None, link: Link) -> Transfer | None:
+    """Return the pulls' time by the owner's counters, with the bytes that the tokens take."""
+    if end is None or end.owner is None or end.owner.transfers <= 0:
+        return None
+    seconds = end.owner.transfer_seconds / end.owner.transfers
+    size = None if kv_bytes is None else float(kv_bytes * tokens)
+    speed = size / seconds / GB if size is not None and seconds > 0 else None
+    ratio = speed / link.gb_per_s if speed is not None and link.gb_per_s else None
+    return Transfer(round(end.owner.transfers), tokens, seconds * 1000, size, speed, ratio)
+
+
+def _notes(repetitions: Iterable[Repetition]) -> tuple[str, ...]:
+    found = []
+    for repetition in repetitions:
+        if repetition.discarded is not None:
+            found.append(f"repetition {repetition.number + 1} discarded: {repetition.discarded}")
+        found += [
+            f"repetition {repetition.number + 1}, {run.arm} not counted: {run.fault}"
+            for run in repetition.arms
+            if run.fault is not None and repetition.discarded is None
+        ]
+    return tuple(found)
+
+
+def fit_cost(
+    points: Sequence[PointResult], observed: Observed, chunk_size: int, kv_bytes: int | None
+) -> Cost | None:
+    """Return the fits over the points of one request in flight and a whole shared prefix.
+
+    None with fewer than two lengths, or where a token's bytes are not known.
+    """
+    lengths = {
+        number: point
+        for number, point in enumerate(observed.opening.points if observed.opening else ())
+        if point.concurrency == 1 and point.rate is None and point.shared_percent == 100
+    }
+    cold = _samples(observed, lengths, COLD, lambda point: point.prompt_tokens)
+    peer = _samples(observed, lengths, PEER, lambda point: point.prompt_tokens)
+    if kv_bytes is None or min(len({n for n, _ in cold}), len({n for n, _ in peer})) < 2:
+        return None
+    pull, prefill = cost.fit_pull(peer, kv_bytes), cost.fit_prefill(cold)
+    tokens = [n for n, _ in peer]
+    moved = [
+        (float(r.point.shared_tokens(chunk_size)), r.transfer.mean_ms / 1000)
+        for r in points
+        if r.transfer is not None and r.point in lengths.values() and r.transfer.mean_ms > 0
+    ]
+    transfer = cost.fit_pull(moved, kv_bytes) if len({n for n, _ in moved}) >= 2 else None
+    return Cost(
+        pull, prefill, transfer, cost.break_even(pull, prefill), round(min(tokens)), round(max(tokens))
+    )
+
+
+def _samples(
+    observed: Observed, lengths: Mapping[int, Point], arm: str, tokens_of: Callable[[Point], int]
+) -> list[tuple[float, float]]:
+    """Return (tokens, seconds to first token) of every counted request of an arm."""
+    return [
+        (float(tokens_of(lengths[repetition.point])), request.ttft_ms / 1000)
+        for repetition in observed.repetitions
+        if repetition.point in lengths and (run := repetition.arm(arm)) is not None
+        for request in run.requests
+        if request.ttft_ms is not None
+    ]
+
+
+def verdict(found: Cost | None, points: Sequence[PointResult], observed: Observed, chunk_size: int) -> str:
+    """Return whether reuse pays here: by the fit, or where there is none by what was measured."""
+    if found is not None:
+        longest = observed.opening.max_model_len if observed.opening else None
+        return cost.verdict(found.break_even_tokens, chunk_size, longest)
+    ratios = [
+        peer.ttft_ms.p50 / cold.ttft_ms.p50
+        for r in points
+        if r.point.shared_percent == 100
+        and (peer := r.arm(PEER)) is not None
+        and (cold := r.arm(COLD)) is not None
+        and peer.ttft_ms is not None
+        and cold.ttft_ms is not None
+    ]
+    if not ratios:
+        return "no verdict: it takes the arms cold and peer"
+    best = min(ratios)
+    if best < 1:
+        return f"worth it at the length measured: first token {100 * (1 - best):.0f} % sooner from the peer"
+    return f"not worth it at the length measured: recomputing is {best:.2f} times as fast"
+
+
+def moved_tokens(observed: Observed) -> int:
+    """Return the tokens that decode got from its peer, over the whole run."""
+    return rules.moved_by_peers(observed.repetitions)
