@@ -1,6 +1,6 @@
 # kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status logs bundle verify bench image ship push pull lint test test-long rig rig-down test-unit test-scenarios generate benchmarks native test-gpu
+.PHONY: help setup demo up down doctor status logs bundle verify bench image ship push pull lint test test-long rig rig-down test-unit test-scenarios generate benchmarks native test-gpu
 
 NODE ?= all
 DEVICE ?=
@@ -26,6 +26,8 @@ native: ## Without a container engine: all three as plain processes, from PYTHON
 	@$(if $(DEVICE),DEVICE=$(DEVICE)) PYTHONPATH=tools $(PYTHON) -m kvshare.native
 
 ##@ Two machines
+doctor: setup ## Whether the machines can run it, before anything is up; the link measured (ARGS="--write")
+	@$(KVSHARE) doctor $(ARGS)
 up: setup ## Start NODE=prefill (with the controller), NODE=decode, or both
 	@$(KVSHARE) up $(NODE) $(ARGS)
 status: setup ## What runs where, how it is, and what the controller knows of it
@@ -77,7 +79,7 @@ generate: ## Rewrite what is generated: docs/cli.md, docs/patches.md, every gold
 	@.venv/bin/python docker/patches/apply.py --docs > docs/patches.md
 	@.venv/bin/python tools/generate_cli_reference.py
 	@.venv/bin/python tools/generate_bench_schema.py
-	@$(PYTEST) --update-golden tests/config tests/unit/test_report.py tests/unit/test_docs.py
+	@$(PYTEST) --update-golden tests/config tests/unit/test_report.py tests/unit/test_doctor_report.py tests/unit/test_docs.py
 benchmarks: ## Measure this machine and write docs/benchmarks.md
 	@setup/setup.sh docker/locks/dev.txt
 	@.venv/bin/python benchmarks/run.py $(ARGS)

@@ -6,23 +6,24 @@ import io
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
-from kvshare import checks, rendering, report
-from kvshare.checks import REGISTRY
+from kvshare import checks, rendering
 from kvshare.cli import main
-from kvshare.evidence import Evidence
-from kvshare.judgement import Judgement, judge
-from kvshare.registry import ERROR, WARNING, Check, Result
-from tests.unit.faults import FAULTS
+from kvshare.doctor import checks as doctor
+from kvshare.registry import ERROR, Check, Result
+from tests.unit import doctor_faults, faults
 
 SECTION = re.compile(
     r"^## (?P<id>[A-Z]+(?:-[A-Z]+)*-\d+)\n(?P<body>.*?)(?=^#{1,2} |\Z)", re.MULTILINE | re.DOTALL
 )
 EXAMPLE = re.compile(r"```text\n(.*?)```", re.DOTALL)
+CHECKS: tuple[Check[Any], ...] = (*checks.REGISTRY, *doctor.REGISTRY)
 
 
 def sections(root: Path) -> dict[str, str]:
@@ -30,23 +31,24 @@ def sections(root: Path) -> dict[str, str]:
     return {match["id"]: match["body"] for match in SECTION.finditer(text)}
 
 
-def example(check: Check[Evidence]) -> str:
+def example(check: Check[Any]) -> str:
     """Return how the check's failure looks, from the first fault that it names."""
-    fault = next(fault for fault in FAULTS.values() if fault.cause == check.id)
-    judgement = judge(fault.evidence, checks.select((), ()))
-    red = tuple(r for r in judgement.results if r.check is check and r.result in (ERROR, WARNING))
+    of_doctor = check.id.startswith("DOC-")
+    known: Mapping[str, Any] = doctor_faults.FAULTS if of_doctor else faults.FAULTS
+    fault = next(fault for fault in known.values() if fault.cause == check.id)
+    results = (doctor if of_doctor else checks).evaluate(fault.evidence, {check.id})
     stream = io.StringIO()
-    report.render([Judgement(fault.evidence, red)], "short", stream)
+    rendering.print_checks(rendering.plain_console(stream), [check.category], results, everything=False)
     return stream.getvalue().split("\n\n")[0].split("\n", 2)[2] + "\n"
 
 
 def test_every_check_has_a_section_and_every_section_a_check(root: Path) -> None:
-    assert list(sections(root)) == [check.id for check in REGISTRY]
+    assert list(sections(root)) == [check.id for check in CHECKS]
 
 
-@pytest.mark.parametrize("check", REGISTRY, ids=lambda check: check.id)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.id)
 def test_section_says_what_how_it_looks_and_what_to_do(
-    check: Check[Evidence], root: Path, update_golden: bool
+    check: Check[Any], root: Path, update_golden: bool
 ) -> None:
     path = root / "docs/checks.md"
     if update_golden:
@@ -63,8 +65,8 @@ def test_section_says_what_how_it_looks_and_what_to_do(
     assert body.split("```")[2].strip(), "what to do is missing"
 
 
-@pytest.mark.parametrize("check", REGISTRY, ids=lambda check: check.id)
-def test_hint_leads_to_the_section(check: Check[Evidence]) -> None:
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.id)
+def test_hint_leads_to_the_section(check: Check[Any]) -> None:
     # GitHub's anchor of a heading that is nothing but the id.
     assert rendering.hint(Result(check, ERROR)) == f"docs/checks.md#{check.id.lower()}"
 

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from kvshare.errors import CouldNotCheckError, KvshareError
@@ -60,6 +61,19 @@ def read_engine(context: str) -> Engine:
         KvshareError: if there is no such context, its host's key is unknown, or the engine is too old.
         CouldNotCheckError: if no engine answers.
     """
+    found = read_info(context)
+    engine = Engine(context, found["Name"], found["ServerVersion"])
+    if version_of(engine.version) < MINIMUM_ENGINE:
+        wanted = ".".join(map(str, MINIMUM_ENGINE))
+        raise KvshareError(
+            f"context {context}: expected Docker Engine {wanted} or newer on {engine.host} and found "
+            f"{engine.version}: upgrade it there, e.g. with make setup in a clone on that machine."
+        )
+    return engine
+
+
+def read_info(context: str) -> dict[str, Any]:
+    """Return what `docker info` says of an engine, whatever its version; raises as ``read_engine``."""
     endpoint = resolve(context)
     command = ["docker", "--context", context, "info", "--format", "{{json .}}"]
     try:
@@ -70,17 +84,10 @@ def read_engine(context: str) -> Engine:
         raise CouldNotCheckError(
             f"context {context}: the engine at {endpoint.address} did not answer in {DOCKER_TIMEOUT_S} s."
         ) from None
-    found = json.loads(result.stdout) if result.stdout.startswith("{") else {}
+    found: dict[str, Any] = json.loads(result.stdout) if result.stdout.startswith("{") else {}
     if not found.get("ServerVersion"):
         raise _no_answer(endpoint, result.stderr or "; ".join(found.get("ServerErrors") or ()))
-    engine = Engine(context, found["Name"], found["ServerVersion"])
-    if version_of(engine.version) < MINIMUM_ENGINE:
-        wanted = ".".join(map(str, MINIMUM_ENGINE))
-        raise KvshareError(
-            f"context {context}: expected Docker Engine {wanted} or newer on {engine.host} and found "
-            f"{engine.version}: upgrade it there, e.g. with make setup in a clone on that machine."
-        )
-    return engine
+    return found
 
 
 def read_engines(contexts: Iterable[str]) -> tuple[Engine, ...]:

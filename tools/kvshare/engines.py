@@ -28,7 +28,7 @@ API_TIMEOUT_S = 20
 POLL_S = 1.0
 
 # What comes when an engine is not there: from docker-py, requests, the socket, or the docker command.
-_ENGINE_ERRORS = (DockerException, requests.RequestException, OSError, subprocess.TimeoutExpired)
+ENGINE_ERRORS = (DockerException, requests.RequestException, OSError, subprocess.TimeoutExpired)
 _HIT = re.compile(r"Reqid: (\S+?), Total tokens \d+, .*?LMCache hit tokens: (\d+)")
 _OWNER_LOOKUP = re.compile(r"Received P2P batched lookup and get msg, lookup_id: (\S+)")
 _LOOKUP_TIMEOUT = re.compile(r"Request (\S+) is still waiting for async lookup")
@@ -88,7 +88,7 @@ class Engines:
         try:
             container = self._find(service, self._stack.member(service).context)
             return "" if container is None else _text(container.logs(tail=lines))
-        except _ENGINE_ERRORS:
+        except ENGINE_ERRORS:
             return ""
 
     # --- one engine ---------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ class Engines:
             # The engine's own clock, so that `logs since` does not depend on ours.
             self._since[context] = _epoch(client.info()["SystemTime"])
             self._clients[context] = client
-        except _ENGINE_ERRORS as error:
+        except ENGINE_ERRORS as error:
             self._errors[context] = _sentence(error)
 
     def _find(self, service: str, context: str) -> DockerContainer | None:
@@ -135,7 +135,7 @@ class Engines:
                 fingerprint=read,
                 error=error,
             )
-        except _ENGINE_ERRORS as error:
+        except ENGINE_ERRORS as error:
             return Container(service, name, "missing", error=_sentence(error))
 
     def _log(self, service: str, since_connection: bool) -> str | None:
@@ -145,7 +145,7 @@ class Engines:
             if container is None:
                 return None
             return _text(container.logs(since=self._since[context] if since_connection else None))
-        except _ENGINE_ERRORS:
+        except ENGINE_ERRORS:
             return None
 
 

@@ -7,6 +7,7 @@ import sys
 import click
 
 from kvshare import deliver, observe
+from kvshare.doctor.command import doctor
 from kvshare.bench import commands
 from kvshare.settings import Settings, find_root, load_settings, validate_node
 
@@ -102,7 +103,7 @@ def engine_stop() -> None:
 
 
 COMMANDS = (
-    *(demo, up, down, engine),
+    *(demo, up, down, doctor, engine),
     *(deliver.image, deliver.ship, deliver.push, deliver.pull),
     *(observe.status, observe.logs, observe.bundle),
     *commands.COMMANDS,

@@ -1,4 +1,4 @@
-"""`python -m kvshare_engine controller|server|health`: the engine image's entrypoint."""
+"""`python -m kvshare_engine controller|server|health|probe`: the engine image's entrypoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 
 from kvshare_engine.environment import refuse
 
-USAGE = "expected one of controller, server, health"
+PROGRAMS = ("controller", "server", "health", "probe")
+USAGE = f"expected one of {', '.join(PROGRAMS)}"
 
 
 def main(arguments: list[str]) -> int:
@@ -24,9 +25,11 @@ def main(arguments: list[str]) -> int:
             from kvshare_engine import health
 
             return health.run(os.environ.get("KVSHARE_ROLE", "controller"))
-        case [program, *_] if program not in ("controller", "server", "health") and not program.startswith(
-            "-"
-        ):
+        case ["probe", *rest]:
+            from kvshare_engine import probe
+
+            probe.run(rest)
+        case [program, *_] if program not in PROGRAMS and not program.startswith("-"):
             os.execvp(program, arguments)  # `docker compose run --rm prefill ucx_info -d` and the like
         case _:
             refuse(f"{USAGE} and found '{' '.join(arguments)}'")

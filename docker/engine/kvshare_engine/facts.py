@@ -1,0 +1,256 @@
+"""What a machine is like, seen from a container on its network, and what a server would run with on it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import resource
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from kvshare_engine import demo_model, fingerprint, reach, server, transport
+from kvshare_engine.environment import DEMO_MODEL, LMCACHE_CONFIG, Controller, Server
+
+HUB = "https://huggingface.co"
+HUB_TIMEOUT_S = 5.0
+UCX_INFO_TIMEOUT_S = 15.0
+SYSFS_NET = Path("/sys/class/net")
+_TRANSPORT = re.compile(r"Transport:\s*(\S+)\s*\n#\s*Device:\s*(\S+)")
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A network device; ``speed_mbit`` is the link's, None where the device has none to tell."""
+
+    name: str
+    addresses: tuple[str, ...]
+    mtu: int
+    speed_mbit: int | None
+    up: bool
+    kind: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model: whether it lies on this machine, and the figures that its KV's size follows from."""
+
+    name: str
+    found: bool
+    layers: int | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    dtype: str | None = None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer; followed, it would take the token to another host."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Hub:
+    """What the Hugging Face hub said of the model: an HTTP status, or why there is none."""
+
+    address: str
+    token_given: bool
+    status: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Ucx:
+    """What UCX would be told, and every transport/device that it finds; ``error`` is the server's refusal."""
+
+    tls: str
+    devices: str
+    found: tuple[str, ...]
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One machine and one server on it; memory in bytes, ``memlock`` None if unlimited."""
+
+    hostname: str
+    cpus: int
+    interfaces: tuple[Interface, ...]
+    default_address: str
+    memory_total: int
+    memory_available: int
+    memlock: int | None
+    listening: tuple[reach.Endpoint, ...]
+    model: Model
+    hub: Hub | None
+    ucx: Ucx
+    versions: dict[str, str]
+    patches: tuple[str, ...]
+    python_hash_seed: str | None
+    dtype: str
+    max_model_len: int
+    lmcache: dict[str, Any]
+
+
+def gather(of: Server, controller: Controller, hub_token: str) -> Facts:
+    """Everything that can be told without starting the server."""
+    memory, common = psutil.virtual_memory(), fingerprint.of_controller()
+    model = find_model(of.model)
+    wanted_from_hub = not model.found and of.model != DEMO_MODEL and not of.model.startswith("/")
+    overrides = {name: value for name, value in os.environ.items() if name.startswith("LMCACHE_") and value}
+    settings = {**server.lmcache_environment(of, controller), **overrides}
+    return Facts(
+        hostname=socket.gethostname(),
+        cpus=os.cpu_count() or 1,
+        interfaces=interfaces(),
+        default_address=default_address(),
+        memory_total=memory.total,
+        memory_available=memory.available,
+        memlock=_memlock(),
+        listening=reach.taken(),
+        model=model,
+        hub=ask_hub(of.model, hub_token) if wanted_from_hub else None,
+        ucx=ucx(of),
+        versions=common["versions"],
+        patches=tuple(sorted({patch["id"] for patch in common["patches"]})),
+        python_hash_seed=common["python_hash_seed"],
+        dtype=of.dtype,
+        max_model_len=of.max_model_len,
+        lmcache=fingerprint.lmcache_settings(LMCACHE_CONFIG, settings),
+    )
+
+
+def interfaces(sysfs: Path = SYSFS_NET) -> tuple[Interface, ...]:
+    """Every network device of this machine with its IPv4 and IPv6 addresses."""
+    families = (socket.AF_INET, socket.AF_INET6)
+    held = psutil.net_if_addrs()
+    return tuple(
+        Interface(
+            name=name,
+            addresses=tuple(a.address.split("%")[0] for a in held.get(name, ()) if a.family in families),
+            mtu=stats.mtu,
+            speed_mbit=stats.speed or None,
+            up=stats.isup,
+            kind=_kind(sysfs / name),
+        )
+        for name, stats in sorted(psutil.net_if_stats().items())
+    )
+
+
+def default_address() -> str:
+    """The address that the default route leaves by, which LMCache takes for its own; empty without one.
+
+    Source: ``lmcache/v1/rpc_utils.py`` of LMCache 0.5.6 (``get_ip``). Nothing is sent.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("8.8.8.8", 80))
+        except OSError:
+            return ""
+        address: str = probe.getsockname()[0]
+        return address
+
+
+def find_model(name: str, models: Path = server.DEMO_MODEL_PATH.parent) -> Model:
+    """The model on this machine, by path, as the demo's, or in the hub's cache."""
+    folder = _model_folder(name, models)
+    try:
+        config = json.loads((folder / "config.json").read_text()) if folder else None
+    except (OSError, ValueError):
+        config = None
+    if config is None and name == DEMO_MODEL:  # made at the first start
+        return _described(name, False, demo_model.ARCHITECTURE)
+    return Model(name, False) if config is None else _described(name, True, config)
+
+
+def ask_hub(model: str, token: str) -> Hub:
+    """Ask the hub for the model's config.json, and take no more of it than the status."""
+    address = os.environ.get("HF_ENDPOINT") or HUB
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(
+        f"{address}/{model}/resolve/main/config.json", method="HEAD", headers=headers
+    )
+    try:
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=HUB_TIMEOUT_S) as response:
+            return Hub(address, bool(token), status=response.status)
+    except urllib.error.HTTPError as error:
+        return Hub(address, bool(token), status=error.code)
+    except (OSError, ValueError) as error:
+        return Hub(address, bool(token), error=str(getattr(error, "reason", error)))
+
+
+def ucx(of: Server) -> Ucx:
+    """What UCX would be told at this server's start, and what it finds on this machine."""
+    refusal = io.StringIO()
+    told: Mapping[str, str] = {}
+    with contextlib.redirect_stderr(refusal), contextlib.suppress(SystemExit):
+        told = transport.environment(of.transport, of.device, of.host)
+    return Ucx(
+        tls=told.get("UCX_TLS", ""),
+        devices=told.get("UCX_NET_DEVICES", ""),
+        found=parse_ucx_info(_ucx_info()),
+        error=refusal.getvalue().strip().removeprefix("kvshare: "),
+    )
+
+
+def parse_ucx_info(text: str) -> tuple[str, ...]:
+    """``transport/device`` for each that ``ucx_info -d`` lists."""
+    return tuple(f"{name}/{device}" for name, device in _TRANSPORT.findall(text))
+
+
+def _ucx_info() -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("UCX_")}
+    try:
+        result = subprocess.run(
+            ["ucx_info", "-d"], capture_output=True, text=True, timeout=UCX_INFO_TIMEOUT_S, env=environment
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout
+
+
+def _kind(device: Path) -> str:
+    if device.name == "lo":
+        return "loopback"
+    if (device / "bridge").is_dir():
+        return "bridge"
+    return "card" if (device / "device").exists() else "virtual"
+
+
+def _memlock() -> int | None:
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _model_folder(name: str, models: Path) -> Path | None:
+    if name == DEMO_MODEL:
+        return models / server.DEMO_MODEL_PATH.name
+    if name.startswith("/"):
+        return Path(name)
+    cache = models / "huggingface/hub" / f"models--{name.replace('/', '--')}" / "snapshots"
+    return max(cache.glob("*"), default=None)
+
+
+def _described(name: str, found: bool, config: Mapping[str, Any]) -> Model:
+    config = config.get("text_config") or config
+    heads = config.get("num_attention_heads")
+    width = config.get("hidden_size")
+    return Model(
+        name=name,
+        found=found,
+        layers=config.get("num_hidden_layers"),
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or (width // heads if width and heads else None),
+        dtype=config.get("dtype") or config.get("torch_dtype"),
+    )

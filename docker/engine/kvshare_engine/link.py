@@ -1,0 +1,118 @@
+"""The link between two machines, measured as KV travels on it: UCX's own test with this stack's transports.
+
+The owner of KV writes it into the memory of the peer that asks, so the near end puts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from kvshare_engine import reach
+from kvshare_engine.environment import refuse
+
+PROGRAM = "ucx_perftest"
+MESSAGE_BYTES = 32 * 1024 * 1024
+START_TIMEOUT_S = 15.0
+TEST_TIMEOUT_S = 50.0
+MIB, MICROSECOND = 1024 * 1024, 1e-6
+# Message size in bytes, messages counted, messages before them.
+LATENCY_TEST = ("ucp_put_lat", 8, 1000, 100)
+SHORT_TEST = ("ucp_put_bw", MESSAGE_BYTES, 3, 1)
+LONG_TEST = ("ucp_put_bw", MESSAGE_BYTES, 30, 1)
+LONG_TEST_FROM = 500e6  # bytes a second; below, three messages take long enough to be exact
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the far end waits: for the first test of bandwidth, and for that of latency."""
+
+    bandwidth: int
+    latency: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Bytes a second of large messages, seconds one way of a small one; or why there is neither."""
+
+    bytes_per_s: float | None = None
+    latency_s: float | None = None
+    error: str = ""
+
+
+@contextmanager
+def serving() -> Iterator[Ports]:
+    """Wait for the near end: one server for latency, one for bandwidth that starts again after each test."""
+    ports = Ports(_free_port(), _free_port())
+    again = f"while {PROGRAM} -p {ports.bandwidth}; do :; done"
+    commands = [["sh", "-c", again], [PROGRAM, "-p", str(ports.latency)]]
+    with ExitStack() as servers:
+        for command in commands:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+            )
+            servers.callback(_kill, process)
+        _wait_until_listening({ports.bandwidth, ports.latency})
+        yield ports
+
+
+def measure(host: str, ports: Ports) -> Measurement:
+    """Measure towards a far end; what the program says when it fails is the error."""
+    try:
+        latency = _test(host, ports.latency, *LATENCY_TEST)["overall_lat"]
+        speed = _test(host, ports.bandwidth, *SHORT_TEST)["overall_bw"]
+        if speed * MIB >= LONG_TEST_FROM:
+            time.sleep(1)  # until the far end listens again
+            speed = _test(host, ports.bandwidth, *LONG_TEST)["overall_bw"]
+    except subprocess.TimeoutExpired:
+        return Measurement(error=f"{PROGRAM} did not end in {TEST_TIMEOUT_S:.0f} s")
+    except (subprocess.CalledProcessError, ValueError) as failure:
+        said = getattr(failure, "stderr", "") or str(failure)
+        return Measurement(error=" ".join(said.split())[-300:])
+    return Measurement(speed * MIB, latency * MICROSECOND)
+
+
+def _test(host: str, port: int, test: str, size: int, count: int, before: int) -> Mapping[str, float]:
+    command = [PROGRAM, host, "-p", str(port), "-t", test, "-s", str(size)]
+    command += ["-n", str(count), "-w", str(before), "-f", "-v"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TEST_TIMEOUT_S)
+    return figures(result.stdout)
+
+
+def figures(output: str) -> Mapping[str, float]:
+    """The figures of a CSV report (``-f -v``): latencies in microseconds, speeds in MiB a second.
+
+    Raises:
+        ValueError: if the output is no such report.
+    """
+    lines = [line.split(",") for line in output.splitlines() if line.count(",") >= 5]
+    if len(lines) < 2 or lines[0][0].strip() != "iterations":
+        raise ValueError(f"{PROGRAM} printed no report")
+    return dict(zip((name.strip() for name in lines[0]), map(float, lines[-1]), strict=False))
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # the shell's child too
+    process.wait()
+
+
+def _free_port() -> int:
+    with socket.create_server(("", 0)) as held:
+        port: int = held.getsockname()[1]
+        return port
+
+
+def _wait_until_listening(ports: set[int]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not ports <= {place.port for place in reach.taken()}:
+        if time.monotonic() > deadline:
+            refuse(f"expected {PROGRAM} to listen within {START_TIMEOUT_S:.0f} s and found that it does not")
+        time.sleep(0.1)

@@ -1,0 +1,295 @@
+"""The probe in the engine image: real sockets, a stand-in for ucx_perftest, and neither vLLM nor LMCache."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import sys
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "docker/engine"))
+
+from kvshare import records  # noqa: E402
+from kvshare.doctor.evidence import Facts  # noqa: E402
+from kvshare_engine import facts, fingerprint, link, probe, reach  # noqa: E402
+from kvshare_engine.environment import Controller, Server  # noqa: E402
+from tests.unit.test_engine_package import CONTROLLER, DECODE  # noqa: E402
+
+LOOPBACK = {**DECODE, "KVSHARE_HOST": "127.0.0.1", "KVSHARE_DEVICE": "cpu"}
+REPORT = """iterations,50.0_percentile_lat,avg_lat,overall_lat,avg_bw,overall_bw,avg_mr,overall_mr
+  10,0.150,33770.609,33770.609,947.57,947.57,30,30
+"""
+
+
+@pytest.fixture
+def no_engine_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the image would have: its packages, its patches, its LMCache file."""
+    monkeypatch.setattr(fingerprint, "DISTRIBUTIONS", ("pytest",))
+    monkeypatch.setattr(fingerprint, "PATCHES", tmp_path / "none.json")
+    monkeypatch.setattr(facts, "LMCACHE_CONFIG", ROOT / "configs/lmcache.yaml")
+    for name in [name for name in os.environ if name.startswith(("LMCACHE_", "UCX_"))]:
+        monkeypatch.delenv(name)
+
+
+def gathered(environment: dict[str, str] | None = None) -> facts.Facts:
+    server = Server.from_environment(environment or LOOPBACK)
+    return facts.gather(server, Controller.from_environment(CONTROLLER), "")
+
+
+@pytest.mark.usefixtures("no_engine_inside")
+def test_what_the_probe_prints_is_what_the_tool_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMCACHE_LOOKUP_TIMEOUT_MS", "4500")
+    monkeypatch.setattr(facts, "ask_hub", lambda *_: facts.Hub("https://hub", False, 401))
+    found = gathered()
+    read = records.cls_from(Facts, json.loads(json.dumps(dataclasses.asdict(found))))
+    assert (read.lookup_timeout_ms, read.lmcache["p2p_host"]) == (4500, "127.0.0.1")
+    assert read.ucx.devices == "lo"
+    assert read.holder("127.0.0.1") is not None
+    assert read.hub is not None
+    assert read.hub.status == 401
+    assert read.memory_total > read.memory_available > 0
+
+
+@pytest.mark.usefixtures("no_engine_inside")
+def test_a_host_that_is_not_this_machines_is_a_finding_and_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "ask_hub", lambda *_: None)
+    found = gathered({**LOOPBACK, "KVSHARE_HOST": "203.0.113.7"})
+    assert found.ucx.error.startswith("expected 203.0.113.7 to be an address of this machine")
+    assert found.ucx.devices == ""
+
+
+@pytest.mark.usefixtures("no_engine_inside")
+def test_the_hub_is_not_asked_for_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "ask_hub", lambda *_: pytest.fail("asked"))
+    assert gathered({**LOOPBACK, "KVSHARE_MODEL": "demo"}).model.layers == 10
+    assert gathered({**LOOPBACK, "KVSHARE_MODEL": "/models/absent"}).hub is None
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (
+            {
+                "num_hidden_layers": 32,
+                "num_key_value_heads": 8,
+                "num_attention_heads": 32,
+                "hidden_size": 4096,
+            },
+            (32, 8, 128),
+        ),
+        ({"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64}, (2, 4, 16)),
+        (
+            {
+                "text_config": {
+                    "num_hidden_layers": 3,
+                    "num_key_value_heads": 1,
+                    "head_dim": 256,
+                    "num_attention_heads": 8,
+                }
+            },
+            (3, 1, 256),
+        ),
+    ],
+)
+def test_the_models_shape_is_read_from_its_config(
+    config: dict[str, Any], expected: tuple[int, int, int], tmp_path: Path
+) -> None:
+    cached = tmp_path / "huggingface/hub/models--org--name/snapshots/abc"
+    cached.mkdir(parents=True)
+    (cached / "config.json").write_text(json.dumps(config))
+    for name in ("org/name", str(cached)):
+        model = facts.find_model(name, tmp_path)
+        assert model.found
+        assert (model.layers, model.kv_heads, model.head_dim) == expected
+
+
+def test_a_model_without_a_readable_config_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{half")
+    assert not facts.find_model(str(tmp_path), tmp_path).found
+    assert not facts.find_model("org/name", tmp_path).found
+
+
+class Opener:
+    """Stands for urllib's opener: answers with an error, or a status."""
+
+    status = 200
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.asked: Any = None
+
+    def __call__(self, *_: Any) -> Opener:
+        return self
+
+    def open(self, request: Any, timeout: float) -> Opener:
+        self.asked = (request, timeout)
+        if self.error:
+            raise self.error
+        return self
+
+    def __enter__(self) -> Opener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (None, 200, ""),
+        (urllib.error.HTTPError("u", 403, "Forbidden", None, None), 403, ""),  # type: ignore[arg-type]
+        (urllib.error.HTTPError("u", 307, "Elsewhere", None, None), 307, ""),  # type: ignore[arg-type]
+        (urllib.error.URLError("Name or service not known"), None, "Name or service not known"),
+        (TimeoutError("timed out"), None, "timed out"),
+    ],
+)
+def test_the_hub_is_asked_with_the_token_and_for_a_status_alone(
+    error: Exception | None, status: int | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opener = Opener(error)
+    monkeypatch.setattr(facts.urllib.request, "build_opener", opener)
+    hub = facts.ask_hub("org/name", "hf_secret")
+    assert (hub.status, hub.error, hub.token_given) == (status, said, True)
+    request, _ = opener.asked
+    assert request.get_method() == "HEAD"
+    assert request.full_url == "https://huggingface.co/org/name/resolve/main/config.json"
+    assert request.get_header("Authorization") == "Bearer hf_secret"
+
+
+def test_a_redirect_does_not_take_the_token_elsewhere() -> None:
+    assert facts._NoRedirect().redirect_request("anything") is None  # type: ignore[func-returns-value]
+
+
+def test_ucx_devices_are_read_from_ucx_info() -> None:
+    tcp = "#      Transport: tcp\n#         Device: eth0\n#         Type: network\n"
+    text = f"{tcp}#      Transport: self\n#         Device: memory\n"
+    assert facts.parse_ucx_info(text) == ("tcp/eth0", "self/memory")
+
+
+@pytest.mark.parametrize(("made", "kind"), [("bridge", "bridge"), ("device", "card"), ("", "virtual")])
+def test_kinds_of_devices(made: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "eth0" / made).mkdir(parents=True)
+    assert facts._kind(tmp_path / "eth0") == kind
+
+
+# --- ports --------------------------------------------------------------------------------------------------
+
+
+def test_what_listens_can_be_dialled_and_what_does_not_says_why() -> None:
+    with reach.listening([reach.Endpoint("127.0.0.1", 0)]) as held:
+        (free,) = held.free
+        assert free in reach.taken()
+        (answer,) = reach.dial([free])
+        assert answer.error == ""
+        assert answer.seconds < 1
+    (answer,) = reach.dial([free])
+    assert answer.error == "connection refused"
+
+
+def test_a_port_that_is_taken_or_no_address_of_ours_is_refused_and_the_others_are_held() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        wanted = [
+            reach.Endpoint("127.0.0.1", port),
+            reach.Endpoint("203.0.113.7", 8010),
+            reach.Endpoint("127.0.0.1", 0),
+        ]
+        with reach.listening(wanted) as held:
+            assert [refusal.error for refusal in held.refused] == [
+                "address already in use",
+                "cannot assign requested address",
+            ]
+            assert len(held.free) == 1
+
+
+def test_endpoints_are_read_with_colons_in_the_host() -> None:
+    assert reach.endpoint("192.168.110.13:8010") == reach.Endpoint("192.168.110.13", 8010)
+    assert reach.endpoint("::1:8010") == reach.Endpoint("::1", 8010)
+
+
+# --- the link -----------------------------------------------------------------------------------------------
+
+FAR_END = """
+import socket, sys
+port = int(sys.argv[sys.argv.index("-p") + 1])
+if len(sys.argv) == 3:  # the far end waits for one test
+    with socket.create_server(("", port)) as s:
+        s.accept()
+    sys.exit()
+socket.create_connection((sys.argv[1], port), 5).close()
+test = sys.argv[sys.argv.index("-t") + 1]
+print("iterations,50.0_percentile_lat,avg_lat,overall_lat,avg_bw,overall_bw,avg_mr,overall_mr")
+print("10,1.0,2.0,31.5,900.0,1000.0,30,30")
+"""
+
+
+@pytest.fixture
+def perftest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a stand-in for ucx_perftest on PATH: both ends really meet on TCP."""
+    program = tmp_path / link.PROGRAM
+    program.write_text(f"#!{sys.executable}\n{FAR_END}")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return program
+
+
+def test_both_ends_meet_and_the_figures_are_in_si_units(perftest: Path) -> None:
+    del perftest
+    with link.serving() as ports:
+        found = link.measure("127.0.0.1", ports)
+    assert found.error == ""
+    assert found.bytes_per_s == pytest.approx(1000 * 1024 * 1024)
+    assert found.latency_s == pytest.approx(31.5e-6)
+    assert not {ports.bandwidth, ports.latency} & {place.port for place in reach.taken()}
+
+
+def test_a_failing_test_says_what_the_program_said(perftest: Path) -> None:
+    perftest.write_text("#!/bin/sh\necho 'UCX  ERROR no usable transports' >&2\nexit 1\n")
+    assert link.measure("127.0.0.1", link.Ports(1, 2)).error == "UCX ERROR no usable transports"
+
+
+def test_a_test_without_end_is_ended(perftest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "TEST_TIMEOUT_S", 0.3)
+    perftest.write_text("#!/bin/sh\nexec sleep 30\n")
+    assert "did not end in" in link.measure("127.0.0.1", link.Ports(1, 2)).error
+
+
+def test_a_far_end_that_does_not_listen_ends_with_a_sentence(
+    perftest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(link, "START_TIMEOUT_S", 0.3)
+    perftest.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(SystemExit), link.serving():
+        pass
+    assert "expected ucx_perftest to listen" in capsys.readouterr().err
+
+
+def test_figures_are_read_from_the_report() -> None:
+    assert link.figures(REPORT)["overall_bw"] == 947.57
+    with pytest.raises(ValueError, match="printed no report"):
+        link.figures("segmentation fault\n")
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_probe_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        probe.run(["nothing"])
+    assert end.value.code == 2
+    assert "expected a probe" in capsys.readouterr().err
+
+
+def test_dial_prints_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        probe.run(["dial", f"127.0.0.1:{server.getsockname()[1]}"])
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["error"] == ""

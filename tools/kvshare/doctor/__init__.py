@@ -1,0 +1,1 @@
+"""`kvshare doctor`: whether these machines can run the stack, found before anything is up."""

@@ -1,0 +1,244 @@
+"""What the doctor saw: facts only, no judgement.
+
+The records that a probe prints are the engine image's own (``docker/engine/kvshare_engine``: facts, reach,
+link); sizes are bytes, times seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvshare.images import Image
+from kvshare.stack import Controller, Server, Stack
+
+OPERATOR = "the operator's machine"
+
+
+@dataclass(frozen=True)
+class Operator:
+    """The machine that the tool runs on: its plugins' versions, empty where there is none."""
+
+    compose: str
+    buildx: str
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How far an engine's clock is ahead of the operator's, and by how much that may be off."""
+
+    ahead_s: float
+    uncertain_s: float
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The Docker engine behind a context; all but the first two fields are empty where it gave ``error``."""
+
+    context: str
+    error: str = ""
+    machine: str = ""
+    version: str = ""
+    runtimes: tuple[str, ...] = ()
+    image: Image | None = None
+    running: tuple[str, ...] = ()
+    clock: Clock | None = None
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A network device of a machine; ``kind`` is card, virtual, bridge or loopback."""
+
+    name: str
+    addresses: tuple[str, ...]
+    mtu: int
+    speed_mbit: int | None
+    up: bool
+    kind: str
+
+    @property
+    def is_dockers(self) -> bool:
+        """Whether Docker made it for its containers: no other machine reaches it, and all have the like."""
+        return self.kind == "bridge" and self.name.startswith(("docker", "br-"))
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An address and a TCP port on it."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model as a machine has it, and the figures that its KV's size follows from."""
+
+    name: str
+    found: bool
+    layers: int | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Hub:
+    """What the Hugging Face hub said of the model, asked from that machine."""
+
+    address: str
+    token_given: bool
+    status: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Ucx:
+    """What UCX would be told there, and every transport/device that it finds."""
+
+    tls: str
+    devices: str
+    found: tuple[str, ...]
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One machine and one server on it, as a probe in the engine image saw them."""
+
+    hostname: str
+    cpus: int
+    interfaces: tuple[Interface, ...]
+    default_address: str
+    memory_total: int
+    memory_available: int
+    memlock: int | None
+    listening: tuple[Endpoint, ...]
+    model: Model
+    hub: Hub | None
+    ucx: Ucx
+    versions: dict[str, str]
+    patches: tuple[str, ...]
+    python_hash_seed: str | None
+    dtype: str
+    max_model_len: int
+    lmcache: dict[str, Any]
+
+    @property
+    def lookup_timeout_ms(self) -> int:
+        """What caps a pull; LMCache's own default where nothing is set."""
+        return int(self.lmcache.get("lookup_timeout_ms", 3000))
+
+    def holder(self, address: str) -> Interface | None:
+        """Return the device that holds an address, or None."""
+        return next((i for i in self.interfaces if address in i.addresses), None)
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """What nvidia-smi lists in a container, as ``index, uuid, name`` each; or why it does not."""
+
+    driver: str = ""
+    found: tuple[tuple[str, str, str], ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One server's machine. ``refused``: what the engine refused of the service's own limits and devices."""
+
+    name: str
+    service: str
+    context: str
+    host: str
+    pinned_gpu: str
+    facts: Facts | None = None
+    error: str = ""
+    refused: str = ""
+    gpus: Gpus | None = None
+
+
+@dataclass(frozen=True)
+class Dialed:
+    """One connection that was tried; ``error`` is empty where it stood. ``free``: a port of nobody's."""
+
+    source: str
+    target: str
+    host: str
+    port: int
+    purpose: str
+    error: str
+    free: bool = False
+
+
+@dataclass(frozen=True)
+class Link:
+    """The way of KV from its owner to the peer that asks, measured by ucx_perftest; or why it was not."""
+
+    source: str
+    target: str
+    bytes_per_s: float | None = None
+    latency_s: float | None = None
+    error: str = ""
+    not_tried: str = ""
+
+
+@dataclass(frozen=True)
+class PrefillSpeed:
+    """Prompt tokens a second of the prefill server; ``how`` says whether they were measured."""
+
+    tokens_per_s: float
+    how: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that was seen; ``environments`` are the services', resolved, by the members' names."""
+
+    started: str
+    stack: Stack
+    operator: Operator
+    engines: tuple[Engine, ...]
+    nodes: tuple[Node, ...]
+    environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    dialed: tuple[Dialed, ...] = ()
+    unheld: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
+    prefill_speed: PrefillSpeed | None = None
+
+    def engine(self, context: str) -> Engine:
+        """Return the engine of a context."""
+        return next(engine for engine in self.engines if engine.context == context)
+
+    def node(self, name: str) -> Node:
+        """Return the node of that name."""
+        return next(node for node in self.nodes if node.name == name)
+
+    @property
+    def seen(self) -> dict[str, Facts]:
+        """The facts of the nodes that gave any, by name."""
+        return {node.name: node.facts for node in self.nodes if node.facts is not None}
+
+    @property
+    def asked(self) -> tuple[Engine, ...]:
+        """The engines that answered."""
+        return tuple(engine for engine in self.engines if not engine.error)
+
+    def members_on(self, context: str) -> tuple[Controller | Server, ...]:
+        """Return the members that run on a context."""
+        return tuple(member for member in self.stack.members if member.context == context)
+
+    def runs(self, member: Controller | Server) -> bool:
+        """Return whether a member runs already, started by this stack."""
+        return member.service in self.engine(member.context).running
+
+
+def where(evidence: Evidence, names: tuple[str, ...]) -> str:
+    """Return the place of members in words, by their names."""
+    by_name = {member.name: member for member in evidence.stack.members}
+    return ", ".join(
+        f"{name} on {by_name[name].host} (context {by_name[name].context})" if name in by_name else name
+        for name in names
+    )

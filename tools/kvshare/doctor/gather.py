@@ -1,0 +1,136 @@
+"""Look at every machine of the stack, with nothing of it started: engines, probes, connections, links."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from kvshare import contexts
+from kvshare.doctor import engines as engine_side
+from kvshare.doctor import links, network, probing
+from kvshare.doctor.containers import OneOffs
+from kvshare.doctor.evidence import Engine, Evidence, Node
+from kvshare.doctor.services import Service, service_of
+from kvshare.errors import CouldNotCheckError
+from kvshare.nodes import at_once
+from kvshare.settings import Settings
+from kvshare.stack import Stack, read_stack, resolved_config
+
+POLL_S = 3.0
+Narrate = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose: seconds to wait for engines, a known prefill speed in tokens a second."""
+
+    wait_s: float = 0.0
+    prefill_speed: float | None = None
+    network: bool = True
+
+
+def examine(settings: Settings, options: Options, narrate: Narrate) -> Evidence:
+    """Return what can be seen now; what cannot be is named in the evidence.
+
+    Raises:
+        KvshareError: if the settings make no stack, or a context does not exist.
+    """
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    stack = read_stack(settings)
+    for context in stack.contexts:
+        contexts.resolve(context)
+    narrate("engines")
+    services = _services(settings, stack)
+    image = services[stack.prefill.name].image
+    engines = _engines(stack, image, options.wait_s)
+    evidence = Evidence(
+        started=started,
+        stack=stack,
+        operator=engine_side.operator(),
+        engines=engines,
+        nodes=(),
+        environments={name: service.environment for name, service in services.items()},
+    )
+    one_offs = OneOffs(image)
+    try:
+        return _look_closer(evidence, services, settings, one_offs, options, narrate)
+    finally:
+        one_offs.remove_leftovers([engine.context for engine in evidence.asked])
+
+
+def _look_closer(
+    evidence: Evidence,
+    services: dict[str, Service],
+    settings: Settings,
+    one_offs: OneOffs,
+    options: Options,
+    narrate: Narrate,
+) -> Evidence:
+    narrate("machines")
+    evidence = replace(evidence, nodes=_nodes(evidence, services, settings, one_offs))
+    if options.network:
+        narrate("ports")
+        with ExitStack() as listeners:
+            unheld = network.listen(evidence, one_offs, listeners)
+            evidence = replace(evidence, dialed=network.dial(evidence, one_offs, unheld.free))
+        evidence = replace(evidence, unheld=unheld.refused)
+        narrate("links")
+        evidence = replace(evidence, links=links.measure(evidence, services, one_offs))
+    return replace(evidence, prefill_speed=links.prefill_speed(evidence, options.prefill_speed))
+
+
+def _services(settings: Settings, stack: Stack) -> dict[str, Service]:
+    """Return every member's service by the member's name, as its own machine has it resolved."""
+    configs = {context: resolved_config(settings, context) for context in stack.contexts}
+    return {member.name: service_of(configs[member.context], member.service) for member in stack.members}
+
+
+def _engines(stack: Stack, image: str, wait_s: float) -> tuple[Engine, ...]:
+    """Return every engine; those that do not answer are asked again until ``wait_s`` is over."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        found, errors = at_once(
+            lambda context: engine_side.look(context, image, stack.project), stack.contexts
+        )
+        if not errors or time.monotonic() >= deadline:
+            break
+        time.sleep(POLL_S)
+    return tuple(found.get(c) or Engine(c, _without_context(c, errors[c])) for c in stack.contexts)
+
+
+def _without_context(context: str, sentence: str) -> str:
+    return sentence.removeprefix(f"context {context}: ").rstrip(".")
+
+
+def _nodes(
+    evidence: Evidence, services: dict[str, Service], settings: Settings, one_offs: OneOffs
+) -> tuple[Node, ...]:
+    stack = evidence.stack
+    gpus = {node.name: node.gpu for node in settings.decode_nodes}
+    gpus[stack.prefill.name] = settings.get("PREFILL_GPU", "0")
+    token = settings.compose_environment()["HF_TOKEN"]
+    servers = {server.name: server for server in (stack.prefill, *stack.decodes)}
+
+    def one(name: str) -> Node:
+        server = servers[name]
+        bare = Node(name, server.service, server.context, server.host, gpus[name])
+        return _probe(bare, evidence, services[name], token, one_offs)
+
+    found, errors = at_once(one, servers)
+    assert not errors, "a probe that fails is a node with an error"
+    return tuple(found.values())
+
+
+def _probe(node: Node, evidence: Evidence, service: Service, token: str, one_offs: OneOffs) -> Node:
+    engine = evidence.engine(node.context)
+    if engine.error or engine.image is None:
+        return replace(node, error=engine.error or f"there is no image {service.image}")
+    try:
+        node = probing.look(node, service, engine_side.volumes(node.context), token, one_offs)
+    except CouldNotCheckError as error:
+        return replace(node, error=error.message)
+    cuda = evidence.stack.device == "cuda"
+    return replace(node, gpus=probing.gpus(node, one_offs)) if cuda and node.facts else node

@@ -1,0 +1,100 @@
+"""The link between prefill and each decode node, and how fast prefill computes what would travel on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from kvshare import metrics, nodes
+from kvshare.doctor.containers import OneOffs
+from kvshare.doctor.evidence import Evidence, Facts, Link, Node, PrefillSpeed
+from kvshare.doctor.services import Service
+from kvshare.errors import CouldNotCheckError
+
+MEASURE_TIMEOUT_S = 150.0
+MEASURABLE_TOKENS = 1000
+# Prompt tokens a second, where no server has computed any yet.
+ASSUMED = {
+    "cuda": PrefillSpeed(25_000, "assumed, as Llama-3.1-8B on one H200"),
+    "cpu": PrefillSpeed(400, "assumed, as the demo model on one core"),
+}
+
+
+def measure(evidence: Evidence, services: Mapping[str, Service], one_offs: OneOffs) -> tuple[Link, ...]:
+    """Measure from prefill to each decode node, one after the other."""
+    source = evidence.node(evidence.stack.prefill.name)
+    targets = [evidence.node(decode.name) for decode in evidence.stack.decodes]
+    return tuple(_measure(evidence, source, target, services, one_offs) for target in targets)
+
+
+def _measure(
+    evidence: Evidence, source: Node, target: Node, services: Mapping[str, Service], one_offs: OneOffs
+) -> Link:
+    reason = _obstacle(evidence, source, target)
+    if source.facts is None or target.facts is None or reason:
+        return Link(source.name, target.name, not_tried=reason)
+    here, there = (_options(node, facts, services) for node, facts in _with_facts(source, target))
+    try:
+        with one_offs.hold(target.context, there, ("probe", "link-serve")) as said:
+            ports = json.loads(said)
+            command = ("probe", "link-measure", target.host, str(ports["bandwidth"]), str(ports["latency"]))
+            found = json.loads(one_offs.run(source.context, here, command, timeout_s=MEASURE_TIMEOUT_S))
+    except (CouldNotCheckError, ValueError) as error:
+        return Link(source.name, target.name, error=getattr(error, "message", str(error)))
+    return Link(source.name, target.name, found["bytes_per_s"], found["latency_s"], found["error"])
+
+
+def _with_facts(*both: Node) -> list[tuple[Node, Facts]]:
+    return [(node, node.facts) for node in both if node.facts is not None]
+
+
+def _obstacle(evidence: Evidence, source: Node, target: Node) -> str:
+    """Return why the link cannot be measured, or ''."""
+    for node in (source, target):
+        if node.facts is None:
+            return f"{node.name} could not be looked at"
+        if node.facts.ucx.error:
+            return f"UCX would not start on {node.name}"
+    blocked = [
+        one
+        for one in evidence.dialed
+        if one.free and (one.source, one.target) == (source.name, target.name) and one.error
+    ]
+    return f"{target.name}'s ports cannot be reached from {source.name}" if blocked else ""
+
+
+def _options(node: Node, facts: Facts, services: Mapping[str, Service]) -> tuple[str, ...]:
+    """Return what the server's own UCX would have: its variables, and its limits and devices."""
+    service = services[node.name]
+    told = {name: value for name, value in service.environment.items() if name.startswith("UCX_") and value}
+    told |= {"UCX_TLS": facts.ucx.tls, "UCX_NET_DEVICES": facts.ucx.devices}
+    return (
+        *(f"--env={name}={value}" for name, value in told.items()),
+        *(() if node.refused else service.limits),
+    )
+
+
+def prefill_speed(evidence: Evidence, given: float | None) -> PrefillSpeed:
+    """Return the prefill speed: as given, as the running server counted it, or assumed."""
+    if given is not None:
+        return PrefillSpeed(given, "as given")
+    stack = evidence.stack
+    if evidence.runs(stack.prefill):
+        try:
+            url, name = f"{stack.prefill.url}/metrics", f"{stack.project}-{stack.prefill.service}-1"
+            counted = speed_of(nodes.fetch(stack.prefill.context, name, url))
+        except (CouldNotCheckError, ValueError):
+            counted = None
+        if counted is not None:
+            return PrefillSpeed(counted, "measured on the running server")
+    return ASSUMED[stack.device]
+
+
+def speed_of(scrape: str) -> float | None:
+    """Return the tokens that a server computed a second of prefill; None if it computed too few to tell."""
+    samples = metrics.parse(scrape)
+    sources = metrics.sources(samples)
+    seconds = metrics.total(samples, "vllm:request_prefill_time_seconds_sum")
+    if sources is None or sources.local_compute < MEASURABLE_TOKENS or not seconds:
+        return None
+    return sources.local_compute / seconds

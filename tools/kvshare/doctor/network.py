@@ -1,0 +1,136 @@
+"""Which machine reaches which port: listeners where the stack is not up, and connections from all sides."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from kvshare.doctor.containers import OneOffs
+from kvshare.doctor.evidence import OPERATOR, Dialed, Endpoint, Evidence
+from kvshare.doctor.routes import private, required
+from kvshare.errors import CouldNotCheckError
+from kvshare.nodes import at_once
+from kvshare.preflight import ANY_ADDRESS
+from kvshare.stack import Server
+
+OPERATOR_TIMEOUT_S = 2.0
+UCX_PORT = "a port of UCX's choice"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One connection to try: from a context's machine, or from the operator's."""
+
+    context: str
+    member: str
+    host: str
+    port: int
+    purpose: str
+    free: bool = False
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """What listens: a free port by host, and the ports that could not be held, in words."""
+
+    free: Mapping[str, int]
+    refused: tuple[str, ...]
+
+
+def listen(evidence: Evidence, one_offs: OneOffs, listeners: ExitStack) -> Listeners:
+    """Hold every port that the stack would have and nobody has, and one free port a server's address."""
+    free: dict[str, int] = {}
+    refused: list[str] = []
+    for context in _contexts_seen(evidence):
+        wanted = [f"{e.host}:{e.port}" for e in _to_hold(evidence, context)]
+        try:
+            said = listeners.enter_context(one_offs.hold(context, (), ("probe", "listen", *wanted)))
+        except CouldNotCheckError as error:
+            refused.append(f"context {context}: {error.message}")
+            continue
+        held = json.loads(said)
+        free |= {place["host"]: place["port"] for place in held["free"]}
+        refused += [f"{r['host']}:{r['port']}: {r['error']}" for r in held["refused"]]
+    return Listeners(free, tuple(refused))
+
+
+def dial(evidence: Evidence, one_offs: OneOffs, free: Mapping[str, int]) -> tuple[Dialed, ...]:
+    """Try every connection that the stack makes, and from the operator's machine those that it must not."""
+    targets = tuple(_targets(evidence, free))
+
+    def of_context(context: str) -> list[Dialed]:
+        mine = [target for target in targets if target.context == context]
+        said = one_offs.run(context, (), ("probe", "dial", *(f"{t.host}:{t.port}" for t in mine)))
+        return [
+            _dialed(evidence, target, answer["error"])
+            for target, answer in zip(mine, json.loads(said), strict=True)
+        ]
+
+    found, errors = at_once(of_context, dict.fromkeys(target.context for target in targets))
+    failed = [_dialed(evidence, t, errors[t.context]) for t in targets if t.context in errors]
+    return (*(one for dialed in found.values() for one in dialed), *failed, *_from_operator(evidence))
+
+
+def _contexts_seen(evidence: Evidence) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(node.context for node in evidence.nodes if node.facts is not None))
+
+
+def _to_hold(evidence: Evidence, context: str) -> Iterable[Endpoint]:
+    facts = next(n.facts for n in evidence.nodes if n.context == context and n.facts is not None)
+    members = [m for m in evidence.members_on(context) if facts.holder(m.host) is not None]
+    for member in members:
+        for port in member.ports:
+            if not is_taken(facts.listening, member.host, port):
+                yield Endpoint(member.host, port)
+    for host in dict.fromkeys(member.host for member in members):
+        yield Endpoint(host, 0)
+
+
+def is_taken(listening: Iterable[Endpoint], host: str, port: int) -> bool:
+    """Return whether something listens on that port of that address."""
+    return any(e.port == port and e.host in (host, *ANY_ADDRESS) for e in listening)
+
+
+def _targets(evidence: Evidence, free: Mapping[str, int]) -> Iterable[Target]:
+    seen = _contexts_seen(evidence)
+    for route in required(evidence.stack):
+        if route.source in seen and route.target.context in seen:
+            member = route.target
+            yield Target(route.source, member.name, member.host, route.port.number, route.port.purpose)
+    servers = (evidence.stack.prefill, *evidence.stack.decodes)
+    for target in servers:
+        for source in dict.fromkeys(server.context for server in servers if server is not target):
+            if source in seen and target.host in free:
+                yield Target(source, target.name, target.host, free[target.host], UCX_PORT, free=True)
+
+
+def _dialed(evidence: Evidence, target: Target, error: str) -> Dialed:
+    source = next(m for m in evidence.members_on(target.context) if isinstance(m, Server))
+    return Dialed(source.name, target.member, target.host, target.port, target.purpose, error, target.free)
+
+
+def _from_operator(evidence: Evidence) -> tuple[Dialed, ...]:
+    """Dial what only the stack's machines should reach, unless the operator's is one of them."""
+    mine = evidence.operator.addresses
+    if any(member.host in mine for member in evidence.stack.members):
+        return ()
+    seen = _contexts_seen(evidence)
+    targets = [(member, port) for member, port in private(evidence.stack) if member.context in seen]
+    with ThreadPoolExecutor(max(1, len(targets))) as pool:
+        errors = list(pool.map(lambda t: _knock(t[0].host, t[1].number), targets))
+    return tuple(
+        Dialed(OPERATOR, member.name, member.host, port.number, port.purpose, error)
+        for (member, port), error in zip(targets, errors, strict=True)
+    )
+
+
+def _knock(host: str, port: int) -> str:
+    try:
+        socket.create_connection((host, port), OPERATOR_TIMEOUT_S).close()
+    except OSError as error:
+        return str(error) or type(error).__name__
+    return ""
