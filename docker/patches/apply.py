@@ -13,10 +13,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cpu_dispatch
+import double_free
 import lookup_loop
+import lookup_timeout
 import message_defaults
 import packed_kv
 import progress_delay
+import pull_loop
+import same_rank
 from guard import Change, RefusedError, commit, plan
 from patch import Patch
 
@@ -28,6 +32,10 @@ PATCHES: tuple[Patch, ...] = (
     cpu_dispatch.PATCH,
     progress_delay.PATCH,
     lookup_loop.PATCH,
+    pull_loop.PATCH,
+    lookup_timeout.PATCH,
+    double_free.PATCH,
+    same_rank.PATCH,
 )
 DEVICES = ("cpu", "cuda")
 

@@ -24,6 +24,8 @@ from probes import ProbeError
 START_TIMEOUT_S = 120
 REPLY_TIMEOUT_S = 20
 STOP_TIMEOUT_S = 10
+# Without vLLM, which the controller imports for a hash function, uses no more, and takes seconds to import.
+START = "import sys; sys.modules['vllm'] = None; from lmcache.v1.api_server.__main__ import main; main()"
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ def probe() -> None:
     with running_controller(ports):
         for kind, port in (("RegisterMsg", ports.reply), ("HeartbeatMsg", ports.heartbeat)):
             worker = f"old-worker-by-{kind}"
-            reply = _request(port, _old_message(kind, worker))
-            if not _is_registered(worker, ports.http):
+            reply = request(port, _old_message(kind, worker))
+            if not is_registered(worker, ports.http):
                 raise ProbeError(
                     f"A {kind} without peer_init_url should register its worker, "
                     f"but the controller does not list it and answered {reply}."
@@ -60,9 +62,9 @@ def free_ports() -> Ports:
 
 @contextmanager
 def running_controller(ports: Ports) -> Iterator[None]:
-    """A running lmcache_controller of this Python, ended on leaving."""
+    """A running controller of this Python, ended on leaving."""
     monitor = json.dumps({"pull": ports.pull, "reply": ports.reply, "heartbeat": ports.heartbeat})
-    command = [sys.executable, "-m", "lmcache.v1.api_server", "--host=127.0.0.1", f"--port={ports.http}"]
+    command = [sys.executable, "-c", START, "--host=127.0.0.1", f"--port={ports.http}"]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [*command, f"--monitor-ports={monitor}"], stdout=log, stderr=subprocess.STDOUT
@@ -78,7 +80,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, log: IO[
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            _get(port, "/controller/workers").close()
+            get(port, "/controller/workers").close()
             return
         except urllib.error.URLError:
             time.sleep(0.5)
@@ -98,7 +100,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _request(port: int, message: dict[str, object]) -> object:
+def request(port: int, message: dict[str, object]) -> object:
     """The controller's decoded answer to one message."""
     context = zmq.Context()
     client = context.socket(zmq.REQ)
@@ -115,16 +117,16 @@ def _request(port: int, message: dict[str, object]) -> object:
         context.term()
 
 
-def _is_registered(worker: str, http_port: int) -> bool:
+def is_registered(worker: str, http_port: int) -> bool:
     # Asked for by name: the list of all workers is cached for 30 s.
     try:
-        with _get(http_port, f"/controller/workers?instance_id={worker}") as answer:
+        with get(http_port, f"/controller/workers?instance_id={worker}") as answer:
             return [entry["instance_id"] for entry in json.load(answer)["workers"]] == [worker]
     except urllib.error.HTTPError:
         return False
 
 
-def _get(http_port: int, path: str) -> HTTPResponse:
+def get(http_port: int, path: str) -> HTTPResponse:
     answer: HTTPResponse = urllib.request.urlopen(
         f"http://127.0.0.1:{http_port}{path}", timeout=REPLY_TIMEOUT_S
     )

@@ -1,0 +1,331 @@
+"""A node for probes: LMCache's engine, worker, P2P backend over NIXL and lookup client, without vLLM.
+
+As a program (its settings as JSON) it obeys commands on standard input, a line of JSON each. What stands in
+for vLLM is the cache that tokens are stored from and retrieved into, and the order of the scheduler's calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from probes import ProbeError
+from probes.controller import Ports, free_ports, get
+
+CHUNK = 16
+START_TIMEOUT_S = 120.0
+ANSWER_TIMEOUT_S = 60.0
+LOOKUP_TIMEOUT_MS = 3000
+HEARTBEAT_S = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where a node listens, and the controller's ports."""
+
+    instance: str
+    pull: int
+    reply: int
+    worker_port: int
+    init_port: int
+    lookup_port: int
+    pages: int = 256
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Node:
+    """A running node."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with the node)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "probes.node", json.dumps(asdict(settings))],
+            cwd=Path(__file__).parents[1],
+            env={**os.environ, "PYTHONHASHSEED": "123", "UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+        )
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        """The node's answer to one command; raises ProbeError if it has died."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps([command, arguments]) + "\n")
+            self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("answer: "):
+                return json.loads(line.removeprefix("answer: "))
+        raise ProbeError(
+            f"Node {self.settings.instance} ended while asked to {command}:\n{self.last_lines()}"
+        )
+
+    def pull_until_hit(self, seed: int, chunks: int, seconds: float = 10.0) -> dict[str, Any]:
+        """The answer of the first of some gets that hits: the controller learns of keys a moment later."""
+        deadline = time.monotonic() + seconds
+        for number in itertools.count():
+            found: dict[str, Any] = self.ask(
+                "get", seed=seed, chunks=chunks, request=f"{time.monotonic_ns()}-{number}"
+            )
+            if found["hits"] or time.monotonic() > deadline:
+                return found
+            time.sleep(0.3)
+        raise AssertionError
+
+    def wait_until_synced(self, controller: Ports, seconds: float = 30.0) -> None:
+        """Wait until the controller calls the node synchronised, so that nothing it stores is lost.
+
+        An unpatched controller never says so: after its freeze it should be.
+        """
+        deadline = time.monotonic() + seconds
+        while not synced_workers(controller).get(self.settings.instance, (False, 0))[0]:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.2)
+
+    def logged(self, text: str) -> int:
+        """How often ``text`` stands in the node's log."""
+        self.log.seek(0)
+        return self.log.read().count(text)
+
+    def last_lines(self) -> str:
+        self.log.seek(0)
+        return "".join(self.log.readlines()[-15:])
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def synced_workers(controller: Ports) -> dict[str, tuple[bool, int]]:
+    """Of each instance whether the controller calls it synchronised, and the number of its keys."""
+    with get(controller.http, "/controller/workers") as answer:
+        workers = json.load(answer)["workers"]
+    return {w["instance_id"]: (w.get("synced", False), w["key_count"]) for w in workers}
+
+
+def settings_for(instance: str, controller: Ports, **changes: Any) -> Settings:
+    ports = free_ports()
+    return Settings(
+        **{
+            "instance": instance,
+            "pull": controller.pull,
+            "reply": controller.reply,
+            "worker_port": ports.http,
+            "init_port": ports.pull,
+            "lookup_port": ports.reply,
+            **changes,
+        }
+    )
+
+
+@contextlib.contextmanager
+def running_node(settings: Settings) -> Iterator[Node]:
+    """A node that has started, killed on leaving."""
+    node = Node(settings)
+    try:
+        node.ask("start")
+        yield node
+    finally:
+        node.kill()
+
+
+def config_of(settings: Settings) -> dict[str, Any]:
+    return {
+        "chunk_size": CHUNK,
+        "local_cpu": True,
+        "max_local_cpu_size": settings.pages * CHUNK * 8 * 2 * 4 / 1024**3,
+        "enable_async_loading": True,
+        "enable_p2p": True,
+        "p2p_host": "127.0.0.1",
+        "p2p_init_ports": [settings.init_port],
+        "p2p_lookup_ports": [settings.lookup_port],
+        "transfer_channel": "nixl",
+        "enable_controller": True,
+        "lmcache_instance_id": settings.instance,
+        "controller_pull_url": f"127.0.0.1:{settings.pull}",
+        "controller_reply_url": f"127.0.0.1:{settings.reply}",
+        "lmcache_worker_ports": [settings.worker_port],
+        "lmcache_worker_heartbeat_delay_time": HEARTBEAT_S,
+        "lmcache_worker_heartbeat_time": HEARTBEAT_S,
+        "lookup_timeout_ms": LOOKUP_TIMEOUT_MS,
+        "save_unfull_chunk": False,
+        "extra_config": settings.extra,
+    }
+
+
+class _Inside:
+    """The node itself."""
+
+    def __init__(self, settings: Settings) -> None:
+        import torch
+        from lmcache.v1.cache_engine import LMCacheEngineBuilder
+        from lmcache.v1.config import LMCacheEngineConfig
+        from lmcache.v1.lookup_client.lmcache_async_lookup_client import (
+            LMCacheAsyncLookupClient,
+            LMCacheAsyncLookupServer,
+        )
+        from lmcache.v1.metadata import LMCacheMetadata
+
+        config = LMCacheEngineConfig.from_dict(config_of(settings))
+        metadata = LMCacheMetadata(
+            model_name="kvshare-probe",
+            world_size=1,
+            local_world_size=1,
+            worker_id=0,
+            local_worker_id=0,
+            kv_dtype=torch.float32,
+            kv_shape=(1, 2, CHUNK, 1, 8),
+            role="worker",
+            chunk_size=CHUNK,
+            engine_id=f"{settings.instance}-{os.getpid()}",
+        )
+        self.cache = torch.zeros(2, 1, 64 * CHUNK, 8)
+        self.engine = LMCacheEngineBuilder.get_or_create(
+            settings.instance, config, metadata, _Connector(self.cache), _nothing, _nothing
+        )
+        self.engine.post_init(async_lookup_server=LMCacheAsyncLookupServer(self.engine, metadata))
+        self.client = LMCacheAsyncLookupClient(config, metadata)
+        self.allocator = self.engine.storage_manager.local_cpu_backend.memory_allocator.cpu_allocator
+
+    def start(self) -> str:
+        return "started"
+
+    def store(self, seed: int, chunks: int) -> int:
+        """Compute and store a prompt, which its seed names."""
+        tokens, values = _prompt(seed, chunks)
+        self.cache[:, :, : len(tokens)] = values
+        self.engine.store(tokens, req_id=f"store-{seed}")
+        return len(tokens)
+
+    def get(self, seed: int, chunks: int, request: str) -> dict[str, Any]:
+        """Look a prompt up and retrieve it as vLLM does; ``wrong`` counts tokens with other values."""
+        import torch
+
+        tokens, values = _prompt(seed, chunks)
+        begun = time.monotonic()
+        hits = self._look_up(tokens, request)
+        seconds = time.monotonic() - begun
+        self.client.clear_lookup_status(request)
+        self.cache.zero_()
+        if hits:
+            self.engine.retrieve(tokens[:hits], torch.ones(hits, dtype=torch.bool), req_id=request)
+        self.engine.lookup_unpin(request)
+        wrong = (self.cache[:, :, :hits] != values[:, :, :hits]).any(dim=-1).any(dim=0).sum()
+        return {"hits": hits, "seconds": seconds, "wrong": int(wrong)}
+
+    def _look_up(self, tokens: Any, request: str) -> int:
+        hits = self.client.lookup_cache(request)
+        if hits == -1:
+            hits = self.client.lookup(tokens, request)
+        while hits is None:
+            hits = self.client.lookup_cache(request)
+        return int(hits)
+
+    def look_up_unanswered(self, request: str) -> dict[str, Any]:
+        """What an id that was asked for, but of which no worker was told, gets at its timeout and after."""
+        begun = time.monotonic()
+        first = self.client.lookup_cache(request)
+        while first in (-1, None):
+            first = self.client.lookup_cache(request)
+        seconds = time.monotonic() - begun
+        try:
+            second: Any = self.client.lookup_cache(request)
+        except KeyError as error:
+            second = f"KeyError {error}"
+        return {"first": first, "seconds": seconds, "second": second}
+
+    def break_p2p(self, method: str) -> None:
+        """Let one method of the P2P backend fail, and the others find and load anything."""
+
+        async def fail(*_: Any, **__: Any) -> None:
+            raise RuntimeError(f"{method} was made to fail")
+
+        async def find_all(_: str, keys: list[Any], __: bool = False) -> int:
+            return len(keys)
+
+        backend = self.engine.storage_manager.storage_backends["P2PBackend"]
+        backend.batched_async_contains = find_all
+        setattr(backend, method, fail)
+
+    def some_key(self) -> int:
+        return int(next(iter(self.engine.storage_manager.local_cpu_backend.hot_cache)).chunk_hash)
+
+    def pages(self) -> dict[str, int]:
+        """How the pages of memory are used; a page that is free twice will be given to two owners."""
+        free = [page.meta.address for page in self.allocator.free_blocks]
+        hot = {obj.meta.address for obj in self.engine.storage_manager.local_cpu_backend.hot_cache.values()}
+        return {
+            "free": len(free),
+            "free_twice": len(free) - len(set(free)),
+            "free_and_stored": len(set(free) & hot),
+            "stored": len(hot),
+            "all": len(self.allocator.paged_buffers),
+        }
+
+    def rejected(self) -> dict[str, float]:
+        from lmcache.v1.rejected_messages import REJECTED
+
+        samples = [sample for metric in REJECTED.collect() for sample in metric.samples]
+        return {s.labels["socket"]: s.value for s in samples if s.name.endswith("_total")}
+
+
+class _Connector:
+    """Moves tokens between the stand-in for vLLM's cache and LMCache's objects."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
+
+    def batched_from_gpu(self, objects: Any, starts: Any, ends: Any, **_: Any) -> None:
+        for obj, start, end in zip(objects, starts, ends, strict=True):
+            obj.tensor.copy_(self.cache[:, :, start:end])
+
+    def batched_to_gpu(self, objects: Any, starts: Any, ends: Any, **_: Any) -> None:
+        for obj, start, end in zip(objects, starts, ends, strict=True):
+            self.cache[:, :, start:end] = obj.tensor
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+def _prompt(seed: int, chunks: int) -> tuple[Any, Any]:
+    """Tokens and the values that a model would compute for them."""
+    import torch
+
+    random = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(1, 50_000, (chunks * CHUNK,), generator=random)
+    return tokens, torch.rand(2, 1, chunks * CHUNK, 8, generator=random)
+
+
+def _run(settings: Settings) -> None:
+    sys.modules["vllm"] = None  # type: ignore[assignment]  # slow to import, and not needed
+    node = _Inside(settings)
+    for line in sys.stdin:
+        command, arguments = json.loads(line)
+        print(f"answer: {json.dumps(getattr(node, command)(**arguments))}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        _run(Settings(**json.loads(sys.argv[1])))
+    finally:
+        sys.stderr.flush()
+        if sys.exc_info()[0] is not None:
+            import traceback
+
+            traceback.print_exc()
+        os._exit(1)  # LMCache's threads do not end

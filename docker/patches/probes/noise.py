@@ -1,0 +1,46 @@
+"""Messages that no socket of LMCache can use."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+
+import msgspec
+import zmq
+
+SECONDS_TO_SEND = 10
+TEN_MB = random.Random(7).randbytes(10_000_000)
+
+
+def bad_messages() -> list[bytes]:
+    """Undecodable, truncated, wrongly typed, endlessly nested and large ones."""
+    health = msgspec.msgpack.encode({"type": "HealthWorkerMsg", "worker_event_id": "e"})
+    return [
+        b"",
+        b"\xc1" * 9,
+        health[:-3],
+        msgspec.msgpack.encode(42),
+        msgspec.msgpack.encode({"type": "RegisterMsg", "instance_id": 1}),
+        msgspec.msgpack.encode({"type": "LookupMsg", "event_id": "e", "tokens": [1]}),
+        msgspec.msgpack.encode({"type": "DeRegisterMsg", "instance_id": [], "worker_id": 0}),
+        b'{"type": "\xff\xfe"}',
+        b'{"a":' * 50_000,
+        b"\x91" * 1_000_000,
+        TEN_MB,
+    ]
+
+
+def send(port: int, role: int, *messages: Sequence[bytes]) -> None:
+    """Send each message (its frames) from a client of its own, and wait for no answer."""
+    context = zmq.Context()
+    for frames in messages:
+        client = context.socket(role)
+        client.setsockopt(zmq.LINGER, SECONDS_TO_SEND * 1000)
+        client.connect(f"tcp://127.0.0.1:{port}")
+        client.send_multipart(list(frames))
+        if role != zmq.PUSH:
+            client.poll(200)  # a client that leaves at once may take its request with it
+        client.close()
+    context.term()
+    time.sleep(1)
