@@ -17,7 +17,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kvshare import cli, records
-from kvshare.bench import gather, outputs, report, run
+from kvshare.bench import gather, linkspeed, outputs, report, run
+from kvshare.bench.results import Link
 from kvshare.bench.run import default_lengths
 from kvshare.bench.spec import ARMS
 from kvshare.stack import Stack
@@ -76,6 +77,7 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeStack
         )
         monkeypatch.setattr(run, "read_stack", lambda _: found)
         monkeypatch.setattr(gather, "Containers", FakeContainers)
+        monkeypatch.setattr(linkspeed, "measure", lambda *_: Link(2.0, "ucx_perftest"))
 
         def command(_: str, *arguments: str) -> list[str]:
             return [sys.executable, "-c", IMPATIENT, *arguments[arguments.index("client", -4) + 1 :]]
@@ -111,6 +113,8 @@ def test_a_run_prints_a_table_and_writes_its_files(stack: FakeStack, tmp_path: P
     for arm in ARMS:
         assert f"\n{arm} " in result.stdout
     assert "KV transfer, by the owner's count: 2 of 50.0 ms" in result.stdout
+    assert "% of the link" in result.stdout
+    assert "link: 2.00 GB/s (ucx_perftest)" in result.stdout
     assert "goodput, peer:" in result.stdout
     assert "break-even" in result.stdout or "not worth it" in result.stdout
     assert "about" in result.stderr, "progress with the time left"

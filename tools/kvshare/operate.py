@@ -7,8 +7,8 @@ import sys
 import click
 
 from kvshare import deliver, observe
-from kvshare.doctor.command import doctor
 from kvshare.bench import commands
+from kvshare.doctor.command import doctor
 from kvshare.settings import Settings, find_root, load_settings, validate_node
 
 TIMEOUT = click.option(

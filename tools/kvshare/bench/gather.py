@@ -93,6 +93,13 @@ class Containers:
             return {}
         return data if isinstance(data, dict) else {}
 
+    def container_id(self, member: Controller | Server) -> str:
+        """Return the id of a member's container; CouldNotCheckError if there is none."""
+        found = self._look.of(member)
+        if found is None:
+            raise CouldNotCheckError(f"{member.name} has no container on context {member.context}.")
+        return str(found["Id"])
+
     def image_id(self, member: Controller | Server) -> str:
         """Return the id of the image that a member runs."""
         found = self._look.of(member)

@@ -98,6 +98,7 @@ def _options(**more: Any) -> dict[str, Any]:
         "height": 420,
         "legend_at_bottom": True,
         "truncate_legend": -1,
+        "truncate_label": -1,
         **more,
     }
 

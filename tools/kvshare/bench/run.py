@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from kvshare.bench import gather, summary
+from kvshare.bench import gather, linkspeed, summary
 from kvshare.bench.observed import Observed
 from kvshare.bench.progress import following
 from kvshare.bench.results import SCHEMA_VERSION, Document, Link, Model, RunFingerprint
@@ -66,7 +66,8 @@ def run(settings: Settings, options: Options, console: Console) -> Finished:
     containers.require_running()
     prints = gather.fingerprints(containers)
     spec = make_spec(stack, prints[stack.prefill.name], options)
-    link = measure_link(containers)
+    console.print("  measuring the link between the servers", markup=False)
+    link = linkspeed.measure(containers, prints)
     with following(spec, console) as told:
         observed, interrupted = gather.observe(spec, stack, settings, told)
     architecture = gather.architecture(containers, prints[stack.decode.name])
@@ -211,12 +212,6 @@ def parse_arms(names: Sequence[str]) -> tuple[str, ...]:
         if name not in ARMS:
             raise KvshareError(f"{name} is no arm{did_you_mean(name, ARMS)}")
     return tuple(arm for arm in ARMS if arm in names)
-
-
-def measure_link(containers: gather.Containers) -> Link:
-    """Return what the link carries between prefill and decode, as UCX moves KV on it."""
-    del containers
-    return Link(None, "", "this version cannot measure it")
 
 
 def _pair(stack: Stack, node: str | None) -> Stack:
