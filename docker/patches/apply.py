@@ -13,13 +13,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cpu_dispatch
+import dead_peer
 import double_free
+import full_sync
 import lookup_loop
 import lookup_timeout
 import message_defaults
 import packed_kv
+import peer_loops
 import progress_delay
 import pull_loop
+import registration
 import same_rank
 from guard import Change, RefusedError, commit, plan
 from patch import Patch
@@ -36,6 +40,10 @@ PATCHES: tuple[Patch, ...] = (
     lookup_timeout.PATCH,
     double_free.PATCH,
     same_rank.PATCH,
+    registration.PATCH,
+    full_sync.PATCH,
+    peer_loops.PATCH,
+    dead_peer.PATCH,
 )
 DEVICES = ("cpu", "cuda")
 

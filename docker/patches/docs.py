@@ -21,8 +21,8 @@ and what was found. Exit codes: 0 in place, 1 refused by a guard, 2 usage, 3 not
 
 Then `docker/patches/probe.py --device cpu|cuda` checks by behaviour that each does what it is for; those that
 need a minute or more run in `make test` instead. Every probe fails on the package without its patch
-(`tests/patches`). What was applied is recorded in the image as `/opt/kvshare/patches.json`, which every engine
-reports in its fingerprint.
+(`tests/patches`). What was applied is recorded in the image as `/opt/kvshare/patches.json`, which every
+engine reports in its fingerprint.
 
 Nodes that share KV must run the same image: the layout of LMCache's objects is not the same on both devices.
 With `packed-kv` a GPU's object holds K and V of each head side by side, in the CPU's it is K, then V.

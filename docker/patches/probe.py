@@ -22,9 +22,13 @@ PROBES = {
     "lookup-timeout": "probes.lookup_timeout",
     "double-free": "probes.double_free",
     "same-rank": "probes.same_rank",
+    "registration": "probes.registration",
+    "full-sync": "probes.full_sync",
+    "peer-loops": "probes.peer_loops",
+    "dead-peer": "probes.dead_peer",
 }
 # A minute or more each, too long for every build; tests/patches runs them in the image, with all others.
-SLOW = ("double-free",)
+SLOW = ("double-free", "registration", "full-sync", "peer-loops", "dead-peer")
 SHARED = tuple(name for name in PROBES if name not in ("cpu-connector", "packed-kv", *SLOW))
 OF_DEVICE = {
     "cpu": ("cpu-connector", *SHARED),

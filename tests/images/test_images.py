@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kvshare.checks import PATCHES
 from tests.conftest import BUILD_TIMEOUT_S, CPU, ROOT
 
 ENVIRONMENT = {**os.environ, **CPU}
@@ -73,9 +74,7 @@ def test_no_build_tool_is_left(images: dict[str, str], service: str) -> None:
 
 def test_the_engine_image_knows_its_patches(images: dict[str, str]) -> None:
     patches = json.loads(inside(images[ENGINE], "cat", "/opt/kvshare/patches.json"))
-    assert {patch["id"] for patch in patches} == {
-        "message-defaults", "cpu-connector", "progress-delay", "lookup-loop",
-    }  # fmt: skip
+    assert {patch["id"] for patch in patches} == set(PATCHES["cpu"])
 
 
 def test_the_demo_model_is_the_same_wherever_it_is_made(images: dict[str, str]) -> None:

@@ -38,10 +38,20 @@ CATEGORIES = (
     "verdict",
 )
 TRAFFIC_CATEGORIES = CATEGORIES[CATEGORIES.index("client") :]
-PATCHES = {
-    "cuda": ("message-defaults", "packed-kv", "progress-delay", "lookup-loop"),
-    "cpu": ("message-defaults", "cpu-connector", "progress-delay", "lookup-loop"),
-}
+SHARED_PATCHES = (
+    "message-defaults",
+    "progress-delay",
+    "lookup-loop",
+    "pull-loop",
+    "lookup-timeout",
+    "double-free",
+    "same-rank",
+    "registration",
+    "full-sync",
+    "peer-loops",
+    "dead-peer",
+)
+PATCHES = {"cuda": ("packed-kv", *SHARED_PATCHES), "cpu": ("cpu-connector", *SHARED_PATCHES)}
 
 REGISTRY: Registry[Evidence] = Registry(
     CATEGORIES, where=lambda evidence, services: evidence.stack.where(*services)

@@ -1,0 +1,17 @@
+"""registration: a worker finds a controller that starts late; unpatched, never."""
+
+from __future__ import annotations
+
+from registration import PATCH
+from upstream import Probe, patched_files, without
+
+
+def test_an_unpatched_worker_waits_for_a_controller(probe: Probe) -> None:
+    result = probe("registration", PATCH, without(PATCH))
+    assert result.returncode == 1
+    assert "Without a controller a miss took" in result.stderr
+
+
+def test_the_probe_passes_with_the_patch(probe: Probe) -> None:
+    result = probe("registration", PATCH, patched_files())
+    assert (result.returncode, result.stdout.splitlines()[-1:]) == (0, ["registration: ok"]), result.stderr
