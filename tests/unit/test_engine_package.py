@@ -170,12 +170,16 @@ def test_the_fingerprint_has_lmcaches_settings_as_the_environment_overrides_them
 class FakeController:
     """Answers what the health check asks; counts a message only while its pull loop lives."""
 
-    def __init__(self, pull_loop_lives: bool, workers: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, pull_loop_lives: bool, workers: tuple[str, ...] = (), synced: bool | None = None
+    ) -> None:
         self.pull_loop_lives, self.workers, self.count = pull_loop_lives, workers, 7.0
+        self.state = {} if synced is None else {"synced": synced}
 
     def fetch(self, url: str) -> str:
         if url.endswith("/controller/workers"):
-            return json.dumps({"workers": [{"instance_id": instance} for instance in self.workers]})
+            workers = [{"instance_id": instance, **self.state} for instance in self.workers]
+            return json.dumps({"workers": workers})
         return f'# HELP x\n{health.PULL_COUNT}{{role="controller"}} {self.count}\n'
 
     def send(self, _: Any) -> None:
@@ -216,4 +220,15 @@ def test_a_server_is_unhealthy_until_its_worker_is_registered(
     with pytest.raises(health.UnhealthyError, match="lmcache_instance_2 is not registered"):
         health.check_server(decode, controller_facts)
     use(FakeController(True, workers=("lmcache_instance_1", "lmcache_instance_2")), monkeypatch)
+    health.check_server(decode, controller_facts)
+
+
+def test_a_server_is_unhealthy_until_the_controller_knows_what_it_holds(
+    controller_facts: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = Server.from_environment(DECODE)
+    use(FakeController(True, workers=("lmcache_instance_2",), synced=False), monkeypatch)
+    with pytest.raises(health.UnhealthyError, match="lmcache_instance_2 is still telling the controller"):
+        health.check_server(decode, controller_facts)
+    use(FakeController(True, workers=("lmcache_instance_2",), synced=True), monkeypatch)
     health.check_server(decode, controller_facts)

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 from kvshare_engine.environment import Controller, Server
 
@@ -51,19 +52,24 @@ def check_controller(controller: Controller) -> None:
 
 
 def check_server(server: Server, controller: Controller) -> None:
-    """The engine answers, and its worker is registered with the controller where sharing is on.
+    """The engine answers and, where sharing is on, the controller knows its workers and all that they hold.
 
     Raises:
-        UnhealthyError: if either is not so.
+        UnhealthyError: if one is not so.
     """
     fetch(f"{server.url}/health")
-    if server.kv_transfer_config and server.instance not in registered_workers(controller):
+    if not server.kv_transfer_config:
+        return
+    mine = [w for w in registered_workers(controller) if w["instance_id"] == server.instance]
+    if not mine:
         raise UnhealthyError(f"{server.instance} is not registered with the controller at {controller.url}")
+    # A controller without the patch full-sync does not say.
+    if not all(worker.get("synced", True) for worker in mine):
+        raise UnhealthyError(f"{server.instance} is still telling the controller what it holds")
 
 
-def registered_workers(controller: Controller) -> Iterator[str]:
-    for worker in json.loads(fetch(f"{controller.url}/controller/workers"))["workers"]:
-        yield worker["instance_id"]
+def registered_workers(controller: Controller) -> Iterator[dict[str, Any]]:
+    yield from json.loads(fetch(f"{controller.url}/controller/workers"))["workers"]
 
 
 def pull_count(controller: Controller) -> float:
