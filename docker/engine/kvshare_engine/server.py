@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import sys
-import time
 from pathlib import Path
 
-from kvshare_engine import demo_model, fingerprint, health, transport
+from kvshare_engine import demo_model, fingerprint, transport
 from kvshare_engine.environment import (
     DEMO_MODEL,
     LMCACHE_CONFIG,
@@ -20,7 +18,6 @@ from kvshare_engine.environment import (
 )
 
 DEMO_MODEL_PATH = Path("/models/kvshare-demo")
-CONTROLLER_TIMEOUT_S = 300.0
 HF_TOKEN_SECRET = Path("/run/secrets/hf_token")
 
 
@@ -73,27 +70,6 @@ def hub_token(secret: Path = HF_TOKEN_SECRET) -> dict[str, str]:
     return {"HF_TOKEN": token} if token else {}
 
 
-def wait_for(controller: Controller, timeout_s: float = CONTROLLER_TIMEOUT_S) -> None:
-    """Wait until the controller answers: a worker registers once, and too early it never shares."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            health.fetch(f"{controller.url}/controller/workers")
-            return
-        except health.UnhealthyError as sentence:
-            if time.monotonic() > deadline:
-                refuse(
-                    f"expected the controller within {timeout_s:.0f} s; {sentence}; "
-                    "start it first: make up NODE=prefill"
-                )
-            print(
-                f"kvshare: waiting for the controller: {sentence}",
-                file=sys.stderr,
-                flush=True,
-            )
-            time.sleep(3)
-
-
 def run() -> None:
     server = Server.from_environment()
     controller = Controller.from_environment()
@@ -109,7 +85,5 @@ def run() -> None:
     os.environ.update({name: value for name, value in defaults.items() if not os.environ.get(name)})
     model = model_path(server.model)
     fingerprint.write(fingerprint.of_server(server, model))
-    if server.kv_transfer_config:
-        wait_for(controller)
     arguments = command(server, model)
     os.execvp(arguments[0], arguments)
