@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TESTS_TIMEOUT_S = 1200
+TESTS_TIMEOUT_S = 3600
 
 
 def test_inside_the_image(images: dict[str, str]) -> None:

@@ -16,7 +16,7 @@ from guard import patched, plan
 from patch import Edit, Patch, Replacement
 
 PROBE = Path(__file__).parents[2] / "docker" / "patches" / "probe.py"
-PROBE_TIMEOUT_S = 300
+PROBE_TIMEOUT_S = 600
 
 Probe = Callable[[str, Patch, "bytes | dict[str, str]"], "subprocess.CompletedProcess[str]"]
 
@@ -89,8 +89,12 @@ def run_probe(
         (site / file).unlink(missing_ok=True)
         (site / file).write_text(text)
     return subprocess.run(
-        [sys.executable, "-B", str(PROBE), "--device", "cpu", "--only", name],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.getenv("PYTHONPATH", "")])},
+        [sys.executable, str(PROBE), "--device", "cpu", "--only", name],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(site), os.getenv("PYTHONPATH", "")]),
+            "PYTHONPYCACHEPREFIX": str(site / "bytecode"),  # for the processes that a probe starts
+        },
         capture_output=True,
         text=True,
         timeout=PROBE_TIMEOUT_S,

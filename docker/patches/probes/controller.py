@@ -21,7 +21,7 @@ import zmq
 
 from probes import ProbeError
 
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 240
 REPLY_TIMEOUT_S = 20
 STOP_TIMEOUT_S = 10
 # Without vLLM, which the controller imports for a hash function, uses no more, and takes seconds to import.
