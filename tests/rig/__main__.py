@@ -19,6 +19,7 @@ SETTINGS: Mapping[str, str] = {
     "PREFILL_CONTEXT": engines.context_of(PREFILL),
     "DECODE_CONTEXT": engines.context_of(DECODE),
 }
+ENV_FILE = network.STATE / "env"
 HOST = click.argument("host", type=click.Choice(list(BY_NAME)))
 
 
@@ -44,28 +45,46 @@ def main() -> None:
 @click.option("--decode-nodes", type=click.IntRange(1, 2), default=1, show_default=True)
 def up(decode_nodes: int) -> None:
     """Make the network, start the engines, and load this machine's images into them."""
-    network.up()
-    hosts = (PREFILL, DECODE, DECODE_2)[: 1 + decode_nodes]
-    for host in hosts:
-        click.echo(f"rig: {host.name} is {host.address}, context {engines.context_of(host)}", err=True)
-        engines.start(host)
-    engines.load_images(hosts)
+    hosts = engines.HOSTS[: 1 + decode_nodes]
+    with network.claimed():
+        network.up()
+        for host in hosts:
+            click.echo(f"rig: {host.name} is {host.address}, context {engines.context_of(host)}", err=True)
+            engines.start(host)
+        engines.load_images(hosts)
     settings = dict(SETTINGS)
     if decode_nodes == 2:
         settings |= {
             "DECODE_HOSTS": f"{DECODE.address},{DECODE_2.address}",
             "DECODE_CONTEXTS": f"{engines.context_of(DECODE)},{engines.context_of(DECODE_2)}",
         }
-    click.echo("\n".join(f"{name}={value}" for name, value in settings.items()))
+    lines = "\n".join(f"{name}={value}" for name, value in settings.items())
+    ENV_FILE.write_text(lines + "\n")
+    click.echo(f"rig: for this shell alone, instead of .env: set -a; . {ENV_FILE}; set +a", err=True)
+    click.echo(lines)
+
+
+@main.command()
+def status() -> None:
+    """Show each host: its cable, its engine, and what runs there."""
+    for host in HOSTS:
+        cable = "cut" if network.is_cut(host) else "shaped" if network.is_shaped(host) else "whole"
+        runs = "no engine"
+        if host in engines.HOSTS and engines.is_running(host):
+            names = engines.docker(host, "ps", "--format", "{{.Names}}").split()
+            runs = f"context {engines.context_of(host)}: {', '.join(names) or 'no containers'}"
+        click.echo(f"{host.name:<9} {host.address:<15} cable {cable:<7} {runs}")
 
 
 @main.command()
 @click.option("--purge", is_flag=True, help="Remove the engines' images too.")
 def down(purge: bool) -> None:
     """Stop the engines and remove the network."""
-    for host in (PREFILL, DECODE, DECODE_2):
-        engines.remove(host, purge)
-    network.down()
+    with network.claimed():
+        for host in engines.HOSTS:
+            engines.remove(host, purge)
+        network.down()
+        ENV_FILE.unlink(missing_ok=True)
 
 
 @main.command()

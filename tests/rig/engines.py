@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.rig.network import STATE as RUN
-from tests.rig.network import Host, RigError, run
+from tests.rig.network import DECODE, DECODE_2, PREFILL, STATE, Host, RigError, run
 
 DATA = Path("/var/lib/kvshare-rig")
 START_TIMEOUT_S, STOP_TIMEOUT_S, LOAD_TIMEOUT_S = 60, 60, 900
+HOSTS = (PREFILL, DECODE, DECODE_2)
 IMAGES = ("kvshare/engine-cpu:0.1.0", "kvshare/client:0.1.0")
 
 
@@ -23,7 +23,7 @@ def context_of(host: Host) -> str:
 
 
 def socket_of(host: Host) -> Path:
-    return RUN / host.name / "docker.sock"
+    return STATE / host.name / "docker.sock"
 
 
 def docker(host: Host, *arguments: str, timeout_s: float = 120) -> str:
@@ -32,7 +32,7 @@ def docker(host: Host, *arguments: str, timeout_s: float = 120) -> str:
 
 def start(host: Host) -> None:
     """Start a host's engine unless it runs, and make its context."""
-    folder = RUN / host.name
+    folder = STATE / host.name
     folder.mkdir(parents=True, exist_ok=True)
     if _pid(host) is None:
         with (folder / "log").open("wb") as log:
@@ -69,14 +69,26 @@ def stop(host: Host) -> None:
 
 def remove(host: Host, purge: bool) -> None:
     """Remove a host's containers, stop its engine and forget its context; ``purge`` takes its images too."""
-    if _pid(host) is not None:
-        if containers := docker(host, "ps", "--all", "--quiet").split():
-            docker(host, "rm", "--force", *containers)
+    if is_running(host):
+        clear(host)
         stop(host)
     remove_context(context_of(host))
-    shutil.rmtree(RUN / host.name, ignore_errors=True)
+    # An engine leaves its network namespace mounted, which would keep the host's alive without a name.
+    left = STATE / host.name / "exec/netns/default"
+    subprocess.run(["umount", str(left)], capture_output=True)
+    shutil.rmtree(STATE / host.name, ignore_errors=True)
     if purge:
         shutil.rmtree(DATA / host.name, ignore_errors=True)
+
+
+def clear(host: Host) -> None:
+    """Remove a host's containers: those of an engine that was killed would start again with it."""
+    if containers := docker(host, "ps", "--all", "--quiet").split():
+        docker(host, "rm", "--force", *containers)
+
+
+def is_running(host: Host) -> bool:
+    return _pid(host) is not None
 
 
 def load_images(hosts: Iterable[Host]) -> None:
@@ -120,7 +132,7 @@ def _wait_until_it_answers(host: Host) -> None:
             return
         except RigError as error:
             if time.monotonic() > deadline:
-                log = (RUN / host.name / "log").read_text(errors="replace").splitlines()[-5:]
+                log = (STATE / host.name / "log").read_text(errors="replace").splitlines()[-5:]
                 raise RigError(
                     f"the engine of {host.name} did not start: {error}\n" + "\n".join(log)
                 ) from None
@@ -130,7 +142,7 @@ def _wait_until_it_answers(host: Host) -> None:
 def _pid(host: Host) -> int | None:
     """The pid of the host's engine, if it is that program still."""
     try:
-        pid = int((RUN / host.name / "pid").read_text())
+        pid = int((STATE / host.name / "pid").read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         zombie = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except (OSError, ValueError):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,22 @@ def require(*programs: str) -> None:
             raise RigError(f"expected {program} to be installed and found none: type make rig")
 
 
+@contextlib.contextmanager
+def claimed() -> Iterator[None]:
+    """Hold the rig, of which a machine has one; RigError if another process does."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    with (STATE / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise RigError(f"the rig is in use by process {lock.read() or 'unknown'}: wait for it") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
 def up(hosts: Iterable[Host] = HOSTS) -> None:
     """Make the network, or what is missing of it."""
     if not (NAMESPACES / SWITCH).exists():
@@ -77,7 +94,7 @@ def up(hosts: Iterable[Host] = HOSTS) -> None:
 def down() -> None:
     """Remove the network; the veth pairs go with their namespaces."""
     for host in HOSTS:
-        if _pid_file(host).exists():
+        if is_shaped(host):
             unshape(host)
     for name in (*(host.namespace for host in HOSTS), SWITCH):
         if (NAMESPACES / name).exists():
@@ -87,6 +104,12 @@ def down() -> None:
 def partition(host: Host) -> None:
     """Cut a host's cable."""
     _in_switch("link", "set", host.name, "down")
+
+
+def is_cut(host: Host) -> bool:
+    """Whether the host has no cable, or a cut one."""
+    shown = subprocess.run(["ip", "-n", SWITCH, "link", "show", host.name], capture_output=True, text=True)
+    return "state UP" not in shown.stdout
 
 
 def heal(host: Host) -> None:
@@ -124,6 +147,10 @@ def shape(host: Host, link: Link, seed: int = 1) -> None:
     if process.poll() is not None:
         unshape(host)
         raise RigError(f"the slow link of {host.name} ended: {_log_of(host).read_text().strip()[-200:]}")
+
+
+def is_shaped(host: Host) -> bool:
+    return _pid_file(host).exists()
 
 
 def unshape(host: Host) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.rig import engines
-from tests.rig.network import Host, RigError, run
+from tests.rig.network import STATE, Host, RigError, run
 
 START_TIMEOUT_S = 15
 
@@ -25,7 +25,7 @@ class SshServer:
 
     @property
     def folder(self) -> Path:
-        return engines.RUN / self.host.name / "ssh"
+        return STATE / self.host.name / "ssh"
 
     @property
     def context(self) -> str:
