@@ -21,6 +21,7 @@ from kvshare.doctor.evidence import OPERATOR, Engine, Evidence, Gpus
 from kvshare.doctor.judgement import judge
 from kvshare.doctor.services import service_of
 from kvshare.errors import CouldNotCheckError, KvshareError
+from kvshare.registry import SUCCESS, WARNING
 from kvshare.settings import Settings
 from tests.unit.build import STACK
 from tests.unit.doctor_build import IMAGE, environment, healthy, running
@@ -53,6 +54,7 @@ class FakeOneOffs:
         self.errors: dict[tuple[str, str], str] = {}
         self.refuses: Callable[[Sequence[str]], str] = lambda _: ""
         self.cleaned: list[str] = []
+        self.deceived = False
 
     def __call__(self, image: str) -> FakeOneOffs:
         self.image = image
@@ -79,8 +81,12 @@ class FakeOneOffs:
             name = "prefill" if context == "default" else "decode"
             return json.dumps(asdict(healthy().seen[name]))
         if arguments[1] == "dial":
-            return json.dumps([{"host": "", "port": 0, "seconds": 0.001, "error": ""} for _ in arguments[2:]])
+            return json.dumps([{"seconds": 0.001, "error": self._dial(text)} for text in arguments[2:]])
         return json.dumps({"bytes_per_s": 1.17e9, "latency_s": 3.1e-5, "error": ""})
+
+    def _dial(self, endpoint: str) -> str:
+        nobody = int(endpoint.rpartition(":")[2]) == network.HIGHEST_CONTROL_PORT
+        return "connection refused" if nobody and not self.deceived else ""
 
     @contextmanager
     def hold(self, context: str, options: Sequence[str], arguments: Sequence[str]) -> Iterator[str]:
@@ -255,7 +261,7 @@ def test_every_route_of_the_stack_is_dialled_from_where_it_is_used(one_offs: Fak
     examine()
     by_context = {context: arguments[2:] for context, _, arguments, _ in one_offs.probes("dial")}
     assert set(by_context["gpu-b"]) == {
-        *(f"192.168.110.13:{port}" for port in (9000, 8300, 8400, 8600, 8200, 8201, 40123)),
+        *(f"192.168.110.13:{port}" for port in (9000, 8300, 8400, 8600, 8200, 8201, 40123, 19999)),
     }
     assert {"192.168.110.97:8011", "192.168.110.97:8501", "192.168.110.97:8202"} <= set(by_context["default"])
 
@@ -286,6 +292,25 @@ def test_an_operator_beside_a_node_knocks_at_nothing(one_offs: FakeOneOffs) -> N
     del one_offs
     evidence = replace(healthy(), operator=replace(healthy().operator, addresses=("192.168.110.13",)))
     assert network._from_operator(evidence) == ()
+
+
+def test_a_proxy_that_answers_every_port_proves_nothing(one_offs: FakeOneOffs) -> None:
+    one_offs.deceived = True
+    evidence = examine()
+    between = [o for o in evidence.dialed if o.source != OPERATOR and o.source != o.target != "controller"]
+    assert {one.error for one in between} == {network.ANSWERS_ALL}
+    assert judge(evidence, {"DOC-NET-02", "DOC-NET-03"}).exit_code == 1
+    assert not any(one.purpose == network.NOBODYS_PORT for one in evidence.dialed)
+
+
+@pytest.mark.parametrize(("nobody", "expected"), [("refused", WARNING), ("", SUCCESS)])
+def test_a_port_that_answers_the_operator_counts_only_if_not_every_port_does(
+    nobody: str, expected: str, one_offs: FakeOneOffs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del one_offs
+    monkeypatch.setattr(network, "_knock", lambda _, port: nobody if port == 19999 else "")
+    (found,) = judge(examine(), {"DOC-NET-04"}).results
+    assert found.result == expected
 
 
 def test_routes_are_those_of_the_running_stack() -> None:

@@ -400,12 +400,12 @@ def _wrong_device(evidence: Evidence, facts: Facts) -> str:
     known = {interface.name: interface for interface in facts.interfaces}
     for name in ucx.devices.split(","):
         device = known.get(name)
-        if not any(found.endswith(f"/{name}") for found in ucx.found):
-            return f"UCX_NET_DEVICES={ucx.devices}, and UCX finds only {', '.join(ucx.found) or 'nothing'}"
         if device is not None and device.is_dockers:
             return f"UCX_NET_DEVICES={ucx.devices}: {name} is Docker's own bridge"
         if device is not None and device.kind == "loopback" and len(evidence.stack.contexts) > 1:
             return f"UCX_NET_DEVICES={ucx.devices}: {name} leads to no other machine"
+        if not any(found.endswith(f"/{name}") for found in ucx.found):
+            return f"UCX_NET_DEVICES={ucx.devices}, and UCX finds only {', '.join(ucx.found) or 'nothing'}"
     return ""
 
 

@@ -102,7 +102,8 @@ def _engines(stack: Stack, image: str, wait_s: float) -> tuple[Engine, ...]:
 
 
 def _without_context(context: str, sentence: str) -> str:
-    return sentence.removeprefix(f"context {context}: ").rstrip(".")
+    """Return a sentence without what the report says beside it: the context, and the command to type."""
+    return sentence.removeprefix(f"context {context}: ").split(": type docker --context")[0].rstrip(".")
 
 
 def _nodes(

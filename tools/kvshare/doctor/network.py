@@ -7,10 +7,10 @@ import socket
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvshare.doctor.containers import OneOffs
-from kvshare.doctor.evidence import OPERATOR, Dialed, Endpoint, Evidence
+from kvshare.doctor.evidence import OPERATOR, Dialed, Endpoint, Evidence, Facts
 from kvshare.doctor.routes import private, required
 from kvshare.errors import CouldNotCheckError
 from kvshare.nodes import at_once
@@ -18,7 +18,10 @@ from kvshare.preflight import ANY_ADDRESS
 from kvshare.stack import Server
 
 OPERATOR_TIMEOUT_S = 2.0
+HIGHEST_CONTROL_PORT = 19999  # below what kernels give out by themselves
 UCX_PORT = "a port of UCX's choice"
+NOBODYS_PORT = "a port that nothing listens on"
+ANSWERS_ALL = "something on the way answers every port, even one that nothing listens on"
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,34 @@ def dial(evidence: Evidence, one_offs: OneOffs, free: Mapping[str, int]) -> tupl
 
     found, errors = at_once(of_context, dict.fromkeys(target.context for target in targets))
     failed = [_dialed(evidence, t, errors[t.context]) for t in targets if t.context in errors]
-    return (*(one for dialed in found.values() for one in dialed), *failed, *_from_operator(evidence))
+    tried = (*(one for dialed in found.values() for one in dialed), *failed, *_from_operator(evidence))
+    return _without_controls(tried)
+
+
+def _without_controls(tried: Iterable[Dialed]) -> tuple[Dialed, ...]:
+    """Take out the connections that should fail; where one stood, the others beside it prove nothing.
+
+    A transparent proxy answers for hosts that are not there at all.
+    """
+    tried = tuple(tried)
+    deceived = {(o.source, o.host) for o in tried if o.purpose == NOBODYS_PORT and not o.error}
+    return tuple(
+        replace(one, error=ANSWERS_ALL) if (one.source, one.host) in deceived and not one.error else one
+        for one in tried
+        if one.purpose != NOBODYS_PORT
+    )
 
 
 def _contexts_seen(evidence: Evidence) -> tuple[str, ...]:
     return tuple(dict.fromkeys(node.context for node in evidence.nodes if node.facts is not None))
 
 
+def _facts_on(evidence: Evidence, context: str) -> Facts:
+    return next(node.facts for node in evidence.nodes if node.context == context and node.facts is not None)
+
+
 def _to_hold(evidence: Evidence, context: str) -> Iterable[Endpoint]:
-    facts = next(n.facts for n in evidence.nodes if n.context == context and n.facts is not None)
+    facts = _facts_on(evidence, context)
     members = [m for m in evidence.members_on(context) if facts.holder(m.host) is not None]
     for member in members:
         for port in member.ports:
@@ -106,6 +128,20 @@ def _targets(evidence: Evidence, free: Mapping[str, int]) -> Iterable[Target]:
         for source in dict.fromkeys(server.context for server in servers if server is not target):
             if source in seen and target.host in free:
                 yield Target(source, target.name, target.host, free[target.host], UCX_PORT, free=True)
+            if source in seen and target.context in seen:
+                port = _nobodys_port(evidence, target, free)
+                yield Target(source, target.name, target.host, port, NOBODYS_PORT)
+
+
+def _nobodys_port(evidence: Evidence, server: Server, free: Mapping[str, int]) -> int:
+    """Return a port that nothing listens on at a server's address."""
+    listening = _facts_on(evidence, server.context).listening
+    held = {free.get(server.host, 0), *(port for m in evidence.stack.members for port in m.ports)}
+    return next(
+        port
+        for port in range(HIGHEST_CONTROL_PORT, 1024, -1)
+        if port not in held and not is_taken(listening, server.host, port)
+    )
 
 
 def _dialed(evidence: Evidence, target: Target, error: str) -> Dialed:
@@ -119,13 +155,18 @@ def _from_operator(evidence: Evidence) -> tuple[Dialed, ...]:
     if any(member.host in mine for member in evidence.stack.members):
         return ()
     seen = _contexts_seen(evidence)
-    targets = [(member, port) for member, port in private(evidence.stack) if member.context in seen]
+    targets = [
+        Dialed(OPERATOR, member.name, member.host, port.number, port.purpose, "")
+        for member, port in private(evidence.stack)
+        if member.context in seen
+    ]
+    for server in (evidence.stack.prefill, *evidence.stack.decodes):
+        if server.context in seen:
+            port = _nobodys_port(evidence, server, {})
+            targets.append(Dialed(OPERATOR, server.name, server.host, port, NOBODYS_PORT, ""))
     with ThreadPoolExecutor(max(1, len(targets))) as pool:
-        errors = list(pool.map(lambda t: _knock(t[0].host, t[1].number), targets))
-    return tuple(
-        Dialed(OPERATOR, member.name, member.host, port.number, port.purpose, error)
-        for (member, port), error in zip(targets, errors, strict=True)
-    )
+        errors = list(pool.map(lambda target: _knock(target.host, target.port), targets))
+    return tuple(replace(target, error=error) for target, error in zip(targets, errors, strict=True))
 
 
 def _knock(host: str, port: int) -> str:
