@@ -57,6 +57,8 @@ def _look_up(pull: int, reply: int) -> int:
     )
     worker = LMCacheWorker(config, SimpleNamespace(worker_id=0, world_size=1, use_mla=False), None)
     time.sleep(REGISTRATION_S)
+    while not getattr(worker, "controller_answers", True):
+        time.sleep(0.1)
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
     message = BatchedP2PLookupMsg(hashes=[1, 2, 3], instance_id="kvshare-probe", worker_id=0)
