@@ -2,6 +2,7 @@
 
     make benchmarks                          everything that a running Docker engine allows
     make benchmarks ARGS="--part verify"     one part; the others keep what was last measured
+    make benchmarks ARGS="--part growth"     `kvshare bench` on the stack that is up, over lengths and loads
     make benchmarks ARGS="--part nothing"    removes Docker, images and .venv, then times `make demo`
 
 Results are kept in benchmarks/results.json, so that the document can be made again without measuring.
@@ -25,6 +26,8 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import growth  # beside this file, which is what Python runs
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results.json"
@@ -154,6 +157,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "again": measure_again,
     "images": measure_images,
     "verify": measure_verify,
+    "growth": growth.measure_growth,
 }
 
 
@@ -217,6 +221,8 @@ def document(results: dict[str, Any]) -> str:
             "|---|---|",
         ]
         lines += [f"| {leg.replace('_', ' ')} | {milliseconds:.0f} |" for leg, milliseconds in ttft.items()]
+    if "growth" in results:
+        lines += growth.section(results["growth"])
     return "\n".join(lines) + "\n"
 
 

@@ -338,6 +338,14 @@ def test_moments_are_read_from_both_logs() -> None:
     assert found == stages.Moments(161.0, 149.5487, 43.0)
 
 
+def test_the_colours_of_a_log_are_no_matter() -> None:
+    coloured = [
+        log.replace("INFO:", "INFO:\x1b[0m").replace("[2026", "\x1b[32;20m[2026")
+        for log in (DECODE_LOG, OWNER_LOG)
+    ]
+    assert stages.read_moments(*coloured) == stages.read_moments(DECODE_LOG, OWNER_LOG)
+
+
 def test_a_pull_that_one_log_does_not_show_has_no_stages() -> None:
     assert stages.read_moments(DECODE_LOG, "") == {}
     assert stages.read_moments("", OWNER_LOG) == {}

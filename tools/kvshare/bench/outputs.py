@@ -175,9 +175,13 @@ def _row(arm: Arm, cold: Arm | None) -> tuple[str, ...]:
     )
 
 
+def _pulled(peer: Arm | None) -> bool:
+    return peer is not None and peer.sources.external_kv_transfer > 0
+
+
 def _below(result: PointResult) -> Iterable[str]:
     cold, peer = result.arm("cold"), result.arm("peer")
-    if peer is not None and peer.prefill_ms is not None and cold is not None and cold.prefill_ms is not None:
+    if _pulled(peer) and peer and peer.prefill_ms is not None and cold and cold.prefill_ms is not None:
         decode = "" if peer.decode_ms is None else f"; decode time {peer.decode_ms:.0f} ms"
         yield (
             f"engine's prefill time: {cold.prefill_ms:.0f} ms cold, {peer.prefill_ms:.0f} ms after a pull: "

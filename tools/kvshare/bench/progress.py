@@ -37,6 +37,8 @@ def following(spec: BenchSpec, console: Console) -> Iterator[Callable[[Observed]
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("starting the client", total=1.0)
 
+        told_of: list[str] = []
+
         def told(seen: Observed) -> None:
             done, total = done_and_total(spec, seen)
             left = left_s(time.monotonic() - started, done, total)
@@ -47,7 +49,8 @@ def following(spec: BenchSpec, console: Console) -> Iterator[Callable[[Observed]
             rest = "" if left is None else f", about {left:.0f} s left"
             line = f"{label}, repetition {last.number + 1}{rest}"
             bar.update(task, completed=done, total=total, description=line)
-            if not console.is_terminal:
+            if not console.is_terminal and len(seen.repetitions) > len(told_of):
+                told_of.append(line)
                 console.print(f"… {100 * done / total:.0f} %, {line}", markup=False, highlight=False)
 
         yield told

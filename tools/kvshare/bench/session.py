@@ -125,12 +125,14 @@ class _Session:
             self._send(RECOMPUTE, point, self._prompts(point))
         if COLD not in self.arms:
             return None
-        keys = self._owner_keys()
+        before, keys = self._see_all(), self._owner_keys()
         self._send(COLD, point, prompts)
         if PEER not in self.arms:
             return None
         self._await_admission(prompts, keys)
         pull = self._send(PEER, point, prompts)
+        if pull.sources and pull.sources.external_kv_transfer:
+            self._await_export(before, 1)  # or it would be counted as the first point's
         self.narrate(f"first pull of the pair, not counted: {_ttft(pull)}")
         return pull
 
@@ -272,22 +274,27 @@ class _Session:
     def _point_end(self, number: int, before: dict[str, _Seen | None], pulls: int) -> PointEnd:
         """Return LMCache's counters over the point, once it has exported the transfers."""
         owner, decode = before.get("prefill"), before.get("decode")
-        if not pulls or owner is None or decode is None:
-            return PointEnd(number)
-        self.narrate("waiting for LMCache to export its counters")
-        now = poll(
-            self._see_all,
-            lambda seen: _exported(seen, owner, decode, pulls),
-            legs.COUNTERS_DEADLINE_S,
-        )
+        now = self._await_export(before, pulls) if pulls else {}
         owner_now, decode_now = now.get("prefill"), now.get("decode")
-        if owner_now is None or decode_now is None:
+        if owner is None or decode is None or owner_now is None or decode_now is None:
             return PointEnd(number)
         return PointEnd(
             number,
             _counters_rise(owner.counters, owner_now.counters),
             decode_now.copies - decode.copies,
             decode_now.copy_seconds - decode.copy_seconds,
+        )
+
+    def _await_export(self, before: dict[str, _Seen | None], pulls: int) -> dict[str, _Seen | None]:
+        """Return the servers' counters once LMCache, which exports every 10 s, has counted the pulls."""
+        owner, decode = before.get("prefill"), before.get("decode")
+        if owner is None or decode is None:
+            return {}
+        self.narrate("waiting for LMCache to export its counters")
+        return poll(
+            self._see_all,
+            lambda seen: _exported(seen, owner, decode, pulls),
+            legs.COUNTERS_DEADLINE_S,
         )
 
     # --- the controller -----------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from datetime import datetime
 
 from kvshare.bench.observed import ArmRun
 
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _TIME = r"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3})\] LMCache INFO: "
 _ID = r"(?:cmpl-)?(kvbench-\d+-\d+-[a-z-]+-\d+)(?:-\d+)?(?:-[0-9a-f]+)?"
 _LAYOUT = re.compile(_TIME + "Got layout info from controller")
@@ -81,6 +82,7 @@ class Moments:
 
 def read_moments(decode_log: str, owner_log: str) -> dict[str, Moments]:
     """Return by request id what both logs say; a pull of which any line is missing is left out."""
+    decode_log, owner_log = (_ANSI.sub("", log) for log in (decode_log, owner_log))
     transfers = _transfers(owner_log)
     waits: dict[str, float] = {}
     copies: dict[str, float] = {}

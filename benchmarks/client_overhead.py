@@ -1,0 +1,118 @@
+"""What the client itself adds to a token's time, against a server that computes nothing.
+
+    .venv/bin/python benchmarks/client_overhead.py                64 streams, 128 tokens each, 20 ms apart
+    .venv/bin/python benchmarks/client_overhead.py --streams 1
+
+The server, a process of its own, writes each token's moment into the token's own text (one clock, the
+machine's), so a token's overhead is the time from its writing to its stamp in the client. Prints JSON;
+`cpu_ms` is the client's own processor time a token, which a busy machine does not disturb.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import time
+from multiprocessing.queues import Queue
+
+from kvshare.bench import load, stats, wire
+from kvshare.bench.wire import Ask
+
+PROMPT_TOKENS = 522
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gap_s: float) -> None:
+    """Answer each request of a kept connection with a stream of tokens ``gap_s`` seconds apart."""
+    try:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            length = next(
+                int(line.split(b":")[1])
+                for line in head.split(b"\r\n")
+                if line.lower().startswith(b"content-length")
+            )
+            body = json.loads(await reader.readexactly(length))
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            started = time.perf_counter()
+            for number in range(1, body["max_tokens"] + 1):
+                await asyncio.sleep(max(0.0, started + number * gap_s - time.perf_counter()))
+                usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": number}
+                _chunk(writer, {"choices": [{"text": f"{time.perf_counter():.9f}"}], "usage": usage})
+                await writer.drain()
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+    except asyncio.IncompleteReadError:
+        pass
+    finally:
+        writer.close()
+
+
+def _chunk(writer: asyncio.StreamWriter, data: object) -> None:
+    event = f"data: {json.dumps(data)}\n\n".encode()
+    writer.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
+
+
+def _serve(port: Queue[int], gap_s: float) -> None:
+    async def run() -> None:
+        server = await asyncio.start_server(lambda r, w: _answer(r, w, gap_s), "127.0.0.1", 0, backlog=512)
+        port.put(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(run())
+
+
+def measure(streams: int, tokens: int, gap_s: float) -> dict[str, float]:
+    """Return the client's overhead a token in ms, over all tokens of all streams at once."""
+    context = multiprocessing.get_context("spawn")
+    port: Queue[int] = context.Queue()
+    server = context.Process(target=_serve, args=(port, gap_s), daemon=True)
+    server.start()
+    late: list[float] = []
+    original = wire._timed
+
+    def timed(base: str, ask: Ask, sent: float, lines: list[tuple[float, bytes]]) -> wire.Timed:
+        # perf_counter is the machine's monotonic clock on Linux, the same in every process.
+        late.extend(
+            (arrived - float(json.loads(line[6:])["choices"][0]["text"])) * 1000 for arrived, line in lines
+        )
+        return original(base, ask, sent, lines)
+
+    wire._timed = timed
+    try:
+        url = f"http://127.0.0.1:{port.get(timeout=30)}"
+        asks = [Ask(f"overhead-{n}", (7,) * PROMPT_TOKENS, tokens) for n in range(streams)]
+        used = time.process_time()
+        done = load.send(asks, url, "m", None, streams)
+        used = time.process_time() - used
+    finally:
+        wire._timed = original
+        server.terminate()
+    failed = [request.error for request in done.requests if request.error]
+    if failed:
+        raise SystemExit(f"{len(failed)} of {streams} streams failed, so nothing was measured: {failed[0]}")
+    found = stats.distribution([late])
+    assert found is not None
+    return {
+        "streams": streams,
+        "tokens": found.count,
+        "mean_ms": found.mean,
+        "p50_ms": found.p50,
+        "p99_ms": found.p99,
+        "cpu_ms": used / found.count * 1000,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--gap-ms", type=float, default=20.0)
+    options = parser.parse_args()
+    print(json.dumps(measure(options.streams, options.tokens, options.gap_ms / 1000)))
+
+
+if __name__ == "__main__":
+    main()

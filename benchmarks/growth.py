@@ -1,0 +1,115 @@
+"""How cost grows with prompt length and with concurrency, by `kvshare bench` on a running stack.
+
+make benchmarks ARGS="--part growth"
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import client_overhead  # beside this file
+
+ROOT = Path(__file__).resolve().parent.parent
+ARMS = ("cold", "local-prefix", "local-lmcache", "peer", "recompute")
+LENGTHS = ("--prompt-tokens", "266,522,1034,1546")
+LOADS = ("--prompt-tokens", "522", "--concurrency", "1,4,16", "--arms", "cold,peer,recompute")
+STREAMS, TOKENS, GAP_S = 64, 128, 0.02
+
+
+def measure_growth() -> dict[str, Any]:
+    """Both sweeps on the stack that is up, and what the client itself adds to a token at 64 streams."""
+    return {
+        "lengths": bench(*LENGTHS),
+        "loads": bench(*LOADS),
+        "client": client_overhead.measure(STREAMS, TOKENS, GAP_S),
+    }
+
+
+def bench(*options: str) -> dict[str, Any]:
+    """Return the bench.json of one run; its failure ends the measurement."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [ROOT / ".venv/bin/kvshare", "bench", *options, "--out", folder]
+        result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+        if result.returncode != 0:
+            sys.exit(f"kvshare bench failed, so nothing was measured:\n{result.stdout}\n{result.stderr}")
+        found: dict[str, Any] = json.loads((Path(folder) / "bench.json").read_text())
+    return {
+        name: found[name] for name in ("points", "verdict", "cost", "link", "repetitions", "first_pull_ms")
+    }
+
+
+def section(found: dict[str, Any]) -> list[str]:
+    """Return the document's lines on growth."""
+    lengths, loads, client = found["lengths"], found["loads"], found["client"]
+    return [
+        "",
+        "## Growth",
+        "",
+        f"`kvshare bench`, medians of {lengths['repetitions']} repetitions, each ± the middle half's width; "
+        f"{lengths['verdict']}.",
+        "",
+        "TTFT in ms by prompt length, one request in flight:",
+        "",
+        *_table("tokens", lengths, lambda point: f"{point['prompt_tokens']:,}"),
+        *_transfers(lengths),
+        "",
+        "TTFT in ms by requests in flight, 522 tokens:",
+        "",
+        *_table("in flight", loads, lambda point: str(point["concurrency"])),
+        "",
+        "Output tokens a second by requests in flight:",
+        "",
+        *_table("in flight", loads, lambda point: str(point["concurrency"]), _throughput),
+        "",
+        f"The client's own processor time at {client['streams']} streams: {client['cpu_ms']:.3f} ms a token; "
+        f"a token is stamped {client['p50_ms']:.2f} ms after its writing (median; goal ≤ 1 ms).",
+    ]
+
+
+def _table(heading: str, found: dict[str, Any], label: Any, cell: Any = None) -> list[str]:
+    cell = cell or _ttft
+    named = [{arm["arm"]: arm for arm in result["arms"]} for result in found["points"]]
+    arms = [arm for arm in ARMS if any(arm in result for result in named)]
+    rows = [
+        f"| {label(result['point'])} | {' | '.join(cell(by_arm.get(arm)) for arm in arms)} |"
+        for result, by_arm in zip(found["points"], named, strict=True)
+    ]
+    return [f"| {heading} | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|", *rows]
+
+
+def _ttft(arm: dict[str, Any] | None) -> str:
+    if arm is None or arm["ttft_ms"] is None:
+        return ""
+    return f"{arm['ttft_ms']['p50']:.0f} ± {arm['ttft_ms']['spread']:.0f}"
+
+
+def _throughput(arm: dict[str, Any] | None) -> str:
+    return "" if arm is None or arm["output_throughput"] is None else f"{arm['output_throughput']:.1f}"
+
+
+def _transfers(found: dict[str, Any]) -> list[str]:
+    known = [
+        r for r in found["points"] if r["transfer"] is not None and r["transfer"]["gb_per_s"] is not None
+    ]
+    if not known:
+        return []
+    rows = [
+        f"| {r['point']['prompt_tokens']:,} | {r['transfer']['mean_ms']:.1f} | "
+        f"{r['transfer']['bytes_per_pull'] / 1e6:.1f} | {r['transfer']['gb_per_s']:.2f} |"
+        for r in known
+    ]
+    link = found["link"]["gb_per_s"]
+    beside = f", beside a link of {link:.2f} GB/s ({found['link']['how']})" if link else ""
+    return [
+        "",
+        f"KV transfer by the owner's count{beside}:",
+        "",
+        "| tokens | ms | MB | GB/s |",
+        "|---|---|---|---|",
+        *rows,
+    ]

@@ -1,0 +1,106 @@
+"""`kvshare bench` on the real stack: the arms get what they stand for, and vLLM's own benchmark agrees."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.conftest import ROOT
+from tests.scenarios.conftest import Outcome, Rig
+
+TOKENS, CHUNK = 522, 256
+AGREEMENT = 0.03  # of the medians of both benchmarks
+ROUNDS, REQUESTS, OUTPUT = 3, 12, 32
+MODEL = "/models/kvshare-demo"
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+def bench(rig: Rig, out: Path, *options: str) -> tuple[Outcome, dict[str, Any]]:
+    outcome = rig.kvshare("bench", "--out", str(out), *options, timeout=900)
+    return outcome, json.loads((out / "bench.json").read_text())
+
+
+def arms(document: dict[str, Any], point: int = 0) -> dict[str, dict[str, Any]]:
+    return {arm["arm"]: arm for arm in document["points"][point]["arms"]}
+
+
+def test_every_arm_gets_its_tokens_from_where_it_must(rig: Rig, tmp_path: Path) -> None:
+    rig.use()
+    outcome, document = bench(
+        rig, tmp_path, "--prompt-tokens", f"266,{TOKENS}", "--output-tokens", "8", "--repetitions", "3"
+    )
+    assert outcome.code == 0, outcome.out + outcome.err
+    jsonschema.validate(document, json.loads((ROOT / "docs/bench.schema.json").read_text()))
+    assert document["model"]["kv_bytes_per_token"] == 25600
+    assert document["moved_tokens"] == 3 * (256 + 512)
+    shared = 3 * 2 * CHUNK
+    found = {name: arm["sources"] for name, arm in arms(document, 1).items()}
+    assert found["cold"] == {"local_compute": 3 * TOKENS, "local_cache_hit": 0, "external_kv_transfer": 0}
+    assert found["local-prefix"]["local_cache_hit"] == shared
+    assert found["local-lmcache"]["external_kv_transfer"] == found["peer"]["external_kv_transfer"] == shared
+    assert found["recompute"]["external_kv_transfer"] == 0
+    assert [result["transfer"]["pulls"] for result in document["points"]] == [3, 3]
+
+
+def test_the_stages_of_a_peer_hit_add_up(rig: Rig, tmp_path: Path) -> None:
+    outcome, document = bench(
+        rig, tmp_path, "--arms", "peer", "--prompt-tokens", str(TOKENS), "--repetitions", "5"
+    )
+    assert outcome.code == 0, outcome.out + outcome.err
+    stages = document["points"][0]["stages"]
+    assert stages["requests"] == 5
+    assert stages["sum_ms"] == pytest.approx(stages["ttft_ms"], rel=0.05)
+
+
+def test_reuse_that_is_off_is_exit_code_1(rig: Rig, tmp_path: Path) -> None:
+    rig.use(Path(__file__).parent / "reuse_off/overlay.yaml")
+    outcome, document = bench(rig, tmp_path, "--arms", "peer", "--prompt-tokens", "266", "--repetitions", "1")
+    assert outcome.code == 1, outcome.out + outcome.err
+    assert "no byte moved in the peer arm" in outcome.err
+    assert document["moved_tokens"] == 0
+
+
+def vllm_bench(rig: Rig, seed: int) -> dict[str, Any]:
+    """Run `vllm bench serve` in prefill's own container, on random prompts of the same length."""
+    result = "/tmp/kvshare/vllm-bench.json"
+    rig.compose(
+        "exec", "-T", "prefill", "vllm", "bench", "serve", "--backend", "openai", "--model", MODEL,
+        "--base-url", "http://127.0.0.1:8010", "--endpoint", "/v1/completions",
+        "--dataset-name", "random", "--random-input-len", str(TOKENS), "--random-output-len", str(OUTPUT),
+        "--random-range-ratio", "0", "--num-prompts", str(REQUESTS), "--max-concurrency", "1", "--ignore-eos",
+        "--seed", str(seed), "--temperature", "0", "--disable-tqdm", "--save-result",
+        "--result-dir", "/tmp/kvshare", "--result-filename", "vllm-bench.json",
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(rig.compose("exec", "-T", "prefill", "cat", result))
+    return found
+
+
+def test_vllms_own_benchmark_agrees(rig: Rig, tmp_path: Path) -> None:
+    """Both on one server, turn by turn; the medians over all turns must agree."""
+    rig.use()
+    draw = random.Random(5)
+    ours: dict[str, list[float]] = {"ttft": [], "tpot": [], "throughput": []}
+    theirs: dict[str, list[float]] = {"ttft": [], "tpot": [], "throughput": []}
+    for number in range(ROUNDS):
+        other = vllm_bench(rig, draw.randrange(2**31))
+        theirs["ttft"].append(other["median_ttft_ms"])
+        theirs["tpot"].append(other["median_tpot_ms"])
+        theirs["throughput"].append(other["output_throughput"])
+        outcome, document = bench(
+            rig, tmp_path / str(number), "--arms", "cold", "--prompt-tokens", str(TOKENS),
+            "--output-tokens", str(OUTPUT), "--requests", str(REQUESTS), "--repetitions", "1",
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.out + outcome.err
+        cold = arms(document)["cold"]
+        ours["ttft"].append(cold["ttft_ms"]["p50"])
+        ours["tpot"].append(cold["tpot_ms"]["p50"])
+        ours["throughput"].append(cold["output_throughput"])
+    for name in ours:
+        assert median(ours[name]) == pytest.approx(median(theirs[name]), rel=AGREEMENT), (name, ours, theirs)
