@@ -192,6 +192,14 @@ def test_ctrl_c_keeps_what_was_measured(
 
         return tell
 
+    removed: list[tuple[str, ...]] = []
+
+    def docker(_: str, *arguments: str) -> str:
+        removed.append(arguments)
+        return ""
+
+    monkeypatch.setattr(gather.docker_cli, "docker", docker)
+    monkeypatch.setattr(gather, "STOP_S", 0.1)
     original = gather.observe
     monkeypatch.setattr(
         gather, "observe", lambda spec, st, se, told: original(spec, st, se, interrupting(told))
@@ -201,6 +209,9 @@ def test_ctrl_c_keeps_what_was_measured(
     assert "Error: interrupted by Ctrl-C; what was measured is kept." in result.stderr
     found = outputs.load(tmp_path / "out" / outputs.JSON)
     assert sum(r.repetitions for r in found.points) == 3
+    (command,) = removed
+    assert command[:2] == ("rm", "--force")
+    assert command[2].startswith("kvshare-bench-")
 
 
 def test_the_client_ends_on_sigint_without_a_traceback() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import signal
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -227,9 +228,11 @@ def observe(
 @contextmanager
 def _client(spec: BenchSpec, stack: Stack, settings: Settings) -> Iterator[subprocess.Popen[str]]:
     """The running client container, in a process group of its own, so that Ctrl-C reaches us first."""
+    name = f"{stack.project}-bench-{spec.seed}-{os.getpid()}"
     command = compose_command(
         stack.prefill.context,
-        *("--progress", "quiet", "--profile", "client", "run", "--rm", "--no-deps", "-T", "client"),
+        *("--progress", "quiet", "--profile", "client", "run", "--rm", "--no-deps", "-T"),
+        *("--name", name, "client"),
         *("bench-client", "--spec", json.dumps(asdict(spec))),
     )
     process = subprocess.Popen(
@@ -244,18 +247,19 @@ def _client(spec: BenchSpec, stack: Stack, settings: Settings) -> Iterator[subpr
     try:
         yield process
     finally:
-        _end(process)
+        if process.poll() is None:
+            _end(process, stack.prefill.context, name)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """Stop the container through Compose, which removes it; a second Ctrl-C must not leave it behind."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(STOP_S)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            process.terminate()
-            process.wait(STOP_S)
+def _end(process: subprocess.Popen[str], context: str, container: str) -> None:
+    """Remove the client's container; Compose, when interrupted, would leave it sending requests."""
+    with contextlib.suppress(CouldNotCheckError):
+        docker_cli.docker(context, "rm", "--force", container)
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait(STOP_S)
 
 
 def _line(text: str) -> Line:
