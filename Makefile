@@ -74,12 +74,13 @@ test-unit: ## Only what needs no Docker engine
 test-gpu: ## On a machine with a GPU, from PYTHON's vLLM, LMCache and NIXL: measure it and write docs/gpu.md
 	@$(PYTHON) -m tests.gpu $(ARGS)
 	@$(PYTHON) -m tests.gpu --docs
-generate: ## Rewrite what is generated: docs/cli.md, docs/patches.md, every golden file
+generate: ## Rewrite what is generated: docs/cli.md, patches.md, ports.md, original.md, every golden file
 	@setup/setup.sh docker/locks/dev.txt
 	@.venv/bin/python docker/patches/apply.py --docs > docs/patches.md
 	@.venv/bin/python tools/generate_cli_reference.py
+	@.venv/bin/python tools/generate_ports_doc.py
 	@.venv/bin/python tools/generate_bench_schema.py
-	@$(PYTEST) --update-golden tests/config tests/unit/test_report.py tests/unit/test_doctor_report.py tests/unit/test_docs.py
+	@$(PYTEST) --update-golden tests/config tests/unit/test_report.py tests/unit/test_doctor_report.py tests/unit/test_docs.py tests/unit/test_ports.py
 benchmarks: ## Measure this machine and write docs/benchmarks.md
 	@setup/setup.sh docker/locks/dev.txt
 	@.venv/bin/python benchmarks/run.py $(ARGS)

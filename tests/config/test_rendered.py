@@ -17,7 +17,11 @@ import yaml
 
 from tests.conftest import ROOT
 
-DEVICES = {"cpu": "compose.yaml:compose.cpu.yaml", "cuda": "compose.yaml"}
+DEVICES = {
+    "cpu": "compose.yaml:compose.cpu.yaml",
+    "cuda": "compose.yaml",
+    "rdma": "compose.yaml:compose.rdma.yaml",
+}
 PROFILES = ("controller", "prefill", "decode", "client")
 GOLDEN = Path(__file__).parent / "golden"
 # The original's two machines.
@@ -27,6 +31,8 @@ TWO_MACHINES = {"PREFILL_HOST": "192.168.110.13", "DECODE_HOST": "192.168.110.97
 def render(device: str, profile: str, *arguments: str, **decisions: str) -> str:
     """`docker compose config` with nothing from this machine's .env or environment but PATH and HOME."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME")}
+    if device == "rdma":
+        environment["TRANSPORT"] = "rdma"
     result = subprocess.run(
         ["docker", "compose", "--env-file", "/dev/null", "--profile", profile, "config", *arguments],
         cwd=ROOT,
@@ -177,3 +183,54 @@ def test_the_original_system_is_what_comes_out() -> None:
         "enable_controller": True,
     }
     assert {key: shared[key] for key in original} == original
+
+
+@pytest.mark.parametrize("name", ["prefill", "decode"])
+def test_a_gpu_server_has_its_card_its_memory_and_its_models(name: str) -> None:
+    service = services("cuda")[name]
+    assert service["environment"]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert "CUDA_VISIBLE_DEVICES" not in service["environment"], "device_ids alone choose the card"
+    assert service["shm_size"] == str(2 * 1024**3)
+    assert "ipc" not in service
+    assert service["ulimits"] == {"memlock": -1}
+    (mount,) = service["volumes"]
+    assert (mount["type"], mount["source"], mount["target"]) == ("volume", "models", "/models")
+    assert service["environment"]["HF_HOME"].startswith("/models/")
+
+
+SECRETS = {"hf_token": "HF_TOKEN", "api_key": "VLLM_API_KEY"}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("secret", "variable"), SECRETS.items())
+def test_a_secret_is_given_to_the_servers_and_to_nothing_else(
+    device: str, secret: str, variable: str
+) -> None:
+    given = json.loads(render(device, "*", "--format", "json", **{variable: "s3cret"}))
+    for name, service in given["services"].items():
+        sources = {found["target"]: found["source"] for found in service.get("secrets", [])}
+        expected = f"{secret}_given" if name in ("prefill", "decode") else None
+        assert sources.get(secret) == expected
+    assert given["secrets"][f"{secret}_given"]["environment"] == variable
+    assert "s3cret" not in json.dumps(given), "neither in the environment nor on a command line"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("decisions", [{}, {"HF_TOKEN": "", "VLLM_API_KEY": ""}], ids=["unset", "empty"])
+def test_without_a_secret_its_file_is_one_that_every_machine_has(
+    device: str, decisions: dict[str, str]
+) -> None:
+    rendered = json.loads(render(device, "*", "--format", "json", **decisions))
+    for service in ("prefill", "decode"):
+        for found in rendered["services"][service]["secrets"]:
+            assert rendered["secrets"][found["source"]]["file"] == "/dev/null"
+
+
+def test_rdma_gives_the_servers_their_card_and_the_right_to_lock_memory() -> None:
+    for name, service in services("rdma").items():
+        server = name in ("prefill", "decode")
+        assert ("devices" in service) == server
+        assert service.get("cap_add", []) == (["IPC_LOCK"] if server else [])
+        if server:
+            assert service["environment"]["KVSHARE_TRANSPORT"] == "rdma"
+            assert service["deploy"]["resources"]["reservations"]["devices"]

@@ -42,10 +42,14 @@ STACK = Stack(
     device="cpu",
     controller=Controller("controller", "controller", "default", "192.168.110.13", 9000, 8300, 8400, 8600),
     prefill=Server(
-        "prefill", "prefill", "default", "192.168.110.13", "lmcache_instance_1", 8010, 8500, 8200, 8201
+        *("prefill", "prefill", "default", "192.168.110.13", "lmcache_instance_1"),
+        *(8010, 8500, 8200, 8201, (8700, 8799)),
     ),
     decodes=(
-        Server("decode", "decode", "gpu-b", "192.168.110.97", "lmcache_instance_2", 8011, 8501, 8202, 8203),
+        Server(
+            *("decode", "decode", "gpu-b", "192.168.110.97", "lmcache_instance_2"),
+            *(8011, 8501, 8202, 8203, (8700, 8799)),
+        ),
     ),
 )
 

@@ -148,12 +148,15 @@ def test_rdma_without_a_card_is_refused(capsys: pytest.CaptureFixture[str]) -> N
     assert "expected an RDMA card behind lo and found none" in capsys.readouterr().err
 
 
-def test_the_hub_token_comes_from_its_secret(tmp_path: Path) -> None:
-    assert server.hub_token(tmp_path / "absent") == {}
-    (tmp_path / "hf_token").write_text("\n")
-    assert server.hub_token(tmp_path / "hf_token") == {}
-    (tmp_path / "hf_token").write_text("hf_secret\n")
-    assert server.hub_token(tmp_path / "hf_token") == {"HF_TOKEN": "hf_secret"}
+def test_token_and_key_come_from_their_secrets_if_they_were_given(tmp_path: Path) -> None:
+    token, key = tmp_path / "hf_token", tmp_path / "api_key"
+    assert server.secrets(token, key) == {}
+    assert server.secrets(Path("/dev/null"), Path("/dev/null")) == {}
+    token.write_text("\n")
+    assert server.secrets(token, key) == {}
+    token.write_text("hf_secret\n")
+    key.write_text("sk-secret\n")
+    assert server.secrets(token, key) == {"HF_TOKEN": "hf_secret", "VLLM_API_KEY": "sk-secret"}
 
 
 def test_the_fingerprint_has_lmcaches_settings_as_the_environment_overrides_them(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from kvshare import __version__, legs, operate, records
+from kvshare import __version__, api_key, legs, operate, records
 from kvshare.contexts import quiet_ssh_environment
 from kvshare.errors import Group, KvshareError
 from kvshare.evidence import Evidence, Spec
@@ -142,12 +142,7 @@ def verify(
 )
 @click.option("--seed", type=int, metavar="N")
 @click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, show_default=True, metavar="SECONDS")
-@click.option(
-    "--api-key-file",
-    envvar="VLLM_API_KEY_FILE",
-    type=click.Path(path_type=Path),
-    help="File with the servers' API key.",
-)
+@api_key.option
 def send_legs(
     spec: str | None,
     prefill: str | None,
@@ -183,16 +178,7 @@ def send_legs(
         )
     else:
         raise click.UsageError("give --spec, or --prefill, --decode and --controller.")
-    click.echo(records.dumps(legs.run(task, _api_key(api_key_file), _narrate)))
-
-
-def _api_key(path: Path | None) -> str | None:
-    if path is None or str(path) == "":
-        return None
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise KvshareError(f"the API key file {path} cannot be read: {error.strerror}.") from None
+    click.echo(records.dumps(legs.run(task, api_key.read(api_key_file), _narrate)))
 
 
 def _read_evidence(path: Path) -> Evidence:

@@ -6,6 +6,7 @@ import json
 import subprocess
 from dataclasses import asdict
 
+from kvshare import api_key
 from kvshare.errors import USAGE, KvshareError
 from kvshare.evidence import Spec, Traffic
 from kvshare.records import loads
@@ -27,7 +28,7 @@ def send(spec: Spec, stack: Stack, settings: Settings) -> Traffic:
     command = compose_command(
         stack.prefill.context,
         *("--progress", "quiet", "--profile", "client", "run", "--rm", "--no-deps", "-T", "client"),
-        *("legs", "--spec", json.dumps(asdict(spec))),
+        *("legs", "--spec", json.dumps(asdict(spec)), *api_key.arguments(settings.api_key)),
     )
     limit = spec.wait_s + spec.deadline_s + START_S
     try:
@@ -35,7 +36,7 @@ def send(spec: Spec, stack: Stack, settings: Settings) -> Traffic:
             command,
             cwd=settings.root,
             env=settings.compose_environment(stack.prefill.context),
-            stdin=subprocess.DEVNULL,
+            input=settings.api_key,
             stdout=subprocess.PIPE,
             text=True,
             timeout=limit,

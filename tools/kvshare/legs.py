@@ -29,7 +29,7 @@ from kvshare.evidence import (
     Worker,
 )
 from kvshare.ledger import make_prompts, of, require_prompt_tokens, reusable, total_sources
-from kvshare.openai import Http, RequestFailedError, complete
+from kvshare.openai import Http, RefusedKeyError, RequestFailedError, complete
 
 POLL_S = 0.2
 ADMISSION_DEADLINE_S = 15.0
@@ -70,6 +70,7 @@ class _Run:
         self.started = time.monotonic()
         self.probes: dict[str, ServerProbe] = {}
         self.watched = False
+        self.refused = False  # waiting makes no key right
 
     def traffic(self) -> Traffic:
         self.probes = {node: self._ready(node) for node in ("prefill", "decode")}
@@ -198,13 +199,14 @@ class _Run:
     def _ready(self, node: str) -> ServerProbe:
         """Probe a server, waiting for its health within the common deadline."""
         left = self.spec.wait_s - (time.monotonic() - self.started)
-        return poll(lambda: self._probe(node), lambda probe: probe.healthy, left)
+        return poll(lambda: self._probe(node), lambda probe: probe.healthy or self.refused, left)
 
     def _probe(self, node: str) -> ServerProbe:
         try:
             self.http[node].get("/health")
             card = self.http[node].get("/v1/models").json()["data"][0]
         except RequestFailedError as error:
+            self.refused = isinstance(error, RefusedKeyError)
             return ServerProbe(healthy=False, error=str(error))
         except (ValueError, LookupError):
             return ServerProbe(healthy=False, error=f"{self.http[node].base}/v1/models lists no model")

@@ -21,6 +21,10 @@ class RequestFailedError(Exception):
     """A request that was not answered; the message is one sentence."""
 
 
+class RefusedKeyError(RequestFailedError):
+    """A request that the server refuses for its API key, or for want of one."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """An answered request; times in milliseconds from its sending."""
@@ -56,12 +60,22 @@ class Http:
             response = self._session.request(method, self.base + path, **more)
         except requests.RequestException as error:
             raise RequestFailedError(f"{self.base}{path} does not answer: {_reason(error)}") from None
+        if response.status_code == 401:
+            raise RefusedKeyError(self._refused(path))
         if response.status_code != 200:
             text = " ".join(response.text.split())[:200]
             raise RequestFailedError(
                 f"{self.base}{path} answers {response.status_code}: {text or 'nothing more'}"
             )
         return response
+
+    def _refused(self, path: str) -> str:
+        if "Authorization" in self._session.headers:
+            return (
+                f"{self.base}{path} refuses the API key: API_KEY_FILE in .env must hold the one that the "
+                "server was started with; after a change, down and up"
+            )
+        return f"{self.base}{path} wants an API key: set API_KEY_FILE in .env to the file that holds it"
 
 
 def complete(http: Http, model: str, prompt: Sequence[int], request_id: str, max_tokens: int) -> Completion:

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from kvshare import deliver, observe
+from kvshare import deliver, doors, observe
 from kvshare.bench import commands
 from kvshare.doctor.command import doctor
 from kvshare.settings import Settings, find_root, load_settings, validate_node
@@ -105,7 +105,7 @@ def engine_stop() -> None:
 COMMANDS = (
     *(demo, up, down, doctor, engine),
     *(deliver.image, deliver.ship, deliver.push, deliver.pull),
-    *(observe.status, observe.logs, observe.bundle),
+    *(observe.status, observe.logs, observe.bundle, doors.ports),
     *commands.COMMANDS,
 )
 

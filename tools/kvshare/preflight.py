@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ import yaml
 
 from kvshare import contexts
 from kvshare.errors import KvshareError
+from kvshare.ports import Port as Port
+from kvshare.ports import ports_of as ports_of
 from kvshare.settings import Settings
 from kvshare.stack import Controller, Server, Stack
 
@@ -27,31 +28,6 @@ CPU_SERVER_GIB = 2.5
 # Room for the CPU images while they are built (GiB), and for logs and models once they are.
 BUILD_DISK_GIB = 12
 RUN_DISK_GIB = 2
-
-
-@dataclass(frozen=True)
-class Port:
-    """One TCP port that a service will listen on."""
-
-    number: int
-    purpose: str
-
-
-def ports_of(member: Controller | Server) -> tuple[Port, ...]:
-    """Every port that a member of the stack listens on."""
-    if isinstance(member, Controller):
-        return (
-            Port(member.http_port, "controller HTTP"),
-            Port(member.pull_port, "controller pull"),
-            Port(member.reply_port, "controller reply"),
-            Port(member.heartbeat_port, "controller heartbeat"),
-        )
-    return (
-        Port(member.api_port, f"{member.service} API"),
-        Port(member.worker_port, f"{member.service} LMCache worker"),
-        Port(member.p2p_init_port, f"{member.service} P2P init"),
-        Port(member.p2p_lookup_port, f"{member.service} P2P lookup"),
-    )
 
 
 def check_all(settings: Settings, stack: Stack, members: Sequence[Controller | Server]) -> None:

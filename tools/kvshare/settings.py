@@ -93,19 +93,35 @@ class Settings:
         Where a decode node lives on the context, compose.yaml's `decode` means that node.
         """
         node = next((node for node in self.decode_nodes if node.context == context), self.decode_nodes[0])
-        return {**os.environ, **self.values, "HF_TOKEN": self._hub_token(), **node.variables}
+        secrets = {"HF_TOKEN": self._secret("HF_TOKEN_FILE", "HF_TOKEN"), "VLLM_API_KEY": self.api_key}
+        return {**os.environ, **self.values, **secrets, **node.variables}
 
-    def _hub_token(self) -> str:
-        """The Hugging Face token, or empty; KvshareError if its file cannot be read."""
-        path = self.get("HF_TOKEN_FILE")
+    @property
+    def api_key(self) -> str:
+        """The key that the servers' API asks for, or empty; KvshareError if there is none in its file."""
+        key = self._secret("API_KEY_FILE", "VLLM_API_KEY")
+        if self.get("API_KEY_FILE") and not re.fullmatch(r"[!-~]+", key):
+            raise KvshareError(
+                f"API_KEY_FILE={self.get('API_KEY_FILE')} must hold one key, a line of ASCII without spaces: "
+                "make one, e.g. with openssl rand -hex 32."
+            )
+        return key
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Addresses and networks that may use the servers' API; none means anyone."""
+        return self._list("CLIENTS")
+
+    def _secret(self, file: str, value: str) -> str:
+        """What the file named by ``file`` holds, else ``value`` itself; KvshareError if it cannot be read."""
+        path = self.get(file)
         if not path:
-            return self.get("HF_TOKEN")
+            return self.get(value)
         try:
             return (self.root / Path(path).expanduser()).read_text().strip()
-        except OSError as error:
-            raise KvshareError(
-                f"HF_TOKEN_FILE={path} cannot be read: {error.strerror}; correct .env."
-            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise KvshareError(f"{file}={path} cannot be read: {reason}; correct .env.") from None
 
     def _list(self, name: str) -> tuple[str, ...]:
         return tuple(self.get(name).replace(",", " ").split())

@@ -27,6 +27,7 @@ class Server:
     worker_port: int
     p2p_init_port: int
     p2p_lookup_port: int
+    data_ports: tuple[int, int] = (0, 0)  # first and last of the range out of which UCX takes its own
 
     @property
     def url(self) -> str:
@@ -35,7 +36,7 @@ class Server:
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """Every TCP port that it listens on, UCX's own aside."""
+        """Every TCP port that it alone may listen on; UCX takes its own out of ``data_ports``."""
         return (self.api_port, self.worker_port, self.p2p_init_port, self.p2p_lookup_port)
 
     @property
@@ -153,9 +154,9 @@ def parse_stack(configs: Sequence[Mapping[str, Any]], settings: Settings) -> Sta
             project=configs[0]["name"],
             device=settings.device,
             controller=_controller(facts["controller"], settings),
-            prefill=_server("prefill", "prefill", facts["prefill"], settings.prefill_context),
+            prefill=_server("prefill", "prefill", facts, settings.prefill_context),
             decodes=tuple(
-                _server("decode", node.name, config["x-kvshare"]["decode"], node.context)
+                _server("decode", node.name, config["x-kvshare"], node.context)
                 for node, config in zip(settings.decode_nodes, configs, strict=True)
             ),
         )
@@ -189,7 +190,9 @@ def _controller(facts: Mapping[str, Any], settings: Settings) -> Controller:
     )
 
 
-def _server(service: str, name: str, facts: Mapping[str, Any], context: str) -> Server:
+def _server(service: str, name: str, every: Mapping[str, Any], context: str) -> Server:
+    facts = every[service]
+    first, _, last = str(every["server"]["UCX_TCP_PORT_RANGE"]).partition("-")
     return Server(
         service=service,
         name=name,
@@ -200,4 +203,5 @@ def _server(service: str, name: str, facts: Mapping[str, Any], context: str) -> 
         worker_port=int(facts["KVSHARE_WORKER_PORT"]),
         p2p_init_port=int(facts["KVSHARE_P2P_INIT_PORT"]),
         p2p_lookup_port=int(facts["KVSHARE_P2P_LOOKUP_PORT"]),
+        data_ports=(int(first), int(last or first)),
     )

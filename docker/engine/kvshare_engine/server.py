@@ -18,7 +18,9 @@ from kvshare_engine.environment import (
 )
 
 DEMO_MODEL_PATH = Path("/models/kvshare-demo")
+# Files where Compose was given a secret, /dev/null where not.
 HF_TOKEN_SECRET = Path("/run/secrets/hf_token")
+API_KEY_SECRET = Path("/run/secrets/api_key")
 
 
 def lmcache_environment(server: Server, controller: Controller) -> dict[str, str]:
@@ -64,10 +66,14 @@ def model_path(model: str) -> str:
     return model
 
 
-def hub_token(secret: Path = HF_TOKEN_SECRET) -> dict[str, str]:
-    """The Hugging Face token as its libraries look for it, where one was given."""
-    token = secret.read_text().strip() if secret.is_file() else ""
-    return {"HF_TOKEN": token} if token else {}
+def secrets(hub_token: Path = HF_TOKEN_SECRET, api_key: Path = API_KEY_SECRET) -> dict[str, str]:
+    """The Hugging Face token and the API key as their libraries look for them, where they were given.
+
+    In the environment, because every process of the machine may read a command line.
+    """
+    found = {"HF_TOKEN": hub_token, "VLLM_API_KEY": api_key}
+    texts = {name: path.read_text().strip() for name, path in found.items() if path.is_file()}
+    return {name: text for name, text in texts.items() if text}
 
 
 def run() -> None:
@@ -79,7 +85,7 @@ def run() -> None:
     defaults = {
         **lmcache_environment(server, controller),
         **transport.environment(server.transport, server.device, server.host),
-        **hub_token(),
+        **secrets(),
     }
     # A setting given from outside wins.
     os.environ.update({name: value for name, value in defaults.items() if not os.environ.get(name)})

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from kvshare import records
+from kvshare import api_key, records
 from kvshare.bench import plan as planning
 from kvshare.bench.cost import verdict
 from kvshare.bench.observed import Line
@@ -280,10 +280,7 @@ def _table(first: str, *numbers: str) -> Table:
 
 @click.command("bench-client", hidden=True)
 @click.option("--spec", required=True, metavar="JSON", help="The task, as `kvshare bench` hands it over.")
-@click.option(
-    "--api-key-file", envvar="VLLM_API_KEY_FILE", type=click.Path(path_type=Path),
-    help="File with the servers' API key.",
-)  # fmt: skip
+@api_key.option
 def bench_client(spec: str, api_key_file: Path | None) -> None:
     """Send a benchmark's requests and print what was seen, a line of JSON at a time; needs no Docker."""
     from kvshare.bench import session
@@ -292,7 +289,7 @@ def bench_client(spec: str, api_key_file: Path | None) -> None:
         task = records.loads(BenchSpec, spec)
     except ValueError as error:
         raise KvshareError(f"--spec makes no sense: {error}.") from None
-    session.run(task, _api_key(api_key_file), _emit, _narrate)
+    session.run(task, api_key.read(api_key_file), _emit, _narrate)
 
 
 def _emit(line: Line) -> None:
@@ -302,15 +299,6 @@ def _emit(line: Line) -> None:
 
 def _narrate(sentence: str) -> None:
     click.echo(f"  {sentence}", err=True)
-
-
-def _api_key(path: Path | None) -> str | None:
-    if path is None or str(path) == "":
-        return None
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise KvshareError(f"the API key file {path} cannot be read: {error.strerror}.") from None
 
 
 def parse_goodput(limits: tuple[str, ...]) -> Goodput | None:

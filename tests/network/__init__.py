@@ -1,0 +1,1 @@
+"""Firewall rules on networks that the tests make themselves."""
