@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.scenarios.conftest import Rig
+from tests.scenarios.conftest import VERIFY_TIMEOUT_S, Rig
 
 HERE = Path(__file__).parent
 CONNECTOR = ROOT / "docker/patches/cpu_connector.py"
@@ -56,6 +56,15 @@ def test_a_healthy_stack_is_proven(rig: Rig) -> None:
     assert outcome.code == 0, outcome.out + outcome.err
     assert outcome.report["proven"] is True
     assert outcome.failed_ids() == []
+
+
+def test_the_doctor_takes_a_running_stacks_ports_for_its_own(rig: Rig) -> None:
+    outcome = rig.kvshare("doctor", "--output", "json", timeout=VERIFY_TIMEOUT_S)
+    assert outcome.code == 0, outcome.out + outcome.err
+    checks = {one["id"]: one for category in outcome.report["categories"] for one in category["checks"]}
+    assert checks["DOC-HOST-06"]["detail"] == "3 of 3 members run already"
+    assert checks["DOC-NET-04"]["result"] == "warning", "LMCache's worker port listens on all addresses"
+    assert outcome.report["prefill_speed"]["how"] == "measured on the running server"
 
 
 def test_a_prompt_shorter_than_a_chunk_is_refused(rig: Rig) -> None:

@@ -73,6 +73,12 @@ def _firewall() -> Evidence:
     return replace(evidence, links=(Link("prefill", "decode", not_tried="decode's ports cannot be reached"),))
 
 
+def _no_cable() -> Evidence:
+    cards = healthy().seen["decode"].interfaces
+    cut = tuple(replace(card, up=card.name != "eth0") for card in cards)
+    return on(healthy(), "decode", interfaces=cut, ucx=Ucx("tcp", "eth0", ("tcp/lo",)))
+
+
 def _ucx_ports_closed() -> Evidence:
     evidence = dialled(healthy(), "no answer in 3 s", target="decode", free=True)
     return replace(evidence, links=(Link("prefill", "decode", not_tried="decode's ports cannot be reached"),))
@@ -190,6 +196,7 @@ FAULTS: Mapping[str, Fault] = {
         on(healthy(), "decode", ucx=Ucx("tcp", "eth7", ("tcp/eth0",))),
         "UCX finds only tcp/eth0",
     ),
+    "no-cable": Fault("DOC-NET-01", _no_cable(), "eth0 is down, or has no cable"),
     "ucx-refuses": Fault(
         "DOC-NET-01",
         on(healthy(), "decode", ucx=Ucx("", "", (), "expected an RDMA card behind eth0 and found none")),

@@ -404,6 +404,8 @@ def _wrong_device(evidence: Evidence, facts: Facts) -> str:
             return f"UCX_NET_DEVICES={ucx.devices}: {name} is Docker's own bridge"
         if device is not None and device.kind == "loopback" and len(evidence.stack.contexts) > 1:
             return f"UCX_NET_DEVICES={ucx.devices}: {name} leads to no other machine"
+        if device is not None and not device.up:
+            return f"UCX_NET_DEVICES={ucx.devices}: {name} is down, or has no cable"
         if not any(found.endswith(f"/{name}") for found in ucx.found):
             return f"UCX_NET_DEVICES={ucx.devices}, and UCX finds only {', '.join(ucx.found) or 'nothing'}"
     return ""
