@@ -15,8 +15,7 @@ import yaml
 
 from kvshare import contexts
 from kvshare.errors import KvshareError
-from kvshare.ports import Port as Port
-from kvshare.ports import ports_of as ports_of
+from kvshare.ports import ports_of
 from kvshare.settings import Settings
 from kvshare.stack import Controller, Server, Stack
 

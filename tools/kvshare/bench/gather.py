@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from kvshare import __version__, contexts, docker_cli, nodes, records
+from kvshare import __version__, api_key, contexts, docker_cli, nodes, records
 from kvshare.bench.observed import Line, Observed
 from kvshare.bench.plan import Architecture, read_architecture
 from kvshare.bench.results import RunFingerprint
@@ -233,17 +233,20 @@ def _client(spec: BenchSpec, stack: Stack, settings: Settings) -> Iterator[subpr
         stack.prefill.context,
         *("--progress", "quiet", "--profile", "client", "run", "--rm", "--no-deps", "-T"),
         *("--name", name, "client"),
-        *("bench-client", "--spec", json.dumps(asdict(spec))),
+        *("bench-client", "--spec", json.dumps(asdict(spec)), *api_key.arguments(settings.api_key)),
     )
     process = subprocess.Popen(
         command,
         cwd=settings.root,
         env=settings.compose_environment(stack.prefill.context),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+        pipe.write(settings.api_key)
     try:
         yield process
     finally:

@@ -15,7 +15,8 @@ from kvshare.contexts import MINIMUM_ENGINE, version_of
 from kvshare.doctor import link as links
 from kvshare.doctor.evidence import OPERATOR, Evidence, Facts, Interface, Link, Node, where
 from kvshare.doctor.network import is_taken
-from kvshare.preflight import ANY_ADDRESS, CONTROLLER_GIB, CPU_SERVER_GIB, GIB, ports_of
+from kvshare.ports import ports_of
+from kvshare.preflight import ANY_ADDRESS, CONTROLLER_GIB, CPU_SERVER_GIB, GIB
 from kvshare.registry import Failed, NotChecked, NotNeeded, Outcome, Passed, Registry
 from kvshare.stack import Controller, Server
 

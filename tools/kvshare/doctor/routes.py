@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kvshare.preflight import Port, ports_of
+from kvshare.ports import Port, ports_of
 from kvshare.stack import Controller, Server, Stack
 
 
