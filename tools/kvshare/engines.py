@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import requests
 from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container as DockerContainer
 from docker.tls import TLSConfig
+from docker.transport import sshconn
 
 from kvshare import contexts
 from kvshare.errors import KvshareError
@@ -35,6 +37,19 @@ _LOOKUP_TIMEOUT = re.compile(r"Request (\S+) is still waiting for async lookup")
 _TROUBLE = "missing|error|exception|invalid"
 _CONTROLLER_ERROR = re.compile(rf"peer_init_url.*(?:{_TROUBLE})|(?:{_TROUBLE}).*peer_init_url", re.IGNORECASE)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class _SshSocket(sshconn.SSHSocket):
+    """docker-py's, except that closing after ssh has ended is no error (7.2.0 loses the answer with it)."""
+
+    def close(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            super().close()
+        if self.proc is not None:
+            self.proc.terminate()
+
+
+sshconn.SSHSocket = _SshSocket  # type: ignore[misc]  # docker-py offers no other way in
 
 
 class Engines:
