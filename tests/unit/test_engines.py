@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
@@ -14,6 +15,7 @@ import docker
 import pytest
 import requests
 from docker.errors import APIError, DockerException
+from docker.transport import sshconn
 
 from kvshare import engines
 from kvshare.engines import Engines
@@ -370,3 +372,14 @@ def test_docker_command_that_does_not_answer_is_evidence(monkeypatch: pytest.Mon
     monkeypatch.setattr(subprocess, "run", Answer(error=subprocess.TimeoutExpired("docker", 20)))
     with Engines(STACK) as connected:
         assert all(probe.error for probe in connected.probes())
+
+
+def test_over_ssh_an_answer_is_not_lost_because_ssh_has_ended() -> None:
+    connection = sshconn.SSHSocket("nowhere.invalid")
+    with subprocess.Popen(["true"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as ended:
+        ended.wait()
+        connection.proc = ended
+        connection.close()
+        assert ended.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            ended.stdin.close()
