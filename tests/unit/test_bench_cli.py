@@ -21,6 +21,7 @@ from kvshare.bench import gather, linkspeed, outputs, report, run
 from kvshare.bench.results import Link
 from kvshare.bench.run import default_lengths
 from kvshare.bench.spec import ARMS
+from kvshare.settings import Settings
 from kvshare.stack import Stack
 from tests.unit.bench_build import document
 from tests.unit.build import STACK
@@ -138,6 +139,19 @@ def test_a_server_that_goes_down_half_way_is_exit_code_3_and_keeps_what_was_meas
     assert "what was measured is kept" in result.stderr
     found = outputs.load(tmp_path / "out" / outputs.JSON)
     assert found.points[0].repetitions == 2
+
+
+def test_the_servers_api_key_goes_through_a_pipe(
+    stack: FakeStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stack.api_key = "s3cret"
+    refused = bench(*QUICK, "--arms", "cold", "--wait", "0", "--out", str(tmp_path / "out"))
+    assert refused.exit_code == 3
+    assert "wants an API key" in refused.stderr
+    monkeypatch.setattr(Settings, "api_key", "s3cret")
+    result = bench(*QUICK, "--arms", "cold", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert "s3cret" not in result.output + (tmp_path / "out" / outputs.JSON).read_text()
 
 
 @pytest.mark.parametrize("arms", ["cold", "cold,recompute"])

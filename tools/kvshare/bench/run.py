@@ -68,10 +68,12 @@ def run(settings: Settings, options: Options, console: Console) -> Finished:
     spec = make_spec(stack, prints[stack.prefill.name], options)
     console.print("  measuring the link between the servers", markup=False)
     link = linkspeed.measure(containers, prints)
-    with following(spec, console) as told:
-        observed, interrupted = gather.observe(spec, stack, settings, told)
+    # Before the run, because a server may be gone after it.
     architecture = gather.architecture(containers, prints[stack.decode.name])
     kv_bytes = None if architecture is None else architecture.kv_bytes_per_token
+    fingerprint = gather.run_fingerprint(containers, prints, settings)
+    with following(spec, console) as told:
+        observed, interrupted = gather.observe(spec, stack, settings, told)
     ended = _ending(observed, interrupted)
     document = make_document(
         observed,
@@ -84,7 +86,7 @@ def run(settings: Settings, options: Options, console: Console) -> Finished:
             kv_bytes,
             gather.moments(containers),
             link,
-            gather.run_fingerprint(containers, prints, settings),
+            fingerprint,
         ),
     )
     return Finished(document, observed, exit_code(document, spec, interrupted))
