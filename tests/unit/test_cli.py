@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from kvshare import cli, legs, records
+from kvshare import checks, cli, legs, records, verify
 from kvshare.evidence import Traffic
+from kvshare.judgement import judge
 from tests.unit.build import proven
 from tests.unit.fake_stack import FakeStack, serve
 from tests.unit.faults import FAULTS
@@ -175,3 +177,14 @@ def test_client_image_needs_no_docker_sdk() -> None:
 
 def test_version() -> None:
     assert invoke("--version").stdout == "kvshare, version 0.1.0\n"
+
+
+def test_what_a_verification_saw_is_kept_for_the_bundle(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(root / ".env.example", tmp_path)
+    judged = judge(proven(), checks.select((), ()))
+    monkeypatch.setattr(verify, "verify", lambda *_: (judged,))
+    assert invoke("verify", env={"KVSHARE_ROOT": str(tmp_path)}).exit_code == 0
+    kept = tmp_path / ".kvshare/verify-decode.json"
+    assert invoke("verify", "--from-evidence", str(kept)).exit_code == 0

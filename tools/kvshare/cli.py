@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +17,9 @@ from kvshare.contexts import quiet_ssh_environment
 from kvshare.errors import Group, KvshareError
 from kvshare.evidence import Evidence, Spec
 from kvshare.settings import find_root, load_settings
+
+if TYPE_CHECKING:
+    from kvshare.judgement import Judgement
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -116,6 +122,7 @@ def verify(
             raise click.UsageError("--save-evidence holds one decode node's: add --node.")
         options = operator.Options(prompts, prompt_tokens, seed, wait_s, node)
         judged = operator.verify(settings, options, selected, _narrate)
+        _keep(settings.root, judged)
     if save_evidence is not None:
         save_evidence.write_text(records.dumps(judged[0].evidence) + "\n")
     report.render(judged, output, sys.stdout)
@@ -186,6 +193,16 @@ def _read_evidence(path: Path) -> Evidence:
         return records.loads(Evidence, path.read_text())
     except ValueError as error:
         raise KvshareError(f"{path} is no evidence that this version saved: {error}.") from None
+
+
+def _keep(root: Path, judged: Sequence[Judgement]) -> None:
+    """Keep what was seen last, for `kvshare bundle` and --from-evidence; a read-only folder is no error."""
+    from kvshare.dockerd import state_dir
+
+    with contextlib.suppress(OSError):
+        for one in judged:
+            name = f"verify-{one.evidence.stack.decode.name}.json"
+            (state_dir(root) / name).write_text(records.dumps(one.evidence) + "\n")
 
 
 def _narrate(sentence: str) -> None:
