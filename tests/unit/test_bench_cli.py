@@ -81,7 +81,7 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeStack
         monkeypatch.setattr(linkspeed, "measure", lambda *_: Link(2.0, "ucx_perftest"))
 
         def command(_: str, *arguments: str) -> list[str]:
-            return [sys.executable, "-c", IMPATIENT, *arguments[arguments.index("client", -4) + 1 :]]
+            return [sys.executable, "-c", IMPATIENT, *arguments[arguments.index("bench-client") :]]
 
         monkeypatch.setattr(gather, "compose_command", command)
         (tmp_path / ".env.example").write_text("DEVICE=cpu\nCOMPOSE_FILE=compose.yaml:compose.cpu.yaml\n")
