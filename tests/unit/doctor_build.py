@@ -23,7 +23,6 @@ from kvshare.doctor.evidence import (
     PrefillSpeed,
     Ucx,
 )
-from kvshare.doctor.network import UCX_PORT
 from kvshare.doctor.routes import private, required
 from kvshare.images import Image
 from kvshare.preflight import GIB
@@ -33,7 +32,7 @@ from tests.unit.build import STACK
 MACHINES = {"default": "machine-a", "gpu-b": "machine-b"}
 LLAMA = "meta-llama/Meta-Llama-3.1-8B-Instruct"
 IMAGE = Image("kvshare/engine-cpu:0.1.0", "sha256:0123456789abcdef", 1_820_000_000, "", "amd64", "content")
-FREE_PORT = 40123
+FREE_PORT = 8700
 
 
 def interface(name: str, *addresses: str, kind: str = "card", speed_mbit: int | None = 10_000) -> Interface:
@@ -95,7 +94,11 @@ def dialed(stack: Stack) -> tuple[Dialed, ...]:
         if (r := route.target)
     ]
     for source, target in ((stack.decode, stack.prefill), (stack.prefill, stack.decode)):
-        made.append(Dialed(source.name, target.name, target.host, FREE_PORT, UCX_PORT, "", free=True))
+        made.append(
+            Dialed(
+                source.name, target.name, target.host, FREE_PORT, f"{target.service} KV data", "", free=True
+            )
+        )
     for member, port in private(stack):
         made.append(Dialed(OPERATOR, member.name, member.host, port.number, port.purpose, "refused"))
     return tuple(made)

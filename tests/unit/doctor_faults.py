@@ -215,7 +215,7 @@ FAULTS: Mapping[str, Fault] = {
         replace(healthy(), unheld=("192.168.110.97:8011: address already in use",)),
         "address already in use",
     ),
-    "ucx-ports-closed": Fault("DOC-NET-03", _ucx_ports_closed(), "192.168.110.97:40123"),
+    "ucx-ports-closed": Fault("DOC-NET-03", _ucx_ports_closed(), "192.168.110.97:8700"),
     "port-everywhere": Fault(
         "DOC-NET-04", _worker_everywhere(), "8501 (decode LMCache worker) listens on all", 0
     ),

@@ -97,9 +97,7 @@ class FakeOneOffs:
         if arguments[1] == "link-serve":
             yield json.dumps({"bandwidth": 5001, "latency": 5002})
             return
-        free = [text.removesuffix(":0") for text in arguments[2:] if text.endswith(":0")]
-        held = {"asked": [], "free": [{"host": h, "port": 40123} for h in free], "refused": []}
-        yield json.dumps(held)
+        yield json.dumps({"held": [], "refused": []})
 
     def remove_leftovers(self, names: Sequence[str]) -> None:
         self.cleaned += names
@@ -261,7 +259,7 @@ def test_every_route_of_the_stack_is_dialled_from_where_it_is_used(one_offs: Fak
     examine()
     by_context = {context: arguments[2:] for context, _, arguments, _ in one_offs.probes("dial")}
     assert set(by_context["gpu-b"]) == {
-        *(f"192.168.110.13:{port}" for port in (9000, 8300, 8400, 8600, 8200, 8201, 40123, 19999)),
+        *(f"192.168.110.13:{port}" for port in (9000, 8300, 8400, 8600, 8200, 8201, 8700, 19999)),
     }
     assert {"192.168.110.97:8011", "192.168.110.97:8501", "192.168.110.97:8202"} <= set(by_context["default"])
 
@@ -271,8 +269,8 @@ def test_listeners_stand_only_where_the_stack_does_not(one_offs: FakeOneOffs) ->
     with ExitStack() as held:
         network.listen(evidence, one_offs, held)  # type: ignore[arg-type]
     assert one_offs.held == [
-        ("default", ("probe", "listen", "192.168.110.13:0")),
-        ("gpu-b", ("probe", "listen", "192.168.110.97:0")),
+        ("default", ("probe", "listen", "192.168.110.13:8700")),
+        ("gpu-b", ("probe", "listen", "192.168.110.97:8700")),
     ]
 
 

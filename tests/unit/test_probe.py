@@ -183,9 +183,16 @@ def test_kinds_of_devices(made: str, kind: str, tmp_path: Path) -> None:
 # --- ports --------------------------------------------------------------------------------------------------
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
 def test_what_listens_can_be_dialled_and_what_does_not_says_why() -> None:
-    with reach.listening([reach.Endpoint("127.0.0.1", 0)]) as held:
-        (free,) = held.free
+    free = reach.Endpoint("127.0.0.1", free_port())
+    with reach.listening([free]) as held:
+        assert held.held == (free,)
         assert free in reach.taken()
         (answer,) = reach.dial([free])
         assert answer.error == ""
@@ -207,7 +214,7 @@ def test_a_port_that_is_taken_or_no_address_of_ours_is_refused_and_the_others_ar
                 "address already in use",
                 "cannot assign requested address",
             ]
-            assert len(held.free) == 1
+            assert held.held == tuple(wanted[2:])
 
 
 def test_endpoints_are_read_with_colons_in_the_host() -> None:
@@ -249,6 +256,19 @@ def test_both_ends_meet_and_the_figures_are_in_si_units(perftest: Path) -> None:
     assert found.bytes_per_s == pytest.approx(1000 * 1024 * 1024)
     assert found.latency_s == pytest.approx(31.5e-6)
     assert not {ports.bandwidth, ports.latency} & {place.port for place in reach.taken()}
+
+
+def test_the_far_end_stays_in_the_range_that_the_firewall_lets_through(
+    perftest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del perftest
+    monkeypatch.setenv("UCX_TCP_PORT_RANGE", "28700-28709")
+    with socket.create_server(("", 28709)), link.serving() as ports:
+        assert (ports.bandwidth, ports.latency) == (28708, 28707)
+    monkeypatch.setenv("UCX_TCP_PORT_RANGE", "28700-28700")
+    with pytest.raises(SystemExit), link.serving():
+        pass
+    assert "expected 2 free ports in UCX_TCP_PORT_RANGE=28700-28700 and found 1" in capsys.readouterr().err
 
 
 def test_a_failing_test_says_what_the_program_said(perftest: Path) -> None:

@@ -50,7 +50,7 @@ class Measurement:
 @contextmanager
 def serving() -> Iterator[Ports]:
     """Wait for the near end: one server for latency, one for bandwidth that starts again after each test."""
-    ports = Ports(_free_port(), _free_port())
+    ports = Ports(*_free_ports(2))
     again = f"while {PROGRAM} -p {ports.bandwidth}; do :; done"
     commands = [["sh", "-c", again], [PROGRAM, "-p", str(ports.latency)]]
     with ExitStack() as servers:
@@ -104,10 +104,21 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _free_port() -> int:
-    with socket.create_server(("", 0)) as held:
-        port: int = held.getsockname()[1]
-        return port
+def _free_ports(count: int) -> list[int]:
+    """Ports out of the range that UCX is given, from its end, so that the same firewall lets them through."""
+    first, _, last = os.environ.get("UCX_TCP_PORT_RANGE", "").partition("-")
+    wanted = range(int(last), int(first) - 1, -1) if first and last else [0] * count
+    found: list[int] = []
+    with contextlib.ExitStack() as sockets:
+        for port in wanted:
+            with contextlib.suppress(OSError):
+                held = sockets.enter_context(socket.create_server(("", port)))
+                found.append(held.getsockname()[1])
+            if len(found) == count:
+                break
+    if len(found) < count:
+        refuse(f"expected {count} free ports in UCX_TCP_PORT_RANGE={first}-{last} and found {len(found)}")
+    return found
 
 
 def _wait_until_listening(ports: set[int]) -> None:

@@ -1,7 +1,7 @@
 """`python -m kvshare_engine probe …`: what `kvshare doctor` asks of a machine, from a container on it.
 
     probe facts                        this machine, and how a server would be configured on it
-    probe listen HOST:PORT …           hold those ports; 0 is one that the kernel picks
+    probe listen HOST:PORT …           hold those ports
     probe dial HOST:PORT …             whether each can be reached
     probe link-serve                   the far end of a measurement of the link
     probe link-measure HOST BW LATENCY   the near end, towards the two ports that the far end named

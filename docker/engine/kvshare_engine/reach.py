@@ -35,10 +35,9 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Held:
-    """The ports that are listened on; ``free`` are those that the kernel picked."""
+    """The ports that are listened on, and those that could not be."""
 
-    asked: tuple[Endpoint, ...]
-    free: tuple[Endpoint, ...]
+    held: tuple[Endpoint, ...]
     refused: tuple[Refusal, ...]
 
 
@@ -67,20 +66,18 @@ def taken() -> tuple[Endpoint, ...]:
 
 @contextmanager
 def listening(wanted: Sequence[Endpoint]) -> Iterator[Held]:
-    """Hold ports without accepting: the kernel answers who connects. For port 0 it picks a free one."""
-    asked: list[Endpoint] = []
-    free: list[Endpoint] = []
+    """Hold ports without accepting: the kernel answers who connects."""
+    held: list[Endpoint] = []
     refused: list[Refusal] = []
     with ExitStack() as sockets:
         for one in wanted:
             try:
-                held = sockets.enter_context(socket.create_server((one.host, one.port), backlog=64))
+                sockets.enter_context(socket.create_server((one.host, one.port), backlog=64))
             except OSError as error:
                 refused.append(Refusal(one.host, one.port, _reason(error)))
-                continue
-            bound = Endpoint(one.host, held.getsockname()[1])
-            (asked if one.port else free).append(bound)
-        yield Held(tuple(asked), tuple(free), tuple(refused))
+            else:
+                held.append(one)
+        yield Held(tuple(held), tuple(refused))
 
 
 def dial(targets: Sequence[Endpoint]) -> list[Answer]:

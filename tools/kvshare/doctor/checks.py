@@ -15,7 +15,7 @@ from kvshare.contexts import MINIMUM_ENGINE, version_of
 from kvshare.doctor import link as links
 from kvshare.doctor.evidence import OPERATOR, Evidence, Facts, Interface, Link, Node, where
 from kvshare.doctor.network import is_taken
-from kvshare.ports import ports_of
+from kvshare.ports import Port, ports_of, ranges_of
 from kvshare.preflight import ANY_ADDRESS, CONTROLLER_GIB, CPU_SERVER_GIB, GIB
 from kvshare.registry import Failed, NotChecked, NotNeeded, Outcome, Passed, Registry
 from kvshare.stack import Controller, Server
@@ -441,16 +441,16 @@ def _ports_reached(evidence: Evidence) -> Outcome:
     return _unless_unseen(evidence, f"{len(tried)} connections")
 
 
-@_check("DOC-NET-03", "network", "so are the ports that UCX picks", ("DOC-HOST-02",))
+@_check("DOC-NET-03", "network", "so are those that UCX takes for KV", ("DOC-HOST-02",))
 def _ucx_ports_reached(evidence: Evidence) -> Outcome:
     tried = [one for one in evidence.dialed if one.free]
     bad = [one for one in tried if one.error]
     if not tried:
         return NotChecked("no machine could be looked at")
     if not bad:
-        return _unless_unseen(evidence, f"{len(tried)} connections to ports above 1023")
+        return _unless_unseen(evidence, f"{len(tried)} connections to ports of {_range(evidence)}")
     return Failed(
-        "every port above 1023 open between the stack's machines: UCX picks its data ports as it goes",
+        f"ports {_range(evidence)} open between the stack's machines: UCX takes its own out of them",
         "; ".join(f"{one.source} to {one.host}:{one.port}: {one.error}" for one in bad),
         tuple(dict.fromkeys(one.target for one in bad)),
         "kvshare ports --format nft, or ufw, on that machine",
@@ -465,8 +465,8 @@ def _ports_closed(evidence: Evidence) -> Outcome:
         for context, (_, facts) in _by_context(evidence).items()
         for member in evidence.members_on(context)
         if evidence.runs(member)
-        for port in ports_of(member)
-        if _on_all_addresses(facts, port.number)
+        for port in (*ports_of(member), *ranges_of(member))
+        if _on_all_addresses(facts, port)
     ]
     if not outside and not everywhere:
         nobody = not any(
@@ -475,7 +475,7 @@ def _ports_closed(evidence: Evidence) -> Outcome:
         return Passed("as far as can be told before it runs" if nobody else "")
     found = [f"{o.host}:{o.port} ({o.purpose}) answers {OPERATOR}" for o in outside]
     found += [
-        f"{p.number} ({p.purpose}) listens on all addresses of {name}'s machine" for name, p in everywhere
+        f"{p.text} ({p.purpose}) listens on all addresses of {name}'s machine" for name, p in everywhere
     ]
     names = (*(o.target for o in outside), *(name for name, _ in everywhere))
     return Failed(
@@ -486,8 +486,12 @@ def _ports_closed(evidence: Evidence) -> Outcome:
     )
 
 
-def _on_all_addresses(facts: Facts, port: int) -> bool:
-    return any(e.port == port and e.host in ANY_ADDRESS for e in facts.listening)
+def _on_all_addresses(facts: Facts, port: Port) -> bool:
+    return any(port.first <= e.port <= port.last and e.host in ANY_ADDRESS for e in facts.listening)
+
+
+def _range(evidence: Evidence) -> str:
+    return ranges_of(evidence.stack.prefill)[0].text
 
 
 @_check("DOC-NET-05", "network", "the link carries KV", ("DOC-NET-01",))

@@ -162,7 +162,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Dialed:
-    """One connection that was tried; ``error`` is empty where it stood. ``free``: a port of nobody's."""
+    """One connection that was tried; ``error`` is empty where it stood. ``free``: one of UCX's range."""
 
     source: str
     target: str

@@ -14,12 +14,12 @@ from kvshare.doctor.evidence import OPERATOR, Dialed, Endpoint, Evidence, Facts
 from kvshare.doctor.routes import private, required
 from kvshare.errors import CouldNotCheckError
 from kvshare.nodes import at_once
+from kvshare.ports import ranges_of
 from kvshare.preflight import ANY_ADDRESS
 from kvshare.stack import Server
 
 OPERATOR_TIMEOUT_S = 2.0
-HIGHEST_CONTROL_PORT = 19999  # below what kernels give out by themselves
-UCX_PORT = "a port of UCX's choice"
+HIGHEST_CONTROL_PORT = 19999  # below what kernels give out by themselves, above the stack's own
 NOBODYS_PORT = "a port that nothing listens on"
 ANSWERS_ALL = "something on the way answers every port, even one that nothing listens on"
 
@@ -38,25 +38,27 @@ class Target:
 
 @dataclass(frozen=True)
 class Listeners:
-    """What listens: a free port by host, and the ports that could not be held, in words."""
+    """What listens: a port of UCX's range by host, and the ports that could not be held, in words."""
 
     free: Mapping[str, int]
     refused: tuple[str, ...]
 
 
 def listen(evidence: Evidence, one_offs: OneOffs, listeners: ExitStack) -> Listeners:
-    """Hold every port that the stack would have and nobody has, and one free port a server's address."""
+    """Hold every port that the stack would have and nobody has, and one of UCX's range for each server."""
     free: dict[str, int] = {}
     refused: list[str] = []
     for context in _contexts_seen(evidence):
-        wanted = [f"{e.host}:{e.port}" for e in _to_hold(evidence, context)]
+        data = _data_ports(evidence, context)
+        wanted = [*_to_hold(evidence, context), *data]
         try:
-            said = listeners.enter_context(one_offs.hold(context, (), ("probe", "listen", *wanted)))
+            texts = (f"{place.host}:{place.port}" for place in wanted)
+            said = listeners.enter_context(one_offs.hold(context, (), ("probe", "listen", *texts)))
         except CouldNotCheckError as error:
             refused.append(f"context {context}: {error.message}")
             continue
         held = json.loads(said)
-        free |= {place["host"]: place["port"] for place in held["free"]}
+        free |= {place.host: place.port for place in data}
         refused += [f"{r['host']}:{r['port']}: {r['error']}" for r in held["refused"]]
     return Listeners(free, tuple(refused))
 
@@ -108,8 +110,19 @@ def _to_hold(evidence: Evidence, context: str) -> Iterable[Endpoint]:
         for port in member.ports:
             if not is_taken(facts.listening, member.host, port):
                 yield Endpoint(member.host, port)
-    for host in dict.fromkeys(member.host for member in members):
-        yield Endpoint(host, 0)
+
+
+def _data_ports(evidence: Evidence, context: str) -> tuple[Endpoint, ...]:
+    """Return one free port for each address of a machine's servers, out of UCX's range."""
+    facts = _facts_on(evidence, context)
+    found: dict[str, Endpoint] = {}
+    for member in evidence.members_on(context):
+        if isinstance(member, Server) and facts.holder(member.host) is not None:
+            first, last = member.data_ports
+            free = (p for p in range(first, last + 1) if not is_taken(facts.listening, member.host, p))
+            if (port := next(free, None)) is not None:
+                found.setdefault(member.host, Endpoint(member.host, port))
+    return tuple(found.values())
 
 
 def is_taken(listening: Iterable[Endpoint], host: str, port: int) -> bool:
@@ -127,16 +140,21 @@ def _targets(evidence: Evidence, free: Mapping[str, int]) -> Iterable[Target]:
     for target in servers:
         for source in dict.fromkeys(server.context for server in servers if server is not target):
             if source in seen and target.host in free:
-                yield Target(source, target.name, target.host, free[target.host], UCX_PORT, free=True)
+                port = free[target.host]
+                yield Target(source, target.name, target.host, port, _purpose(target), free=True)
             if source in seen and target.context in seen:
                 port = _nobodys_port(evidence, target, free)
                 yield Target(source, target.name, target.host, port, NOBODYS_PORT)
 
 
+def _purpose(server: Server) -> str:
+    return ranges_of(server)[0].purpose
+
+
 def _nobodys_port(evidence: Evidence, server: Server, free: Mapping[str, int]) -> int:
     """Return a port that nothing listens on at a server's address."""
     listening = _facts_on(evidence, server.context).listening
-    held = {free.get(server.host, 0), *(port for m in evidence.stack.members for port in m.ports)}
+    held = {free.get(server.host, 0), *(port for member in evidence.stack.members for port in member.ports)}
     return next(
         port
         for port in range(HIGHEST_CONTROL_PORT, 1024, -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kvshare.ports import Port, ports_of
+from kvshare.ports import NONE, Caller, Port, ports_of
 from kvshare.stack import Controller, Server, Stack
 
 
@@ -24,29 +24,22 @@ def required(stack: Stack) -> tuple[Route, ...]:
 
 
 def _required(stack: Stack) -> Iterator[Route]:
-    servers = (stack.prefill, *stack.decodes)
     for member in stack.members:
         for port in ports_of(member):
-            for source in _who_dials(stack, member, port, servers):
-                yield Route(source, member, port)
+            for server in (stack.prefill, *stack.decodes):
+                caller = Caller.PREFILL if server is stack.prefill else Caller.DECODE
+                if caller in port.callers and not _calls_itself(server, member, stack):
+                    yield Route(server.context, member, port)
 
 
-def _who_dials(
-    stack: Stack, member: Controller | Server, port: Port, servers: tuple[Server, ...]
-) -> Iterator[str]:
-    if isinstance(member, Controller):  # every worker registers and reports
-        yield from (server.context for server in servers)
-    elif port.number == member.api_port:  # the client container runs beside prefill
-        yield stack.prefill.context
-    elif port.number == member.worker_port:
-        yield stack.controller.context
-    else:  # peers among themselves
-        yield from (server.context for server in servers if server is not member)
+def _calls_itself(server: Server, member: Controller | Server, stack: Stack) -> bool:
+    """Return whether a server would dial its own port; on prefill's, its client and controller do."""
+    return server is member and server is not stack.prefill
 
 
 def private(stack: Stack) -> Iterator[tuple[Controller | Server, Port]]:
-    """Yield the ports that nobody but the stack's machines should reach: all but the servers' APIs."""
+    """Yield the ports that ask nobody who calls, so that only the stack's machines should reach them."""
     for member in stack.members:
         for port in ports_of(member):
-            if isinstance(member, Controller) or port.number != member.api_port:
+            if port.authenticated == NONE:
                 yield member, port
