@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -126,6 +127,25 @@ def test_a_blocked_way_is_named_with_each_port(rig: TwoMachines) -> None:
     assert f"prefill to {DECODE.address}:8202 (decode P2P init): no answer in 3 s" in found
     assert check(outcome, "DOC-NET-03")["result"] == "error"
     assert check(outcome, "DOC-NET-05")["result"] == "skipped"
+
+
+@pytest.fixture
+def firewall(rig: TwoMachines) -> Iterator[None]:
+    """Each machine's own rules, as `kvshare ports` prints them."""
+    for host, node in ((PREFILL, "prefill"), (DECODE, "decode")):
+        rules = rig.run("ports", "--format", "nft", "--node", node)
+        assert rules.code == 0, rules.err
+        subprocess.run(host.command("nft", "-f", "-"), input=rules.out, text=True, check=True)
+    yield
+    for host in (PREFILL, DECODE):
+        network.run(host.command("nft", "flush", "ruleset"))
+
+
+@pytest.mark.usefixtures("firewall")
+def test_behind_the_firewall_of_kvshare_ports_all_is_well_and_the_link_is_measured(rig: TwoMachines) -> None:
+    outcome = examined(rig, "--only", "network")
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert check(outcome, "DOC-NET-05")["result"] == "success"
 
 
 def test_a_timeout_that_the_link_does_not_allow_is_named_with_the_right_one(rig: TwoMachines) -> None:
