@@ -94,24 +94,28 @@ def down(purge: bool) -> None:
 @click.option("--loss-percent", type=float, default=0.0, help="Of frames, each way.")
 def shape(host: str, mbit: float, delay_ms: float, loss_percent: float) -> None:
     """Limit a host's link; without options, give it its full speed again."""
-    if mbit or delay_ms or loss_percent:
-        network.shape(BY_NAME[host], network.Link(mbit * 1e6 / 8, delay_ms / 1e3, loss_percent / 100))
-    else:
-        network.unshape(BY_NAME[host])
+    link = network.Link(mbit * 1e6 / 8, delay_ms / 1e3, loss_percent / 100)
+    with network.claimed():
+        if link == network.Link():
+            network.unshape(BY_NAME[host])
+        else:
+            network.shape(BY_NAME[host], link)
 
 
 @main.command()
 @HOST
 def partition(host: str) -> None:
     """Cut a host's cable."""
-    network.partition(BY_NAME[host])
+    with network.claimed():
+        network.partition(BY_NAME[host])
 
 
 @main.command()
 @HOST
 def heal(host: str) -> None:
     """Plug it in again."""
-    network.heal(BY_NAME[host])
+    with network.claimed():
+        network.heal(BY_NAME[host])
 
 
 @main.command(name="exec", context_settings={"ignore_unknown_options": True})

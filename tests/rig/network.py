@@ -52,7 +52,7 @@ def run(command: Sequence[str], timeout_s: float = 60) -> str:
     """Standard output of a command; RigError with what it said if it fails."""
     result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
     if result.returncode != 0:
-        said = (result.stderr.strip() or result.stdout.strip() or "no reason given").splitlines()[-1]
+        said = " ".join((result.stderr or result.stdout).split())[-300:] or "no reason given"
         raise RigError(f"{' '.join(command)} failed: {said}")
     return result.stdout
 

@@ -88,9 +88,10 @@ def test_a_cable_can_be_longer_and_cut() -> None:
 
 
 @pytest.mark.usefixtures("listener")
-def test_a_rig_in_use_is_not_taken() -> None:
-    command = [sys.executable, "-m", "tests.rig", "down"]
-    result = subprocess.run(command, cwd=network.ROOT, capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("command", ["down", "partition decode", "shape decode --delay-ms 500"])
+def test_a_rig_in_use_is_not_touched(command: str) -> None:
+    words = [sys.executable, "-m", "tests.rig", *command.split()]
+    result = subprocess.run(words, cwd=network.ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
     assert "the rig is in use by process" in result.stderr
     assert knock(PREFILL) is not None
