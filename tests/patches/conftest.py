@@ -26,6 +26,10 @@ settings.register_profile("same every time", derandomize=True, deadline=None, da
 settings.load_profile("same every time")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes minutes, and runs in the long form alone")
+
+
 @pytest.fixture
 def probe(tmp_path: Path) -> Probe:
     """Run docker/patches/probe.py with other content in files of LMCache: see ``upstream.run_probe``."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from dead_peer import PATCH
 from upstream import Probe, patched_files, without
 
 
+@pytest.mark.slow
 def test_an_unpatched_node_is_held_up_by_a_dead_peer(probe: Probe) -> None:
     result = probe("dead-peer", PATCH, without(PATCH))
     assert result.returncode == 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from double_free import PATCH
 from upstream import Probe, patched_files, without
 
 
+@pytest.mark.slow
 def test_an_unpatched_engine_gives_pages_away_twice(probe: Probe) -> None:
     result = probe("double-free", PATCH, without(PATCH))
     assert result.returncode == 1

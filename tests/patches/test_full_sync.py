@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from full_sync import PATCH
 from upstream import Probe, patched_files, without
 
@@ -11,6 +12,7 @@ from upstream import Probe, patched_files, without
 BEHAVIOUR = [r for edit in PATCH.edits if "worker_info_api" not in edit.module for r in edit.replacements]
 
 
+@pytest.mark.slow
 def test_an_unpatched_worker_loses_keys(probe: Probe) -> None:
     result = probe("full-sync", PATCH, without(PATCH, *BEHAVIOUR))
     assert result.returncode == 1

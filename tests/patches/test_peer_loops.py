@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from peer_loops import PATCH
 from upstream import Probe, patched_files, without
 
 
+@pytest.mark.slow
 def test_an_unpatched_node_cannot_be_pulled_from_after_bad_messages(probe: Probe) -> None:
     result = probe("peer-loops", PATCH, without(PATCH))
     assert result.returncode == 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from registration import PATCH
 from upstream import Probe, patched_files, without
 
 
+@pytest.mark.slow
 def test_an_unpatched_worker_waits_for_a_controller(probe: Probe) -> None:
     result = probe("registration", PATCH, without(PATCH))
     assert result.returncode == 1
