@@ -138,6 +138,7 @@ def test_nothing_is_mounted_from_the_operators_machine(rig: TwoMachines) -> None
             assert [mount for mount in mounts if mount["Type"] == "bind"] == []
 
 
+@pytest.mark.timeout(2400)
 def test_reuse_is_proven_every_time(rig: TwoMachines, long: bool) -> None:
     outcomes = [rig.verify() for _ in range(IN_A_ROW_LONG if long else IN_A_ROW)]
     assert [outcome.code for outcome in outcomes] == [0] * len(outcomes), last_words(outcomes)
