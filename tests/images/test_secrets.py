@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,7 +20,7 @@ LOOK = (
 )
 NO_CAPABILITIES = "0000000000000000"
 
-pytestmark = [pytest.mark.usefixtures("images"), pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.usefixtures("images", "own_project"), pytest.mark.timeout(2400)]
 
 
 def compose(*arguments: str, **secrets: str) -> str:
@@ -38,6 +39,13 @@ def compose(*arguments: str, **secrets: str) -> str:
     )
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def own_project() -> Iterator[None]:
+    """Nothing of the project that these tests make is left."""
+    yield
+    compose("--profile", "*", "down", "--volumes")
 
 
 def look(service: str, **secrets: str) -> str:
