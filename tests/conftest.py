@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CPU = {"DEVICE": "cpu", "COMPOSE_FILE": "compose.yaml:compose.cpu.yaml"}
 BUILD_TIMEOUT_S = 2400
+
+
+def pytest_configure() -> None:
+    # A run started in the background by a shell has Ctrl-C ignored, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
