@@ -135,7 +135,8 @@ def test_nothing_is_mounted_from_the_operators_machine(rig: TwoMachines) -> None
     for host in (PREFILL, DECODE):
         for container in engines.docker(host, "ps", "--quiet").split():
             mounts = json.loads(engines.docker(host, "inspect", "--format", "{{json .Mounts}}", container))
-            assert [mount for mount in mounts if mount["Type"] == "bind"] == []
+            # A secret that was not given is that machine's own /dev/null.
+            assert {mount["Source"] for mount in mounts if mount["Type"] == "bind"} <= {"/dev/null"}
 
 
 @pytest.mark.timeout(2400)
