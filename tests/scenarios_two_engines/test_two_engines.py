@@ -239,9 +239,11 @@ def test_down_leaves_nothing_running(rig: TwoMachines) -> None:
 
 
 @pytest.fixture(scope="module")
-def decode_2(rig: TwoMachines) -> None:
+def decode_2(rig: TwoMachines, long: bool) -> None:
     """The second decode node's engine, with no image yet; the rig stops it at its end."""
     del rig
+    if not long:
+        pytest.skip("a third engine and a third server take minutes: make test-long")
     need, have = THREE_SERVERS_GIB, psutil.virtual_memory().available / 2**30
     if have < need:
         pytest.skip(f"three servers need {need} GiB, and {have:.1f} GiB are available")
