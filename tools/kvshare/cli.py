@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvshare import __version__, api_key, legs, operate, records
+from kvshare import __version__, api_key, legs, operate, options, records
 from kvshare.contexts import quiet_ssh_environment
 from kvshare.errors import Group, KvshareError
 from kvshare.evidence import Evidence, Spec
@@ -34,29 +34,10 @@ def main() -> None:
 
 
 @main.command()
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "short", "json"]),
-    default="table",
-    show_default=True,
-    help="Everything, only what is wrong, or JSON as docs/verify.schema.json describes it.",
-)
-@click.option(
-    "--wait",
-    "wait_s",
-    type=click.FloatRange(0),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="One deadline for everything that is still starting.",
-)
-@click.option(
-    "--only", multiple=True, metavar="ID", help="Judge only this check or category; may be repeated."
-)
-@click.option(
-    "--skip", multiple=True, metavar="ID", help="Leave out this check or category; may be repeated."
-)
+@options.report_format("verify.schema.json")
+@options.wait(60.0, "One deadline for everything that is still starting.")
+@options.ONLY
+@options.SKIP
 @click.option(
     "--prompts",
     type=click.IntRange(1),
@@ -77,11 +58,7 @@ def main() -> None:
     "--seed", type=int, metavar="N", help="Seed of the prompts; a used one's prompts are cached already."
 )
 @click.option("--node", metavar="NAME", help="Of several decode nodes only this one, e.g. decode-2.")
-@click.option(
-    "--output-file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the report there as well, in the same format.",
-)
+@options.OUTPUT_FILE
 @click.option(
     "--save-evidence",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -120,8 +97,8 @@ def verify(
         settings = load_settings(find_root())
         if save_evidence is not None and node is None and len(settings.decode_nodes) > 1:
             raise click.UsageError("--save-evidence holds one decode node's: add --node.")
-        options = operator.Options(prompts, prompt_tokens, seed, wait_s, node)
-        judged = operator.verify(settings, options, selected, _narrate)
+        wanted = operator.Options(prompts, prompt_tokens, seed, wait_s, node)
+        judged = operator.verify(settings, wanted, selected, _narrate)
         _keep(settings.root, judged)
     if save_evidence is not None:
         save_evidence.write_text(records.dumps(judged[0].evidence) + "\n")

@@ -8,32 +8,15 @@ from dataclasses import dataclass
 from kvshare.checks import REGISTRY, evaluate, worth
 from kvshare.errors import COULD_NOT_CHECK, FAILED, PROVEN
 from kvshare.evidence import Evidence
-from kvshare.registry import ERROR, SUCCESS, Result
-
-OUTSIDE_THE_STACK = ("ENG-01", "CLIENT-01")  # a failure here says nothing about the stack
+from kvshare.registry import SUCCESS
+from kvshare.verdict import Verdict
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgement(Verdict[Evidence]):
     """Evidence and the results of the selected checks."""
 
-    evidence: Evidence
-    results: tuple[Result, ...]
-
-    @property
-    def errors(self) -> tuple[Result, ...]:
-        """The failed checks, the cause first."""
-        return tuple(result for result in self.results if result.result == ERROR)
-
-    @property
-    def cause(self) -> Result | None:
-        """The first failure in causal order."""
-        return self.errors[0] if self.errors else None
-
-    @property
-    def unjudged(self) -> tuple[Result, ...]:
-        """The selected checks that could not be judged, warnings aside."""
-        return tuple(result for result in self.results if result.unjudged)
+    outside = ("ENG-01", "CLIENT-01")  # a failure here says nothing about the stack
 
     @property
     def proven(self) -> bool:
@@ -42,22 +25,10 @@ class Judgement:
         return all(check.id in passed for check in REGISTRY if not check.warning)
 
     @property
-    def exit_code(self) -> int:
-        """0: nothing failed, 1: a check failed, 3: it could not be judged."""
-        if any(result.check.id in OUTSIDE_THE_STACK for result in self.errors):
-            return COULD_NOT_CHECK
-        if self.errors:
-            return FAILED
-        return COULD_NOT_CHECK if self.unjudged else PROVEN
-
-    @property
     def sentence(self) -> str:
         """The last line: what it all comes to."""
-        if self.cause is not None:
-            more = ", ".join(result.check.id for result in self.errors[1:])
-            return f"NOT proven: cause {self.cause.check.id}, {self.cause.found}" + (
-                f" (then {more})" if more else ""
-            )
+        if self.failures:
+            return f"NOT proven: {self.failures}"
         if self.unjudged:
             return f"NOT proven: {self.unjudged[0].check.id} was {self.unjudged[0].detail}"
         if not self.proven:

@@ -7,33 +7,15 @@ from pathlib import Path
 
 import click
 
+from kvshare import options
 from kvshare.settings import find_root, load_settings
 
 
 @click.command()
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "short", "json"]),
-    default="table",
-    show_default=True,
-    help="Everything, only what is wrong, or JSON as docs/doctor.schema.json describes it.",
-)
-@click.option(
-    "--wait",
-    "wait_s",
-    type=click.FloatRange(0),
-    default=0.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to go on asking an engine that does not answer.",
-)
-@click.option(
-    "--only", multiple=True, metavar="ID", help="Judge only this check or category; may be repeated."
-)
-@click.option(
-    "--skip", multiple=True, metavar="ID", help="Leave out this check or category; may be repeated."
-)
+@options.report_format("doctor.schema.json")
+@options.wait(0.0, "How long to go on asking an engine that does not answer.")
+@options.ONLY
+@options.SKIP
 @click.option(
     "--prefill-speed",
     type=click.FloatRange(min=0, min_open=True),
@@ -43,11 +25,7 @@ from kvshare.settings import find_root, load_settings
 @click.option(
     "--write", is_flag=True, help="Put the LOOKUP_TIMEOUT_MS that the measured link asks for into .env."
 )
-@click.option(
-    "--output-file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the report there as well, in the same format.",
-)
+@options.OUTPUT_FILE
 def doctor(
     output: str,
     wait_s: float,
@@ -70,9 +48,9 @@ def doctor(
     selected = checks.select(only, skip)
     settings = load_settings(find_root())
     network = write or checks.needs_network(selected)
-    options = gather.Options(wait_s, prefill_speed, network)
+    wanted = gather.Options(wait_s, prefill_speed, network)
     with step("Examine") as current:
-        evidence = gather.examine(settings, options, current.detail)
+        evidence = gather.examine(settings, wanted, current.detail)
     diagnosis = judgement.judge(evidence, selected)
     report.render(diagnosis, output, sys.stdout)
     if output_file is not None:
