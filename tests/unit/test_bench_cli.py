@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from kvshare import cli, records
+from kvshare import cli, client, records
 from kvshare.bench import gather, linkspeed, outputs, report, run
 from kvshare.bench.results import Link
 from kvshare.bench.run import default_lengths
@@ -83,7 +83,7 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeStack
         def command(_: str, *arguments: str) -> list[str]:
             return [sys.executable, "-c", IMPATIENT, *arguments[arguments.index("bench-client") :]]
 
-        monkeypatch.setattr(gather, "compose_command", command)
+        monkeypatch.setattr(client, "compose_command", command)
         (tmp_path / ".env.example").write_text("DEVICE=cpu\nCOMPOSE_FILE=compose.yaml:compose.cpu.yaml\n")
         monkeypatch.setenv("KVSHARE_ROOT", str(tmp_path))
         yield fake

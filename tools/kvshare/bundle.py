@@ -17,6 +17,7 @@ from typing import Any
 
 from kvshare import __version__, docker_cli, dockerd, logs, nodes
 from kvshare.errors import CouldNotCheckError, KvshareError
+from kvshare.evidence import FINGERPRINT
 from kvshare.nodes import Look
 from kvshare.progress import Step, step
 from kvshare.redact import Redactor, is_secret_name, secret_values
@@ -25,7 +26,6 @@ from kvshare.stack import Controller, Server, Stack, read_stack, resolved_config
 from kvshare.status import status
 
 DEFAULT_TAIL = 10_000
-FINGERPRINT = "/tmp/kvshare/fingerprint.json"
 SAVED_LINES = 2000  # of each log of a build or of the engine
 CONTROLLER_PATHS = ("/metrics", "/controller/workers", "/controller/key-stats")
 OWNER_ONLY = 0o600

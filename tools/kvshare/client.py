@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from kvshare import api_key
 from kvshare.errors import USAGE, KvshareError
@@ -13,6 +14,9 @@ from kvshare.records import loads
 from kvshare.settings import Settings
 from kvshare.stack import Stack, compose_command
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 START_S = 60.0  # for Docker to start and remove the container, on top of the client's own deadline
 
 
@@ -20,20 +24,31 @@ class ClientFailedError(Exception):
     """The client container gave no evidence; the message is one sentence."""
 
 
+def command(
+    stack: Stack, settings: Settings, subcommand: str, spec: DataclassInstance, *options: str
+) -> list[str]:
+    """Return the command line that runs ``subcommand`` in the client container on a task.
+
+    Args:
+        spec: the task, a data class; it travels as JSON. The API key is expected on standard input.
+        options: of `docker compose run`.
+    """
+    return compose_command(
+        stack.prefill.context,
+        *("--progress", "quiet", "--profile", "client", "run", "--rm", "--no-deps", "-T", *options, "client"),
+        *(subcommand, "--spec", json.dumps(asdict(spec)), *api_key.arguments(settings.api_key)),
+    )
+
+
 def send(spec: Spec, stack: Stack, settings: Settings) -> Traffic:
     """Run the client container and return what it saw; its progress goes to our stderr as it comes.
 
     ClientFailedError if it cannot be started or ends without evidence, KvshareError if it refuses the sizes.
     """
-    command = compose_command(
-        stack.prefill.context,
-        *("--progress", "quiet", "--profile", "client", "run", "--rm", "--no-deps", "-T", "client"),
-        *("legs", "--spec", json.dumps(asdict(spec)), *api_key.arguments(settings.api_key)),
-    )
     limit = spec.wait_s + spec.deadline_s + START_S
     try:
         result = subprocess.run(
-            command,
+            command(stack, settings, "legs", spec),
             cwd=settings.root,
             env=settings.compose_environment(stack.prefill.context),
             input=settings.api_key,

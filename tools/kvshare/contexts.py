@@ -77,9 +77,7 @@ def read_info(context: str) -> dict[str, Any]:
     endpoint = resolve(context)
     command = ["docker", "--context", context, "info", "--format", "{{json .}}"]
     try:
-        result = subprocess.run(
-            command, capture_output=True, text=True, timeout=DOCKER_TIMEOUT_S, env=quiet_ssh_environment()
-        )
+        result = subprocess.run(command, capture_output=True, text=True, timeout=DOCKER_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise CouldNotCheckError(
             f"context {context}: the engine at {endpoint.address} did not answer in {DOCKER_TIMEOUT_S} s."

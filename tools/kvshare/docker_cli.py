@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 
-from kvshare.contexts import quiet_ssh_environment
 from kvshare.errors import CouldNotCheckError
 
 TIMEOUT_S = 60.0
@@ -25,7 +24,6 @@ def docker(context: str, *arguments: str, timeout_s: float = TIMEOUT_S) -> str:
             text=True,
             errors="replace",
             timeout=timeout_s,
-            env=quiet_ssh_environment(),
         )
     except FileNotFoundError:
         raise CouldNotCheckError("docker is not installed here: type make setup.") from None

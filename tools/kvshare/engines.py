@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import subprocess
 import time
@@ -21,11 +20,10 @@ from docker.transport import sshconn
 
 from kvshare import contexts
 from kvshare.errors import KvshareError
-from kvshare.evidence import Container, EngineProbe, Fingerprint, Hit, Logs
+from kvshare.evidence import FINGERPRINT, Container, EngineProbe, Fingerprint, Hit, Logs
 from kvshare.records import cls_from
 from kvshare.stack import Stack
 
-FINGERPRINT = "/tmp/kvshare/fingerprint.json"
 API_TIMEOUT_S = 20
 POLL_S = 1.0
 
@@ -174,7 +172,6 @@ def connect(context: str) -> docker.DockerClient:
         endpoint = contexts.resolve(context)
     except KvshareError as error:
         raise DockerException(error.message) from None
-    os.environ.update(contexts.quiet_ssh_environment())
     return docker.DockerClient(
         base_url=endpoint.address,
         tls=_tls(endpoint) or False,

@@ -9,6 +9,7 @@ from kvshare.stack import Stack
 
 REFERENCE, SAME_SPLIT, PEER, CONTROL = "reference", "same split", "peer", "control"
 LEGS = (REFERENCE, SAME_SPLIT, PEER, CONTROL)
+FINGERPRINT = "/tmp/kvshare/fingerprint.json"  # where a container of the engine image writes its own
 WARM_UP = 0  # the number of the prompt whose pull opens the connection between the peers
 
 

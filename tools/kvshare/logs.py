@@ -15,7 +15,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from kvshare import contexts, docker_cli, nodes
+from kvshare import docker_cli, nodes
 from kvshare.errors import CouldNotCheckError, KvshareError, did_you_mean
 from kvshare.stack import Controller, Server, Stack
 
@@ -91,7 +91,6 @@ def read_one(member: Controller | Server, container: str, selection: Selection) 
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=docker_cli.TIMEOUT_S,
-            env=contexts.quiet_ssh_environment(),
         )
     except subprocess.TimeoutExpired:
         raise CouldNotCheckError(
@@ -145,7 +144,6 @@ def _start_following(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=contexts.quiet_ssh_environment(),
         start_new_session=True,
     )
 

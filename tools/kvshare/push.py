@@ -111,7 +111,6 @@ def _through_registry(verb: str, context: str, name: str, registry: str) -> None
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=contexts.quiet_ssh_environment(),
         )
         assert process.stdout is not None
         said = ""

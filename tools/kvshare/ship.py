@@ -153,7 +153,6 @@ def _start(context: str, *arguments: str, stdout: int, stdin: int | None = None)
         stdin=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,
-        env=contexts.quiet_ssh_environment(),
         start_new_session=True,  # Ctrl-C is ours to pass on, in the right order
     )
 

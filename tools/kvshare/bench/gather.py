@@ -9,20 +9,19 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
-from kvshare import __version__, api_key, contexts, docker_cli, nodes, records
+from kvshare import __version__, client, docker_cli, nodes, records
 from kvshare.bench.observed import Line, Observed
 from kvshare.bench.plan import Architecture, read_architecture
 from kvshare.bench.results import RunFingerprint
 from kvshare.bench.spec import BenchSpec
 from kvshare.bench.stages import Moments, read_moments
 from kvshare.errors import USAGE, CouldNotCheckError, KvshareError
+from kvshare.evidence import FINGERPRINT
 from kvshare.settings import Settings
-from kvshare.stack import Controller, Server, Stack, compose_command
+from kvshare.stack import Controller, Server, Stack
 
-FINGERPRINT = "/tmp/kvshare/fingerprint.json"
 STOP_S = 15.0
 # A model's configuration: beside its weights, or where the hub's cache keeps it.
 _CONFIG = (
@@ -121,7 +120,6 @@ class Containers:
                 text=True,
                 errors="replace",
                 timeout=docker_cli.TIMEOUT_S,
-                env=contexts.quiet_ssh_environment(),
             )
         except subprocess.TimeoutExpired:
             return ""
@@ -229,14 +227,8 @@ def observe(
 def _client(spec: BenchSpec, stack: Stack, settings: Settings) -> Iterator[subprocess.Popen[str]]:
     """The running client container, in a process group of its own, so that Ctrl-C reaches us first."""
     name = f"{stack.project}-bench-{spec.seed}-{os.getpid()}"
-    command = compose_command(
-        stack.prefill.context,
-        *("--progress", "quiet", "--profile", "client", "run", "--rm", "--no-deps", "-T"),
-        *("--name", name, "client"),
-        *("bench-client", "--spec", json.dumps(asdict(spec)), *api_key.arguments(settings.api_key)),
-    )
     process = subprocess.Popen(
-        command,
+        client.command(stack, settings, "bench-client", spec, "--name", name),
         cwd=settings.root,
         env=settings.compose_environment(stack.prefill.context),
         stdin=subprocess.PIPE,

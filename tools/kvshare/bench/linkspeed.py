@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from kvshare import contexts, docker_cli
+from kvshare import docker_cli
 from kvshare.bench.gather import Containers
 from kvshare.bench.results import Link
 from kvshare.errors import CouldNotCheckError
@@ -68,7 +68,6 @@ def _far_end(containers: Containers, member: Server, ucx: Mapping[str, str]) -> 
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=contexts.quiet_ssh_environment(),
         start_new_session=True,  # Ctrl-C is ours to handle
     )
     try:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from kvshare import docker_cli
-from kvshare.contexts import quiet_ssh_environment
 from kvshare.errors import CouldNotCheckError
 
 RUN_TIMEOUT_S = 60.0
@@ -45,7 +44,6 @@ class OneOffs:
                 text=True,
                 errors="replace",
                 timeout=timeout_s,
-                env=quiet_ssh_environment(),
             )
         except subprocess.TimeoutExpired:
             _remove(context, name)
@@ -69,7 +67,6 @@ class OneOffs:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env=quiet_ssh_environment(),
         )
         try:
             yield _first_line(process)
