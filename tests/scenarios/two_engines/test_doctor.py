@@ -10,8 +10,7 @@ import pytest
 
 from tests.rig import engines, network
 from tests.rig.network import DECODE, PREFILL, Link
-from tests.scenarios.conftest import Outcome
-from tests.scenarios_two_engines.conftest import TwoMachines
+from tests.scenarios.conftest import Outcome, TwoMachines
 
 FILES = "compose.yaml:compose.cpu.yaml"
 DOCKER0 = "172.17.0.1"
@@ -89,7 +88,7 @@ def test_a_wrong_prefill_host_is_named(rig: TwoMachines, address: str, says: str
     ("scenario", "identifier"), [("hash_seed", "DOC-CONF-01"), ("model_path", "DOC-CONF-02")]
 )
 def test_a_node_that_differs_is_named(rig: TwoMachines, scenario: str, identifier: str) -> None:
-    files = f"{FILES}:tests/scenarios/{scenario}/overlay.yaml"
+    files = f"{FILES}:tests/scenarios/one_engine/{scenario}/overlay.yaml"
     outcome = examined(rig, "--only", "configuration", COMPOSE_FILE=files)
     assert outcome.code == 1, outcome.out + outcome.err
     assert outcome.report["cause"] == identifier

@@ -18,8 +18,7 @@ from tests.conftest import ROOT
 from tests.rig import engines, network
 from tests.rig.network import DECODE, DECODE_2, OPERATOR, PREFILL, Link
 from tests.rig.sshd import SshServer
-from tests.scenarios.conftest import Outcome
-from tests.scenarios_two_engines.conftest import TwoMachines
+from tests.scenarios.conftest import Outcome, TwoMachines
 
 IN_A_ROW, IN_A_ROW_LONG = 3, 20
 SSH_TIMEOUT_S = 240

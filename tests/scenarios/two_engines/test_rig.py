@@ -11,7 +11,7 @@ import pytest
 
 from tests.rig import network
 from tests.rig.network import DECODE, OPERATOR, PREFILL, Host, Link
-from tests.scenarios_two_engines.conftest import TwoMachines
+from tests.scenarios.conftest import TwoMachines
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.rig import engines, network
 from tests.rig.network import DECODE, OPERATOR, PREFILL, Host
-from tests.scenarios_two_engines.conftest import TwoMachines
+from tests.scenarios.conftest import TwoMachines
 
 KEY = "sk-not-a-real-key"
 DATA = range(8700, 8800)

@@ -1,0 +1,18 @@
+"""The stack on this machine's own Docker engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.scenarios.conftest import Rig
+
+
+@pytest.fixture(scope="module")
+def rig(images: dict[str, str]) -> Iterator[Rig]:
+    """The stack on images of this tree; at the end its containers are gone, and the engine still runs."""
+    del images
+    rig = Rig()
+    yield rig
+    rig.compose("down", "--remove-orphans", "--timeout", "20")
