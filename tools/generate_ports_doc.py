@@ -31,8 +31,7 @@ prefill node is the controller's machine too, and `make verify` sends its prompt
 whoever uses the OpenAI API: `CLIENTS` in .env, anyone where that is empty.
 
 - **Addresses.** Every port is bound to the node's own address (`PREFILL_HOST`, `DECODE_HOST`) and to
-  nothing else, 8500 and 8501 excepted: LMCache binds its workers to all addresses. The rules below go by
-  port, so they close those too.
+  nothing else: a machine's other networks find all of them closed, with or without the rules below.
 - **KV data.** UCX listens on one port a server, which it draws from a range ({data}, `UCX_TCP_PORT_RANGE`
   in compose.yaml) and sends to the peer over P2P init. Without the range the kernel would pick any.
   `ucx_perftest` between the nodes passes the rules too if its own port (`-p`) is out of that range.

@@ -25,6 +25,7 @@ import progress_delay
 import pull_loop
 import registration
 import same_rank
+import worker_address
 from guard import Change, RefusedError, commit, plan
 from patch import Patch
 
@@ -44,6 +45,7 @@ PATCHES: tuple[Patch, ...] = (
     full_sync.PATCH,
     peer_loops.PATCH,
     dead_peer.PATCH,
+    worker_address.PATCH,
 )
 DEVICES = ("cpu", "cuda")
 

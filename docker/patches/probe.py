@@ -26,6 +26,7 @@ PROBES = {
     "full-sync": "probes.full_sync",
     "peer-loops": "probes.peer_loops",
     "dead-peer": "probes.dead_peer",
+    "worker-address": "probes.worker_address",
 }
 # A minute or more each, too long for every build; tests/patches runs them in the image, with all others.
 SLOW = ("double-free", "registration", "full-sync", "peer-loops", "dead-peer")

@@ -50,7 +50,6 @@ def facts(machine: str, server: Server) -> Facts:
         hostname=machine,
         cpus=2,
         interfaces=cards,
-        default_address=server.host,
         memory_total=24 * GIB,
         memory_available=16 * GIB,
         memlock=8 * 1024**2,

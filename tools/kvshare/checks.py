@@ -50,6 +50,7 @@ SHARED_PATCHES = (
     "full-sync",
     "peer-loops",
     "dead-peer",
+    "worker-address",
 )
 PATCHES = {"cuda": ("packed-kv", *SHARED_PATCHES), "cpu": ("cpu-connector", *SHARED_PATCHES)}
 

@@ -87,7 +87,6 @@ class Facts:
     hostname: str
     cpus: int
     interfaces: tuple[Interface, ...]
-    default_address: str
     memory_total: int
     memory_available: int
     memlock: int | None
@@ -114,7 +113,6 @@ def gather(of: Server, controller: Controller, hub_token: str) -> Facts:
         hostname=socket.gethostname(),
         cpus=os.cpu_count() or 1,
         interfaces=interfaces(),
-        default_address=default_address(),
         memory_total=memory.total,
         memory_available=memory.available,
         memlock=_memlock(),
@@ -146,20 +144,6 @@ def interfaces(sysfs: Path = SYSFS_NET) -> tuple[Interface, ...]:
         )
         for name, stats in sorted(psutil.net_if_stats().items())
     )
-
-
-def default_address() -> str:
-    """The address that the default route leaves by, which LMCache takes for its own; empty without one.
-
-    Source: ``lmcache/v1/rpc_utils.py`` of LMCache 0.5.6 (``get_ip``). Nothing is sent.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("8.8.8.8", 80))
-        except OSError:
-            return ""
-        address: str = probe.getsockname()[0]
-        return address
 
 
 def find_model(name: str, models: Path = server.DEMO_MODEL_PATH.parent) -> Model:

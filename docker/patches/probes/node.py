@@ -39,6 +39,7 @@ class Settings:
     worker_port: int
     init_port: int
     lookup_port: int
+    host: str = "127.0.0.1"
     pages: int = 256
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -150,7 +151,7 @@ def config_of(settings: Settings) -> dict[str, Any]:
         "max_local_cpu_size": settings.pages * CHUNK * 8 * 2 * 4 / 1024**3,
         "enable_async_loading": True,
         "enable_p2p": True,
-        "p2p_host": "127.0.0.1",
+        "p2p_host": settings.host,
         "p2p_init_ports": [settings.init_port],
         "p2p_lookup_ports": [settings.lookup_port],
         "transfer_channel": "nixl",

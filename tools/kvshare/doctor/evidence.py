@@ -111,7 +111,6 @@ class Facts:
     hostname: str
     cpus: int
     interfaces: tuple[Interface, ...]
-    default_address: str
     memory_total: int
     memory_available: int
     memlock: int | None
