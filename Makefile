@@ -1,6 +1,6 @@
 # kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down doctor status logs bundle verify bench image ship push pull lint test test-long rig rig-down test-unit test-scenarios generate benchmarks native test-gpu
+.PHONY: help setup demo up down doctor status logs bundle verify bench image ship push pull lint test test-long test-faults rig rig-down test-unit test-scenarios generate benchmarks native test-gpu
 
 NODE ?= all
 DEVICE ?=
@@ -63,6 +63,9 @@ test: ## Everything, on a clean machine: lint, unit, configuration, images, scen
 test-long: ## The same, each scenario in its long form
 	@setup/setup.sh docker/locks/dev.txt $(TEST_PACKAGES)
 	@tests/run.sh --long
+test-faults: ## Every fault in its long form, into docs/reliability.md (ARGS="-k partition": that one)
+	@setup/setup.sh docker/locks/dev.txt $(TEST_PACKAGES)
+	@tests/faults.sh $(ARGS)
 rig: ## Two engines on this machine, each host with an address of its own; prints what to put into .env
 	@setup/setup.sh docker/locks/dev.txt $(TEST_PACKAGES)
 	@.venv/bin/python -m tests.rig up $(ARGS)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import shutil
 import statistics
@@ -22,12 +21,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import growth  # beside this file, which is what Python runs
+from machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results.json"
@@ -50,18 +49,6 @@ def timed_make(target: str) -> float:
     if result.returncode != 0:
         sys.exit(f"make {target} failed, so nothing was measured:\n{result.stdout}\n{result.stderr}")
     return time.monotonic() - started
-
-
-def machine() -> dict[str, Any]:
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
-    return {
-        "date": date.today().isoformat(),
-        "cpu": cpu.group(1) if cpu else platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(int(memory.group(1)) / 1024**2, 1) if memory else None,
-        "system": platform.freedesktop_os_release()["PRETTY_NAME"],
-    }
 
 
 def measure_nothing() -> dict[str, Any]:

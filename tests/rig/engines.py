@@ -26,8 +26,9 @@ def socket_of(host: Host) -> Path:
     return STATE / host.name / "docker.sock"
 
 
-def docker(host: Host, *arguments: str, timeout_s: float = 120) -> str:
-    return run(["docker", "--host", f"unix://{socket_of(host)}", *arguments], timeout_s)
+def docker(host: Host, *arguments: str, timeout_s: float = 120, both: bool = False) -> str:
+    """What the docker client says of a host's engine; ``both`` its streams, if wanted."""
+    return run(["docker", "--host", f"unix://{socket_of(host)}", *arguments], timeout_s, both)
 
 
 def start(host: Host) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import shutil
@@ -19,6 +20,7 @@ NAMESPACES = Path("/run/netns")
 PREFIX = 24
 ROOT = Path(__file__).resolve().parents[2]
 STATE = Path("/run/kvshare-rig")
+CLONE_NEWNET = 0x40000000  # source: linux/sched.h
 
 
 class RigError(Exception):
@@ -48,13 +50,21 @@ OPERATOR = Host("operator", "192.168.110.50")  # no engine: the operator, and wh
 HOSTS = (PREFILL, DECODE, DECODE_2, OPERATOR)
 
 
-def run(command: Sequence[str], timeout_s: float = 60) -> str:
-    """Standard output of a command; RigError with what it said if it fails."""
+def run(command: Sequence[str], timeout_s: float = 60, both: bool = False) -> str:
+    """What a command prints, with ``both`` on standard error too; RigError with what it said if it fails."""
     result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
     if result.returncode != 0:
         said = " ".join((result.stderr or result.stdout).split())[-300:] or "no reason given"
         raise RigError(f"{' '.join(command)} failed: {said}")
-    return result.stdout
+    return result.stdout + result.stderr if both else result.stdout
+
+
+def enter(host: Host) -> None:
+    """Move the calling thread, and no other, onto a host's network; there is no way back but its end."""
+    with (NAMESPACES / host.namespace).open() as namespace:
+        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET) != 0:
+            reason = os.strerror(ctypes.get_errno())
+            raise RigError(f"expected to enter the network of {host.name} and could not: {reason}")
 
 
 def require(*programs: str) -> None:
@@ -104,6 +114,11 @@ def down() -> None:
 def partition(host: Host) -> None:
     """Cut a host's cable."""
     _in_switch("link", "set", host.name, "down")
+
+
+def add_address(host: Host, address: str) -> None:
+    """Give a host a second address, if it has not got it."""
+    run(["ip", "-n", host.namespace, "addr", "replace", f"{address}/{PREFIX}", "dev", "eth0"])
 
 
 def is_cut(host: Host) -> bool:

@@ -31,13 +31,13 @@ def bad_messages() -> list[bytes]:
     ]
 
 
-def send(port: int, role: int, *messages: Sequence[bytes]) -> None:
+def send(port: int, role: int, *messages: Sequence[bytes], host: str = "127.0.0.1") -> None:
     """Send each message (its frames) from a client of its own, and wait for no answer."""
     context = zmq.Context()
     for frames in messages:
         client = context.socket(role)
         client.setsockopt(zmq.LINGER, SECONDS_TO_SEND * 1000)
-        client.connect(f"tcp://127.0.0.1:{port}")
+        client.connect(f"tcp://{host}:{port}")
         client.send_multipart(list(frames))
         if role != zmq.PUSH:
             client.poll(200)  # a client that leaves at once may take its request with it

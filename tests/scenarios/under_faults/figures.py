@@ -1,0 +1,108 @@
+"""One line of figures a fault, and docs/reliability.md made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.scenarios.under_faults.traffic import Sent
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.json"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one scenario saw; times in seconds, None where there is nothing to measure.
+
+    ``longest_wait_s`` is the longest time to first token of any request that met the fault.
+    """
+
+    fault: str  # its folder
+    variant: str
+    injected: int
+    requests: int
+    failures: int
+    wrong: int
+    longest_wait_s: float | None = None
+    recovery_s: float | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def line(self) -> str:
+        """The line that a scenario prints."""
+        parts = [
+            f"{self.injected} injected, {self.requests} requests, {self.failures} failed, {self.wrong} wrong",
+            f"longest wait {_seconds(self.longest_wait_s)}, reuse back after {_seconds(self.recovery_s)}",
+            *(f"{name} {value}" for name, value in self.notes.items()),
+        ]
+        return f"{self.fault}, {self.variant}: {', '.join(parts)}"
+
+
+def of(
+    folder: Path,
+    variant: str,
+    injected: int,
+    sent: Iterable[Sent],
+    recovery_s: float | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> Figures:
+    """Return the figures of a scenario's requests; ``notes`` are what this fault has beside them."""
+    sent = list(sent)
+    return Figures(
+        fault=folder.name,
+        variant=variant,
+        injected=injected,
+        requests=len(sent),
+        failures=sum(one.error is not None for one in sent),
+        wrong=sum(one.wrong is not None for one in sent),
+        longest_wait_s=round(max((one.waited_s for one in sent), default=0.0), 2) if sent else None,
+        recovery_s=None if recovery_s is None else round(recovery_s, 1),
+        notes=dict(notes or {}),
+    )
+
+
+def render(results: dict[str, Any]) -> str:
+    """Return docs/reliability.md."""
+    machine = results["machine"]
+    figures = [Figures(**one) for one in results["faults"]]
+    rows = "\n".join(_row(one) for one in figures)
+    return f"""# Reliability
+
+Made by `make test-faults`: the long form of each scenario in `tests/scenarios/under_faults`, on two Docker
+engines of one machine (`make rig`), real vLLM, LMCache, controller and NIXL on the CPU. `make test` runs
+their short form. Run on {machine["date"]}: {machine["cpu"]}, {machine["cores"]} cores shared by all of it,
+{machine["memory_gib"]} GiB, {machine["system"]}.
+
+Every answer was compared with one that was computed before the fault, by the distribution of each token. The
+longest wait is the longest time to first token of a request that met the fault; a lookup may take
+`LOOKUP_TIMEOUT_MS` (3 s here), then the prompt is recomputed. Reuse is back when a fresh prompt of one node
+is served from that node's cache on the other; where a server was restarted, counted from its first answer.
+
+| fault | injected | requests | failed | wrong | longest wait | reuse back after | also |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+{rows}
+
+What each scenario demands stands in its folder.
+"""
+
+
+def _row(one: Figures) -> str:
+    notes = ", ".join(f"{name} {value}" for name, value in one.notes.items()) or "–"
+    cells = [
+        f"[{one.fault.replace('_', ' ')}](../tests/scenarios/under_faults/{one.fault}): {one.variant}",
+        one.injected,
+        one.requests,
+        one.failures,
+        one.wrong,
+        _seconds(one.longest_wait_s),
+        _seconds(one.recovery_s),
+        notes,
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:g} s"

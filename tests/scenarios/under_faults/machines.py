@@ -1,0 +1,96 @@
+"""What is done to the two machines, and what must not have happened to them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kvshare.legs import FLUSH_S
+from tests.rig import engines, network
+from tests.rig.network import DECODE, PREFILL, Host
+from tests.scenarios.conftest import CPU_FILES, Outcome, TwoMachines
+from tests.scenarios.under_faults.traffic import Traffic
+
+SERVICES = (("controller", PREFILL), ("prefill", PREFILL), ("decode", DECODE))
+HOST_OF = dict(SERVICES)
+# What LMCache and vLLM say when a page has two owners, or an engine has died.
+MUST_NOT_SAY = ("Double free", "KeyError", "EngineDeadError", "Engine core initialization failed")
+SETTLE_S = 90
+
+
+@dataclass
+class Stack:
+    """The stack of both machines, as it is broken and mended."""
+
+    machines: TwoMachines
+
+    def make_whole(self, traffic: Traffic) -> None:
+        """Bring back whatever an earlier scenario has left broken; reuse works afterwards."""
+        for host in (PREFILL, DECODE):
+            network.heal(host)
+            network.unshape(host)
+        if not all(self.is_running(service) for service in HOST_OF):
+            self.up()
+        for host in (PREFILL, DECODE):
+            traffic.wait_until_up(host)
+        traffic.seconds_until_reuse(SETTLE_S)
+
+    def up(self, *overlays: Path, node: str = "all") -> None:
+        """Start what is missing or differs, with these overlays."""
+        files = ":".join([CPU_FILES, *map(str, overlays)])
+        outcome = self.machines.up(node, COMPOSE_FILE=files)
+        assert outcome.code == 0, outcome.err
+
+    def kill(self, service: str) -> None:
+        """End a service as a power cut would; it stays down."""
+        self._docker(service, "kill", "--signal=KILL", container(service))
+
+    def start(self, service: str) -> None:
+        self._docker(service, "start", container(service))
+
+    def stop(self, service: str) -> None:
+        self._docker(service, "stop", "--time=10", container(service))
+
+    def is_running(self, service: str) -> bool:
+        found = self._docker(service, "ps", "--quiet", "--filter", f"name=^{container(service)}$")
+        return bool(found.strip())
+
+    def started_at(self, service: str) -> str:
+        return self._docker(service, "inspect", "--format={{.State.StartedAt}}", container(service)).strip()
+
+    def said(self, service: str, since: datetime) -> str:
+        """A service's log since a moment, both its streams."""
+        return self._docker(service, "logs", f"--since={since.isoformat()}", container(service), both=True)
+
+    def memory_bytes(self, service: str) -> int:
+        """Anonymous memory of all the service's processes, as its control group counts it."""
+        text = self._docker(service, "exec", container(service), "cat", "/sys/fs/cgroup/memory.stat")
+        return int(dict(line.split() for line in text.splitlines())["anon"])
+
+    @contextmanager
+    def survivors(self, *services: str) -> Iterator[None]:
+        """While the block runs, none of these restarts or says what it must not."""
+        since, started = datetime.now(UTC), {service: self.started_at(service) for service in services}
+        yield
+        for service in services:
+            assert self.started_at(service) == started[service], f"{service} did not survive"
+            said = self.said(service, since)
+            found = [words for words in MUST_NOT_SAY if words in said]
+            assert not found, f"{service} said {found}:\n" + said[-3000:]
+
+    def verify(self) -> Outcome:
+        """`kvshare verify`, once LMCache has exported what was pulled before: it would count as the control's."""
+        time.sleep(FLUSH_S)
+        return self.machines.verify()
+
+    def _docker(self, service: str, *arguments: str, both: bool = False) -> str:
+        host: Host = HOST_OF[service]
+        return engines.docker(host, *arguments, both=both)
+
+
+def container(service: str) -> str:
+    return f"kvshare-{service}-1"

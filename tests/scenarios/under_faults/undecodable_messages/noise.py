@@ -1,0 +1,14 @@
+"""Sends what no socket of LMCache can use; runs in the engine image. Arguments: push|dealer HOST PORT."""
+
+import sys
+
+import zmq
+from probes.noise import bad_messages, send
+
+ROLES = {"push": zmq.PUSH, "dealer": zmq.DEALER}
+
+if __name__ == "__main__":
+    role, host, port = sys.argv[1:]
+    frames = [[message] if role == "push" else [b"", message] for message in bad_messages()]
+    send(int(port), ROLES[role], *frames, host=host)
+    print(len(frames))
