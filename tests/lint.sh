@@ -10,9 +10,13 @@ mypy --config-file tools/pyproject.toml tools/kvshare
 MYPYPATH=docker/engine mypy --config-file tools/pyproject.toml --ignore-missing-imports docker/engine/kvshare_engine
 git ls-files '*.sh' .ci/run | xargs shellcheck --external-sources
 hadolint docker/Dockerfile
+tests/find-secrets.sh
+rendered=$(mktemp --directory)
+trap 'rm -r "$rendered"' EXIT
 for files in compose.yaml compose.yaml:compose.cpu.yaml compose.yaml:compose.rdma.yaml; do
   # A warning here is a variable without a default.
-  warnings=$(COMPOSE_FILE=$files docker compose --env-file /dev/null --profile '*' config --quiet 2>&1)
+  warnings=$(COMPOSE_FILE=$files docker compose --env-file /dev/null --profile '*' config --output "$rendered/$files" 2>&1)
   [ -z "$warnings" ] || { echo "$files: $warnings" >&2; exit 1; }
 done
+compose-lint check --quiet --fail-on low --strict-config --skip-suppressed --config .compose-lint.yml "$rendered"/*
 echo "lint: nothing to say"

@@ -21,7 +21,7 @@ from tests.unit.fake_stack import FakeStack, serve
 def settings(root: Path, text: str | None) -> Settings:
     if text is not None:
         (root / "key").write_text(text)
-    return Settings(root, {"API_KEY_FILE": "key", "DEVICE": "cpu"})
+    return Settings(root, {"API_KEY_FILE": "key", "DEVICE": "cpu"})  # pragma: allowlist secret
 
 
 def test_the_key_comes_from_its_file(tmp_path: Path) -> None:

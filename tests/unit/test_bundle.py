@@ -31,7 +31,7 @@ LOG = "\n".join(
         "LMCache hit tokens: 1536, need to load: 1536",
         f"non-default args: {{'api_key': ['{PLANTED}-api'], 'port': 8010}}",
         f"> Authorization: Bearer {PLANTED}-header",
-        f"proxy is http://me:{PLANTED}-url@proxy.example:3128",
+        f"proxy is http://me:{PLANTED}-url@proxy.example:3128",  # pragma: allowlist secret
         f"hub answered 401 to {FILE_TOKEN}",
         f"started with {ENV_KEY}",
     )

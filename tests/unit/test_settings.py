@@ -48,7 +48,7 @@ def test_defaults_come_from_the_example(folder: Path) -> None:
 
 
 def test_env_wins_over_the_example_and_the_environment_over_both(folder: Path) -> None:
-    env(folder, "MODEL=/models/a\nDECODE_CONTEXT=gpu-b\n")
+    env(folder, "MODEL=/models/a\nDECODE_CONTEXT=gpu-b\n")  # pragma: allowlist secret
     settings = load_settings(folder, {"MODEL": "/models/b", "HOME": "/root"})
     assert settings.get("MODEL") == "/models/b"
     assert [node.context for node in settings.decode_nodes] == ["gpu-b"]
