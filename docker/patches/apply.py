@@ -19,6 +19,7 @@ import full_sync
 import lookup_loop
 import lookup_timeout
 import message_defaults
+import p2p_threshold
 import packed_kv
 import peer_loops
 import progress_delay
@@ -46,6 +47,7 @@ PATCHES: tuple[Patch, ...] = (
     peer_loops.PATCH,
     dead_peer.PATCH,
     worker_address.PATCH,
+    p2p_threshold.PATCH,
 )
 DEVICES = ("cpu", "cuda")
 

@@ -27,9 +27,10 @@ PROBES = {
     "peer-loops": "probes.peer_loops",
     "dead-peer": "probes.dead_peer",
     "worker-address": "probes.worker_address",
+    "p2p-threshold": "probes.p2p_threshold",
 }
-# A minute or more each, too long for every build; tests/patches runs them in the image, with all others.
-SLOW = ("double-free", "registration", "full-sync", "peer-loops", "dead-peer")
+# Half a minute or more each, too long for every build; tests/patches runs them in the image, with all others.
+SLOW = ("double-free", "registration", "full-sync", "peer-loops", "dead-peer", "p2p-threshold")
 SHARED = tuple(name for name in PROBES if name not in ("cpu-connector", "packed-kv", *SLOW))
 OF_DEVICE = {
     "cpu": ("cpu-connector", *SHARED),

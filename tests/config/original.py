@@ -80,6 +80,9 @@ REASONS: dict[tuple[str, str], str] = {
     (SERVERS, "VLLM_NO_USAGE_STATS"): "No usage report leaves the machine.",
     (SERVERS, "LMCACHE_TRACK_USAGE"): "No usage report leaves the machine.",
     (SERVERS, "lookup_timeout_ms"): "LMCache's default, said because it caps a whole pull.",
+    (SERVERS, "p2p_min_tokens"): (
+        "A setting of ours ([patches.md](patches.md)): pulls of fewer tokens are not made; 0 makes all."
+    ),
     (SERVERS, "pre_caching_hash_algorithm"): "LMCache's default, said because nodes must agree on it.",
     (SERVERS, "save_unfull_chunk"): "LMCache's default, said because hits come in whole chunks.",
     (SERVERS, "lmcache_worker_heartbeat_delay_time"): (

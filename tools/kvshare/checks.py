@@ -51,6 +51,7 @@ SHARED_PATCHES = (
     "peer-loops",
     "dead-peer",
     "worker-address",
+    "p2p-threshold",
 )
 PATCHES = {"cuda": ("packed-kv", *SHARED_PATCHES), "cpu": ("cpu-connector", *SHARED_PATCHES)}
 

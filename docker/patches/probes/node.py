@@ -42,6 +42,7 @@ class Settings:
     host: str = "127.0.0.1"
     pages: int = 256
     extra: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 class Node:
@@ -165,6 +166,7 @@ def config_of(settings: Settings) -> dict[str, Any]:
         "lookup_timeout_ms": LOOKUP_TIMEOUT_MS,
         "save_unfull_chunk": False,
         "extra_config": settings.extra,
+        **settings.config,
     }
 
 
@@ -282,6 +284,12 @@ class _Inside:
 
         samples = [sample for metric in REJECTED.collect() for sample in metric.samples]
         return {s.labels["socket"]: s.value for s in samples if s.name.endswith("_total")}
+
+    def declined(self) -> float:
+        from lmcache.v1.storage_backend.p2p_backend import DECLINED
+
+        samples = [sample for metric in DECLINED.collect() for sample in metric.samples]
+        return next(s.value for s in samples if s.name.endswith("_total"))
 
 
 class _Connector:

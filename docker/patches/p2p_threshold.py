@@ -1,0 +1,123 @@
+"""A pull that would bring fewer tokens than pay for it is declined before a byte is asked for."""
+
+from patch import Edit, Patch, Replacement
+
+PATCH = Patch(
+    id="p2p-threshold",
+    devices=frozenset({"cpu", "cuda"}),
+    distribution="lmcache",
+    version="0.5.6",
+    module="lmcache.v1.storage_backend.p2p_backend",
+    sha256_before="68d3df11f947123fe54f4c74655f8300376153c2b524a034384f17263b8a4231",
+    sha256_after="46bbd17ca4b41febb2573eda235d00561e418ec761f1596aa1c89be29cfbe80e",
+    replacements=(
+        Replacement(
+            old="import msgspec\nimport torch\nimport zmq\n",
+            new="import msgspec\nimport prometheus_client\nimport torch\nimport zmq\n",
+            reason="For the counter.",
+        ),
+        Replacement(
+            old="# Longer than a peer may take",
+            new="""\
+DECLINED = prometheus_client.Counter(
+    "lmcache:declined_pulls",
+    "Lookups that made no pull, because it would bring fewer than p2p_min_tokens tokens",
+)
+
+# Longer than a peer may take""",
+            reason="`lmcache:declined_pulls_total`.",
+        ),
+        Replacement(
+            old="""\
+        # Convert to hashes (int form)
+        hashes = [key.chunk_hash for key in keys]
+
+        # Tier 1 lookup""",
+            new="""\
+        if self._declines(len(keys)):
+            return 0
+
+        # Convert to hashes (int form)
+        hashes = [key.chunk_hash for key in keys]
+
+        # Tier 1 lookup""",
+            reason="What is left of a prompt is too short: not even the controller is asked.",
+        ),
+        Replacement(
+            old="""\
+        if num_hit_chunks > 0:
+            try:
+                await self._ensure_peer_connection(target_peer_init_url)
+""",
+            new="""\
+        if num_hit_chunks > 0 and self._declines(num_hit_chunks):
+            return 0
+
+        if num_hit_chunks > 0:
+            try:
+                await self._ensure_peer_connection(target_peer_init_url)
+""",
+            reason="What the peer holds of it is too short: the peer is not asked, nor connected to.",
+        ),
+        Replacement(
+            old="    async def _handle_peer_requests(self):\n",
+            new="""\
+    def _declines(self, num_chunks: int) -> bool:
+        \"\"\"Whether a pull of so many chunks costs more than it saves.\"\"\"
+        num_tokens = num_chunks * self.chunk_size
+        declined = num_tokens < self.config.p2p_min_tokens
+        if declined:
+            DECLINED.inc()
+            logger.info(
+                "No pull of %d tokens, fewer than p2p_min_tokens", num_tokens
+            )
+        return declined
+
+    async def _handle_peer_requests(self):
+""",
+            reason="The comparison, counted.",
+        ),
+    ),
+    more=(
+        Edit(
+            module="lmcache.v1.config",
+            sha256_before="257c5792070fa2840467e276c4a7da92261ced757b6dc91747dedb1a2bd3ad72",
+            sha256_after="7216d2dfdf29d71a25816c2fc0d21346a34c873f75305ac55e367eb2f10c4d8f",
+            replacements=(
+                Replacement(
+                    old='    "min_retrieve_tokens": {\n',
+                    new="""\
+    "p2p_min_tokens": {
+        "type": int,
+        "default": 0,
+        "env_converter": lambda value: (
+            sys.maxsize if value == "never" else int(value)
+        ),
+    },
+    "min_retrieve_tokens": {
+""",
+                    reason="The setting `p2p_min_tokens`: a number of tokens, or `never`.",
+                ),
+                Replacement(
+                    old="import json\nimport os\n",
+                    new="import json\nimport os\nimport sys\n",
+                    reason="For the number that `never` means.",
+                ),
+            ),
+        ),
+    ),
+    title="A pull that does not pay is not made",
+    reason=(
+        "A peer's KV is pulled whenever a peer has it, however short: on a slow link, or beside a fast GPU, "
+        "that takes longer than computing it. Upstream's `min_retrieve_tokens` acts when the bytes have "
+        "travelled already. With the patch a pull that would bring fewer than `p2p_min_tokens` tokens is not "
+        "made (`.env`: `P2P_MIN_TOKENS`), and counted in `lmcache:declined_pulls_total`."
+    ),
+    upstream="Not in LMCache 0.5.6; no issue known.",
+    probe=(
+        "Two real nodes, of which one pulls from three chunks on. Three chunks must be pulled. Two must not, "
+        "and the controller not be asked for them; of a prompt of four, of which the peer holds two, "
+        "nothing must be pulled either. A third node that pulls `never` must pull nothing."
+    ),
+    drop_when="upstream compares a pull's length with a setting before it asks the peer.",
+)
