@@ -30,6 +30,7 @@ class Server:
     healthy: bool = True
     fail_requests: bool = False
     model: str = "m"
+    min_tokens: int = 0  # P2P_MIN_TOKENS
     dies_after: int | None = None  # requests, after which neither its API nor its health answers
     first_token_s: float = 0.02
     token_s: float = 0.0
@@ -107,7 +108,7 @@ class FakeStack:
             cached = len(prompt) // BLOCK * BLOCK
             server.local_cache_hit += cached
             server.local_compute += len(prompt) - cached
-        elif server is self.decode and prompt in self.known:
+        elif server is self.decode and prompt in self.known and whole >= server.min_tokens:
             server.external += whole
             server.hit_tokens += whole
             server.local_compute += len(prompt) - whole

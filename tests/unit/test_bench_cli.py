@@ -141,6 +141,38 @@ def test_a_server_that_goes_down_half_way_is_exit_code_3_and_keeps_what_was_meas
     assert found.points[0].repetitions == 2
 
 
+@pytest.mark.usefixtures("stack")
+def test_a_calibration_writes_what_it_found_into_env(tmp_path: Path) -> None:
+    result = bench(*QUICK, "--arms", "cold,peer", "--calibrate", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    line = (tmp_path / ".env").read_text()
+    assert line.startswith("P2P_MIN_TOKENS=")
+    assert "on a link of 2.00 GB/s" in line
+    assert "kvshare: .env has P2P_MIN_TOKENS=" in result.stderr
+    assert "type make up to apply it" in result.stderr
+
+
+def test_a_calibration_that_saw_no_pull_writes_nothing(stack: FakeStack, tmp_path: Path) -> None:
+    stack.pull_loop_alive = False
+    result = bench(*QUICK, "--arms", "cold,peer", "--calibrate", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 1
+    assert not (tmp_path / ".env").exists()
+
+
+def test_below_the_threshold_nothing_moves_and_that_is_right(
+    stack: FakeStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.decode.min_tokens = 2048
+    monkeypatch.setitem(PRINT, "lmcache", {"chunk_size": 256, "p2p_min_tokens": 2048})
+    result = bench(*QUICK, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert stack.prefill.transfers == 0
+    assert result.stdout.count("peer: declined below 2,048 tokens (P2P_MIN_TOKENS=2048)") == 3
+    refused = bench(*QUICK, "--calibrate")
+    assert refused.exit_code == 2
+    assert "decode runs with P2P_MIN_TOKENS=2048" in refused.stderr
+
+
 def test_the_servers_api_key_goes_through_a_pipe(
     stack: FakeStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -295,7 +295,7 @@ def test_the_schema_is_current(root: Path) -> None:
 def test_an_empty_run_is_a_document_too() -> None:
     found = document(Observed())
     assert found.points == ()
-    assert found.verdict == "no verdict: it takes the arms cold and peer"
+    assert found.verdict == "no verdict: it takes the arms cold and peer, and a pull that is made"
 
 
 def test_files_hold_every_request_and_every_figure(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from kvshare.bench.observed import Line, Observed
 from kvshare.bench.spec import ARMS, COLD, LOCAL_LMCACHE, LOCAL_PREFIX, PEER, RECOMPUTE, BenchSpec, Point
 from kvshare.errors import KvshareError
 from kvshare.evidence import Sources
+from kvshare.threshold import Threshold
 from tests.unit.fake_stack import CHUNK, FakeStack, serve
 
 N, SHARED = 2 * CHUNK + 10, 2 * CHUNK
@@ -71,6 +72,23 @@ def test_every_arm_gets_its_tokens_from_where_it_must(run: Run) -> None:
             RECOMPUTE: Sources(N, 0, 0),
         }
         assert all(r.fault is None for r in repetition.arms)
+
+
+def test_a_declined_pull_is_no_fault_of_the_peer_arm(run: Run, stack: FakeStack) -> None:
+    stack.decode.min_tokens = SHARED + 1
+    seen = run(threshold=Threshold(SHARED + 1))
+    assert seen.opening is not None
+    assert seen.opening.first_pull is None
+    for repetition in seen.repetitions:
+        peer = repetition.arm(PEER)
+        assert peer is not None
+        assert peer.sources == Sources(N, 0, 0)
+    assert stack.prefill.transfers == 0
+
+
+def test_a_pull_that_should_have_been_declined_is_a_fault(run: Run) -> None:
+    (fault, *_) = [r.fault for r in run(threshold=Threshold(None)).repetitions[0].arms if r.arm == PEER]
+    assert fault == f"{SHARED} of 0 tokens came from LMCache"
 
 
 def test_the_order_is_turned_round_every_other_time(run: Run) -> None:

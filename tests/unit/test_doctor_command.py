@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from kvshare import cli
-from kvshare.doctor import command, dotenv, gather
+from kvshare import cli, dotenv
+from kvshare.doctor import command, gather
+from kvshare.doctor.dotenv import derived_line
 from kvshare.doctor.evidence import Evidence, Link
 from kvshare.errors import CouldNotCheckError
 from kvshare.settings import Settings
@@ -130,4 +131,4 @@ def test_the_settings_read_what_was_written(tmp_path: Path) -> None:
 )
 def test_without_a_measured_link_env_stays_as_it_is(link: Link, reason: str) -> None:
     with pytest.raises(CouldNotCheckError, match=f"{reason}; .env is as it was"):
-        dotenv.derived_line(replace(SLOW, links=(link,)))
+        derived_line(replace(SLOW, links=(link,)))

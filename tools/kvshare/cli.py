@@ -49,10 +49,9 @@ def main() -> None:
 @click.option(
     "--prompt-tokens",
     type=click.IntRange(1),
-    default=1546,
-    show_default=True,
     metavar="N",
-    help="Length of each: whole chunks plus a tail of 1 to 15 tokens.",
+    help="Length of each: whole chunks plus a tail of 1 to 15 tokens.  "
+    "[default: 1546, or as many as decode's P2P_MIN_TOKENS asks for]",
 )
 @click.option(
     "--seed", type=int, metavar="N", help="Seed of the prompts; a used one's prompts are cached already."
@@ -75,7 +74,7 @@ def verify(
     only: tuple[str, ...],
     skip: tuple[str, ...],
     prompts: int,
-    prompt_tokens: int,
+    prompt_tokens: int | None,
     seed: int | None,
     node: str | None,
     output_file: Path | None,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvshare import threshold
 from kvshare.errors import KvshareError, did_you_mean
 
 DEVICES = ("cpu", "cuda")
@@ -173,6 +174,11 @@ def _validate_choices(settings: Settings) -> None:
     ):
         if value not in known:
             raise KvshareError(f"{name}={value} is no {name.lower()}{did_you_mean(value, known)}")
+    if not threshold.VALUE.fullmatch(least := settings.get(threshold.NAME, "0")):
+        raise KvshareError(
+            f"{threshold.NAME}={least} is no number of tokens: set it to 0, to what "
+            f"kvshare bench --calibrate finds, or to {threshold.NEVER}."
+        )
     files = [Path(name).name for name in settings.compose_files]
     if (CPU_FILE in files) != (settings.device == "cpu") or (RDMA_FILE in files) != (
         settings.transport == "rdma"

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from kvshare import checks, client
+from kvshare import checks, client, threshold
 from kvshare.engines import Engines
 from kvshare.errors import KvshareError, did_you_mean
 from kvshare.evidence import Container, Evidence, Logs, Spec
 from kvshare.judgement import Judgement, judge
-from kvshare.ledger import require_prompt_tokens
+from kvshare.ledger import TAIL, require_prompt_tokens, reusable
 from kvshare.legs import Narrate
 from kvshare.settings import Settings
 from kvshare.stack import Stack, read_stack
+from kvshare.threshold import Threshold
 
 DEFAULT_CHUNK_SIZE = 256
 DEFAULT_PROMPTS = 3
@@ -27,10 +29,13 @@ SEED_STEP = 1_000_000  # between decode nodes: prefill has cached what was sent 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose: sizes in tokens, times in seconds; without a seed one is drawn."""
+    """What the user chose: sizes in tokens, times in seconds; without a seed one is drawn.
+
+    Without ``prompt_tokens`` they are DEFAULT_PROMPT_TOKENS, or as long as decode's threshold asks for.
+    """
 
     prompts: int = DEFAULT_PROMPTS
-    prompt_tokens: int = DEFAULT_PROMPT_TOKENS
+    prompt_tokens: int | None = None
     seed: int | None = None
     wait_s: float = DEFAULT_WAIT_S
     node: str | None = None
@@ -74,6 +79,7 @@ def gather(stack: Stack, settings: Settings, options: Options, traffic: bool, na
             spec = make_spec(stack, containers, options, max(0.0, deadline - time.monotonic()))
             narrate(
                 f"seed {spec.seed}: {spec.prompts} prompts of {spec.prompt_tokens} tokens, and one to warm up"
+                f"{_pulls_from(threshold_of(containers))}"
             )
             try:
                 seen = client.send(spec, stack, settings)
@@ -83,12 +89,25 @@ def gather(stack: Stack, settings: Settings, options: Options, traffic: bool, na
         return Evidence(started, stack, engines.probes(), containers, logs, seen, error)
 
 
+def _pulls_from(found: Threshold) -> str:
+    return f"; decode pulls from {found.tokens:,} tokens on" if found.tokens else ""
+
+
+def threshold_of(containers: tuple[Container, ...]) -> Threshold:
+    """Return from how many tokens on the running decode server pulls; 0 where it does not say."""
+    prints = (c.fingerprint for c in containers if c.fingerprint is not None)
+    return threshold.of_server(next((f.lmcache for f in prints if f.role == "decode"), {}))
+
+
 def make_spec(stack: Stack, containers: tuple[Container, ...], options: Options, wait_s: float) -> Spec:
     """Return the client's task; KvshareError if the prompt length cannot work with what the engines run."""
     prints = [c.fingerprint for c in containers if c.fingerprint is not None and c.service != "controller"]
     chunk_size = next(
         (int(f.lmcache["chunk_size"]) for f in prints if "chunk_size" in f.lmcache), DEFAULT_CHUNK_SIZE
     )
+    lengths = [f.max_model_len for f in prints if f.max_model_len is not None]
+    longest = min(lengths, default=None)
+    pulls_from = threshold_of(containers)
     spec = Spec(
         prefill=stack.prefill.url,
         decode=stack.decode.url,
@@ -96,14 +115,47 @@ def make_spec(stack: Stack, containers: tuple[Container, ...], options: Options,
         prefill_instance=stack.prefill.instance,
         decode_instance=stack.decode.instance,
         prompts=options.prompts,
-        prompt_tokens=options.prompt_tokens,
+        prompt_tokens=_prompt_tokens(options.prompt_tokens, pulls_from, chunk_size),
         chunk_size=chunk_size,
         seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
         wait_s=wait_s if _may_still_come(containers) else 0.0,
     )
-    lengths = [f.max_model_len for f in prints if f.max_model_len is not None]
-    require_prompt_tokens(spec.prompt_tokens, spec.chunk_size, min(lengths, default=None), spec.max_tokens)
+    _require_room(pulls_from, spec, longest)
+    require_prompt_tokens(spec.prompt_tokens, spec.chunk_size, longest, spec.max_tokens)
     return spec
+
+
+def _prompt_tokens(chosen: int | None, pulls_from: Threshold, chunk_size: int) -> int:
+    """Return the prompts' length; KvshareError if decode would compute prompts of the chosen one itself."""
+    if pulls_from.tokens is None:
+        raise KvshareError(
+            f"decode never pulls ({pulls_from.assignment}), there is nothing to prove: "
+            f"set {threshold.NAME}=0 in .env and type make up NODE=decode."
+        )
+    least = _shortest(pulls_from.tokens, chunk_size)
+    if chosen is None:
+        return max(DEFAULT_PROMPT_TOKENS, least)
+    if pulls_from.declines(reusable(chosen, chunk_size)):
+        raise KvshareError(
+            f"decode computes a prompt of {chosen} tokens itself ({pulls_from.assignment}): "
+            f"set --prompt-tokens to {least} or more."
+        )
+    return chosen
+
+
+def _shortest(tokens: int, chunk_size: int) -> int:
+    """Return the length of the shortest prompt that at least ``tokens`` can be pulled of."""
+    return math.ceil(tokens / chunk_size) * chunk_size + TAIL
+
+
+def _require_room(pulls_from: Threshold, spec: Spec, longest: int | None) -> None:
+    """KvshareError if every prompt that decode would pull is longer than the model takes."""
+    least = _shortest(pulls_from.tokens or 0, spec.chunk_size) + spec.max_tokens
+    if pulls_from.is_set and longest is not None and least > longest:
+        raise KvshareError(
+            f"decode pulls no prompt that MAX_MODEL_LEN={longest} takes ({pulls_from.assignment}), there is "
+            f"nothing to prove: set {threshold.NAME}=0 in .env and type make up NODE=decode."
+        )
 
 
 def _may_still_come(containers: tuple[Container, ...]) -> bool:

@@ -11,12 +11,13 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from kvshare import api_key, records
+from kvshare import api_key, dotenv, records
 from kvshare.bench import plan as planning
 from kvshare.bench.cost import verdict
 from kvshare.bench.observed import Line
+from kvshare.bench.results import Document
 from kvshare.bench.spec import ARMS, BenchSpec, Goodput
-from kvshare.errors import Group, KvshareError, did_you_mean
+from kvshare.errors import PROVEN, Group, KvshareError, did_you_mean
 from kvshare.settings import find_root, load_settings
 
 GOODPUT_LIMITS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2e": "e2e_ms"}
@@ -101,6 +102,10 @@ class Numbers(click.ParamType[tuple[float, ...]]):
     "--out", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
     help="Where bench.json, requests.jsonl, summary.csv and report.html go.  [default: .kvshare/bench/TIME]",
 )  # fmt: skip
+@click.option(
+    "--calibrate", is_flag=True,
+    help="Put the P2P_MIN_TOKENS that follows from the measured costs into .env.",
+)  # fmt: skip
 @click.pass_context
 def bench(
     ctx: click.Context,
@@ -117,6 +122,7 @@ def bench(
     node: str | None,
     wait_s: float,
     out: Path | None,
+    calibrate: bool,
 ) -> None:
     """Measure what reuse is worth on the running stack, and from which prompt length on it pays.
 
@@ -137,6 +143,9 @@ def bench(
       req/s, tok/s  answered requests, output tokens, a second from first sending to last token
       goodput       requests a second that met every limit given
       ± ms   spread: the middle half's width of the repetitions' medians
+
+    Where decode runs with P2P_MIN_TOKENS, its peer arm computes shorter prompts, and the report says so.
+    --calibrate derives it from this pair's costs; without a threshold on, or shorter pulls are not seen.
 
     A repetition whose control moved a byte, or whose cold arm was more than 1 % warm, is discarded, said so,
     and repeated. Exit code 1 if no byte moved in the peer arm, 3 if a server went down; what was measured is
@@ -159,6 +168,7 @@ def bench(
         wait_s=wait_s,
         goodput=parse_goodput(goodput),
         node=node,
+        calibrate=calibrate,
     )
     settings = load_settings(find_root())
     folder = out or settings.root / ".kvshare/bench" / f"{datetime.now():%Y%m%d-%H%M%S}"
@@ -169,10 +179,19 @@ def bench(
     click.echo(
         f"kvshare: {outputs.JSON}, {outputs.LINES}, {outputs.CSV}, {outputs.REPORT} in {folder}", err=True
     )
+    if calibrate and finished.exit_code == PROVEN:
+        _write_threshold(settings.root, finished.document)
     sentence = run.closing_sentence(finished.document, finished.exit_code)
     if sentence is not None:
         click.echo(f"Error: {sentence}", err=True)
     sys.exit(finished.exit_code)
+
+
+def _write_threshold(root: Path, document: Document) -> None:
+    from kvshare.bench.calibrate import line
+
+    path = dotenv.write(root, wanted := line(document))
+    click.echo(f"kvshare: {path.name} has {wanted.split('  #')[0]}; type make up to apply it", err=True)
 
 
 @bench.command("compare")

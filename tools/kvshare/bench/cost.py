@@ -87,12 +87,20 @@ def break_even(pull: Pull, prefill: Prefill) -> float | None:
     return max(0.0, tokens) if tokens < NEVER else None
 
 
+def first_worthwhile(tokens: float | None, chunk_size: int, longest: int | None) -> int | None:
+    """Return the break-even rounded up to whole chunks, or None if no prompt of ``longest`` tokens has it."""
+    if tokens is None:
+        return None
+    first = max(chunk_size, math.ceil(tokens / chunk_size) * chunk_size)
+    return None if longest is not None and first > longest else first
+
+
 def verdict(tokens: float | None, chunk_size: int, longest: int | None) -> str:
     """Return whether reuse pays here, in one sentence; lengths count in whole chunks up to ``longest``."""
-    if tokens is None:
+    first = first_worthwhile(tokens, chunk_size, None)
+    if first is None:
         return "not worth it here: recomputing is faster at any length"
-    first = max(chunk_size, math.ceil(tokens / chunk_size) * chunk_size)
-    if longest is not None and first > longest:
+    if first_worthwhile(tokens, chunk_size, longest) is None:
         return (
             f"not worth it here: a pull would pay from {first:,} tokens, "
             f"and the model takes {longest:,} at most"

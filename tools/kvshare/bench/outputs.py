@@ -15,6 +15,7 @@ from rich.text import Text
 
 from kvshare import records
 from kvshare.bench.compare import Difference
+from kvshare.bench.cost import Pull
 from kvshare.bench.observed import Observed
 from kvshare.bench.results import SCHEMA_VERSION, Arm, Document, PointResult
 from kvshare.bench.spec import MEANING
@@ -121,15 +122,19 @@ def show(document: Document, console: Console) -> None:
     console.print(Text(document.verdict, "bold"))
 
 
+def pull_words(pull: Pull) -> str:
+    """Return the fitted cost of a pull in a few words."""
+    speed = "any speed" if pull.bytes_per_s is None else f"{pull.bytes_per_s / 1e9:.2f} GB/s"
+    return f"a pull: {pull.t0_s * 1000:.0f} ms + bytes / ({speed})"
+
+
 def cost_lines(document: Document) -> tuple[str, ...]:
     """Return the fitted costs, a sentence each."""
     found = document.cost
     if found is None:
         return ()
-    speed = "any speed" if found.pull.bytes_per_s is None else f"{found.pull.bytes_per_s / 1e9:.2f} GB/s"
     lines = [
-        f"a pull: {found.pull.t0_s * 1000:.0f} ms + bytes / ({speed}), "
-        f"{found.pull.kv_bytes_per_token / 1024:.0f} KiB a token",
+        f"{pull_words(found.pull)}, {found.pull.kv_bytes_per_token / 1024:.0f} KiB a token",
         f"a prefill: {found.prefill.constant_s * 1000:.0f} ms + {found.prefill.linear_s * 1e6:.1f} µs·n "
         f"+ {found.prefill.quadratic_s * 1e9:.2f} ns·n²",
     ]

@@ -10,6 +10,7 @@ from kvshare.bench.spec import Goodput, Point
 from kvshare.bench.stages import Stages
 from kvshare.bench.stats import Distribution
 from kvshare.evidence import Sources
+from kvshare.threshold import PULL_ALWAYS, Threshold
 
 SCHEMA_VERSION = 1
 
@@ -123,7 +124,7 @@ class RunFingerprint:
 
 @dataclass(frozen=True)
 class Document:
-    """One benchmark, complete or interrupted (``ended``)."""
+    """One benchmark, complete or interrupted (``ended``); ``threshold`` is decode's P2P_MIN_TOKENS."""
 
     schema_version: int
     started: str
@@ -143,3 +144,4 @@ class Document:
     goodput: Goodput | None
     fingerprint: RunFingerprint
     notes: tuple[str, ...] = ()
+    threshold: Threshold = PULL_ALWAYS

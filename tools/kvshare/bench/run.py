@@ -12,7 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from kvshare.bench import gather, linkspeed, summary
+from kvshare import threshold
+from kvshare.bench import calibrate, gather, linkspeed, summary
 from kvshare.bench.observed import Observed
 from kvshare.bench.progress import following
 from kvshare.bench.results import SCHEMA_VERSION, Document, Link, Model, RunFingerprint
@@ -22,6 +23,7 @@ from kvshare.errors import COULD_NOT_CHECK, FAILED, INTERRUPTED, PROVEN, Kvshare
 from kvshare.ledger import TAIL, require_prompt_tokens
 from kvshare.settings import Settings
 from kvshare.stack import Stack, read_stack
+from kvshare.threshold import PULL_ALWAYS, Threshold
 
 DEFAULT_CHUNK_SIZE = 256
 DEFAULT_MAX_MODEL_LEN = 1600
@@ -46,6 +48,7 @@ class Options:
     wait_s: float = 60.0
     goodput: Goodput | None = None
     node: str | None = None
+    calibrate: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,10 @@ def run(settings: Settings, options: Options, console: Console) -> Finished:
     containers = gather.Containers(stack)
     containers.require_running()
     prints = gather.fingerprints(containers)
-    spec = make_spec(stack, prints[stack.prefill.name], options)
+    running = threshold.of_server(prints[stack.decode.name].get("lmcache", {}))
+    spec = make_spec(stack, prints[stack.prefill.name], options, running)
+    if options.calibrate:
+        calibrate.require(spec)
     console.print("  measuring the link between the servers", markup=False)
     link = linkspeed.measure(containers, prints)
     # Before the run, because a server may be gone after it.
@@ -108,8 +114,8 @@ class Facts:
 def make_document(observed: Observed, spec: BenchSpec, goodput: Goodput | None, facts: Facts) -> Document:
     """Return the document of what was seen."""
     kv_bytes, opening = facts.kv_bytes_per_token, observed.opening
-    points = summary.point_results(observed, spec.chunk_size, kv_bytes, goodput, facts.moments, facts.link)
-    cost = summary.fit_cost(points, observed, spec.chunk_size, kv_bytes)
+    points = summary.point_results(observed, spec, kv_bytes, goodput, facts.moments, facts.link)
+    cost = summary.fit_cost(points, observed, spec, kv_bytes)
     first = opening.first_pull.requests[0] if opening and opening.first_pull else None
     return Document(
         schema_version=SCHEMA_VERSION,
@@ -125,11 +131,12 @@ def make_document(observed: Observed, spec: BenchSpec, goodput: Goodput | None, 
         points=points,
         link=facts.link,
         cost=cost,
-        verdict=summary.verdict(cost, points, observed, spec.chunk_size),
+        verdict=summary.verdict(cost, points, observed, spec),
         moved_tokens=summary.moved_tokens(observed),
         goodput=goodput,
         fingerprint=facts.fingerprint,
         notes=_notes(points, spec, kv_bytes),
+        threshold=spec.threshold,
     )
 
 
@@ -139,8 +146,8 @@ def exit_code(document: Document, spec: BenchSpec, interrupted: bool) -> int:
         return INTERRUPTED
     if document.ended != COMPLETE:
         return COULD_NOT_CHECK
-    shared = any(point.shared_tokens(spec.chunk_size) for point in spec.points)
-    if PEER in spec.arms and shared and document.moved_tokens == 0:
+    pulls = any(point.shared_tokens(spec.chunk_size) and not spec.declined(point) for point in spec.points)
+    if PEER in spec.arms and pulls and document.moved_tokens == 0:
         return FAILED
     empty = any(result.repetitions == 0 for result in document.points)
     return FAILED if empty or not document.points else PROVEN
@@ -155,7 +162,9 @@ def closing_sentence(document: Document, code: int) -> str | None:
     return None if code == PROVEN else f"{document.ended}; what was measured is kept."
 
 
-def make_spec(stack: Stack, prefill: dict[str, Any], options: Options) -> BenchSpec:
+def make_spec(
+    stack: Stack, prefill: dict[str, Any], options: Options, running: Threshold = PULL_ALWAYS
+) -> BenchSpec:
     """Return the client's task; KvshareError if lengths or loads cannot work with what prefill runs."""
     chunk_size = int(prefill.get("lmcache", {}).get("chunk_size", DEFAULT_CHUNK_SIZE))
     longest = int(prefill.get("max_model_len") or DEFAULT_MAX_MODEL_LEN)
@@ -170,6 +179,7 @@ def make_spec(stack: Stack, prefill: dict[str, Any], options: Options) -> BenchS
         chunk_size=chunk_size,
         seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
         wait_s=options.wait_s,
+        threshold=running,
     )
 
 
@@ -236,6 +246,7 @@ def _notes(points: Sequence[Any], spec: BenchSpec, kv_bytes: int | None) -> tupl
     told = []
     if kv_bytes is None:
         told.append("bytes and GB/s are left out: the model's config.json cannot be read in the engine.")
-    if PEER in spec.arms and points and all(p.stages is None for p in points):
+    pulled = [p for p in points if not spec.declined(p.point)]
+    if PEER in spec.arms and pulled and all(p.stages is None for p in pulled):
         told.append("no stages: they need one request in flight, and both servers' logs at level INFO.")
     return tuple(told)

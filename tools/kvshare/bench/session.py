@@ -131,6 +131,8 @@ class _Session:
             return None
         self._await_admission(prompts, keys)
         pull = self._send(PEER, point, prompts)
+        if self.spec.declined(point):
+            return None
         if pull.sources and pull.sources.external_kv_transfer:
             self._await_export(before, 1)  # or it would be counted as the first point's
         self.narrate(f"first pull of the pair, not counted: {_ttft(pull)}")
@@ -156,13 +158,14 @@ class _Session:
 
     def _repeat(self, number: int, attempt: int, point: Point) -> Repetition:
         shared = point.shared_tokens(self.spec.chunk_size)
+        expected = {COLD: 0, RECOMPUTE: 0, PEER: 0 if self.spec.declined(point) else shared}
         prompts = self._prompts(point)
         runs: list[ArmRun] = []
         admission = None
         for arm in order(self.arms, attempt):
             keys = self._owner_keys() if arm == COLD else 0
             run = self._send(arm, point, self._prompts_of(arm, prompts, point))
-            runs.append(_judged(run, 0 if arm in (COLD, RECOMPUTE) else shared))
+            runs.append(_judged(run, expected.get(arm, shared)))
             self.narrate(f"repetition {attempt + 1}, {arm}: {_ttft(run)}{_why(runs[-1])}")
             self._require_servers(runs[-1])
             if arm == COLD and PEER in self.arms and run.wall_s:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from kvshare.threshold import PULL_ALWAYS, Threshold
+
 COLD, LOCAL_PREFIX, LOCAL_LMCACHE, PEER, RECOMPUTE = (
     "cold",
     "local-prefix",
@@ -63,7 +65,10 @@ class Point:
 
 @dataclass(frozen=True)
 class BenchSpec:
-    """The client container's task: addresses, the points, and the seed of everything random."""
+    """The client container's task: addresses, the points, and the seed of everything random.
+
+    ``threshold`` is the running decode server's: what is below it is recomputed, and no pull expected.
+    """
 
     prefill: str
     decode: str
@@ -76,6 +81,11 @@ class BenchSpec:
     seed: int
     vocab: int = 259
     wait_s: float = 0.0
+    threshold: Threshold = PULL_ALWAYS
+
+    def declined(self, point: Point) -> bool:
+        """Return whether decode computes the point's prompts, since a pull would bring too little."""
+        return self.threshold.declines(point.shared_tokens(self.chunk_size))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from kvshare.bench import cost, rules, stages
 from kvshare.bench.observed import ArmRun, EngineTimes, Observed, PointEnd, Repetition, Request
 from kvshare.bench.results import Arm, Cost, Link, PointResult, Transfer
-from kvshare.bench.spec import COLD, NODE_OF, PEER, Goodput, Point
+from kvshare.bench.spec import COLD, NODE_OF, PEER, BenchSpec, Goodput, Point
 from kvshare.bench.stages import Moments
 from kvshare.bench.stats import Distribution, distribution, median
 from kvshare.evidence import Sources
@@ -17,7 +17,7 @@ GB = 1e9
 
 def point_results(
     observed: Observed,
-    chunk_size: int,
+    spec: BenchSpec,
     kv_bytes: int | None,
     goodput: Goodput | None,
     moments: Mapping[str, Moments],
@@ -30,9 +30,7 @@ def point_results(
     for number, point in enumerate(points):
         repetitions = [r for r in observed.repetitions if r.point == number]
         if repetitions:
-            found.append(
-                _point(point, repetitions, ends.get(number), chunk_size, kv_bytes, goodput, moments, link)
-            )
+            found.append(_point(point, repetitions, ends.get(number), spec, kv_bytes, goodput, moments, link))
     return tuple(found)
 
 
@@ -40,7 +38,7 @@ def _point(
     point: Point,
     repetitions: Sequence[Repetition],
     end: PointEnd | None,
-    chunk_size: int,
+    spec: BenchSpec,
     kv_bytes: int | None,
     goodput: Goodput | None,
     moments: Mapping[str, Moments],
@@ -56,9 +54,9 @@ def _point(
         arms=tuple(arm_figures(name, [run for r in kept if (run := r.arm(name))], goodput) for name in names),
         repetitions=len(kept),
         admission_ms=median(waits) * 1000 if waits else None,
-        transfer=_transfer(end, point.shared_tokens(chunk_size), kv_bytes, link),
+        transfer=_transfer(end, point.shared_tokens(spec.chunk_size), kv_bytes, link),
         stages=stages.split(peers, moments) if alone else None,
-        notes=_notes(repetitions),
+        notes=(*_declined(point, spec), *_notes(repetitions)),
     )
 
 
@@ -133,6 +131,14 @@ def _transfer(end: PointEnd | None, tokens: int, kv_bytes: int | None, link: Lin
     return Transfer(round(end.owner.transfers), tokens, seconds * 1000, size, speed, ratio)
 
 
+def _declined(point: Point, spec: BenchSpec) -> tuple[str, ...]:
+    """Say that the peer arm is no pull, where decode's threshold makes it compute."""
+    if PEER not in spec.arms or not point.shared_tokens(spec.chunk_size) or not spec.declined(point):
+        return ()
+    below = "" if spec.threshold.tokens is None else f" below {spec.threshold.tokens:,} tokens"
+    return (f"peer: declined{below} ({spec.threshold.assignment}), decode computes these prompts",)
+
+
 def _notes(repetitions: Iterable[Repetition]) -> tuple[str, ...]:
     found = []
     for repetition in repetitions:
@@ -147,9 +153,9 @@ def _notes(repetitions: Iterable[Repetition]) -> tuple[str, ...]:
 
 
 def fit_cost(
-    points: Sequence[PointResult], observed: Observed, chunk_size: int, kv_bytes: int | None
+    points: Sequence[PointResult], observed: Observed, spec: BenchSpec, kv_bytes: int | None
 ) -> Cost | None:
-    """Return the fits over the points of one request in flight and a whole shared prefix.
+    """Return the fits over the points of one request in flight and a whole shared prefix that was pulled.
 
     None with fewer than two lengths, or where a token's bytes are not known.
     """
@@ -159,13 +165,14 @@ def fit_cost(
         if point.concurrency == 1 and point.rate is None and point.shared_percent == 100
     }
     cold = _samples(observed, lengths, COLD, lambda point: point.prompt_tokens)
-    peer = _samples(observed, lengths, PEER, lambda point: point.prompt_tokens)
+    pulled = {number: point for number, point in lengths.items() if not spec.declined(point)}
+    peer = _samples(observed, pulled, PEER, lambda point: point.prompt_tokens)
     if kv_bytes is None or min(len({n for n, _ in cold}), len({n for n, _ in peer})) < 2:
         return None
     pull, prefill = cost.fit_pull(peer, kv_bytes), cost.fit_prefill(cold)
     tokens = [n for n, _ in peer]
     moved = [
-        (float(r.point.shared_tokens(chunk_size)), r.transfer.mean_ms / 1000)
+        (float(r.point.shared_tokens(spec.chunk_size)), r.transfer.mean_ms / 1000)
         for r in points
         if r.transfer is not None and r.point in lengths.values() and r.transfer.mean_ms > 0
     ]
@@ -188,22 +195,23 @@ def _samples(
     ]
 
 
-def verdict(found: Cost | None, points: Sequence[PointResult], observed: Observed, chunk_size: int) -> str:
+def verdict(found: Cost | None, points: Sequence[PointResult], observed: Observed, spec: BenchSpec) -> str:
     """Return whether reuse pays here: by the fit, or where there is none by what was measured."""
     if found is not None:
         longest = observed.opening.max_model_len if observed.opening else None
-        return cost.verdict(found.break_even_tokens, chunk_size, longest)
+        return cost.verdict(found.break_even_tokens, spec.chunk_size, longest)
     ratios = [
         peer.ttft_ms.p50 / cold.ttft_ms.p50
         for r in points
         if r.point.shared_percent == 100
+        and not spec.declined(r.point)
         and (peer := r.arm(PEER)) is not None
         and (cold := r.arm(COLD)) is not None
         and peer.ttft_ms is not None
         and cold.ttft_ms is not None
     ]
     if not ratios:
-        return "no verdict: it takes the arms cold and peer"
+        return "no verdict: it takes the arms cold and peer, and a pull that is made"
     best = min(ratios)
     if best < 1:
         return f"worth it at the length measured: first token {100 * (1 - best):.0f} % sooner from the peer"

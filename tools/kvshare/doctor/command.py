@@ -42,7 +42,9 @@ def doctor(
     nothing of the stack, changes nothing but .env, and that with --write only. Exit code 0 only if nothing
     failed; `docs/checks.md` explains every check.
     """
-    from kvshare.doctor import checks, dotenv, gather, judgement, report
+    from kvshare import dotenv
+    from kvshare.doctor import checks, gather, judgement, report
+    from kvshare.doctor.dotenv import derived_line
     from kvshare.progress import step
 
     selected = checks.select(only, skip)
@@ -57,7 +59,7 @@ def doctor(
         with output_file.open("w") as stream:
             report.render(diagnosis, output, stream)
     if write:
-        path = dotenv.write(settings.root, line := dotenv.derived_line(evidence))
+        path = dotenv.write(settings.root, line := derived_line(evidence))
         click.echo(
             f"kvshare: {path.name} has {line.split('  #')[0]}; kvshare up makes servers take it", err=True
         )

@@ -1,17 +1,12 @@
-"""Write the derived LOOKUP_TIMEOUT_MS into `.env`, and nothing else of it."""
+"""The LOOKUP_TIMEOUT_MS that the measured link asks for, as a line of `.env`."""
 
 from __future__ import annotations
-
-import re
-import tempfile
-from pathlib import Path
 
 from kvshare.doctor import checks
 from kvshare.doctor.evidence import Evidence
 from kvshare.errors import CouldNotCheckError
 
 NAME = "LOOKUP_TIMEOUT_MS"
-_LINE = re.compile(rf"^\s*(?:export\s+)?{NAME}=.*$", re.MULTILINE)
 
 
 def derived_line(evidence: Evidence) -> str:
@@ -27,24 +22,3 @@ def derived_line(evidence: Evidence) -> str:
         f"{link.target} {checks.speed_words(link)}; {slowest.longest_tokens} tokens take "
         f"{slowest.longest_s:.2f} s"
     )
-
-
-def write(root: Path, line: str) -> Path:
-    """Put the line into ``root``'s `.env`, in place of the one it has; return the file's path."""
-    path = root / ".env"
-    text = path.read_text() if path.is_file() else ""
-    if _LINE.search(text):
-        text = _LINE.sub(lambda _: line, text, count=1)
-    else:
-        text += ("" if not text or text.endswith("\n") else "\n") + line + "\n"
-    _replace(path, text)
-    return path
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write the file whole or not at all, with the permissions that it had."""
-    mode = path.stat().st_mode & 0o777 if path.is_file() else 0o644
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".env.", delete=False) as scratch:
-        scratch.write(text)
-    Path(scratch.name).chmod(mode)
-    Path(scratch.name).replace(path)

@@ -1,0 +1,48 @@
+"""P2P_MIN_TOKENS from a benchmark: the length from which a pull pays on this pair."""
+
+from __future__ import annotations
+
+from kvshare.bench.cost import first_worthwhile
+from kvshare.bench.outputs import pull_words
+from kvshare.bench.results import Document
+from kvshare.bench.spec import COLD, PEER, BenchSpec
+from kvshare.errors import CouldNotCheckError, KvshareError
+from kvshare.threshold import NAME, Threshold
+
+
+def require(spec: BenchSpec) -> None:
+    """KvshareError unless the benchmark will measure what a threshold follows from."""
+    if spec.threshold.is_set:
+        raise KvshareError(
+            f"decode runs with {spec.threshold.assignment}, and shorter pulls cannot be measured: "
+            f"set {NAME}=0 in .env, type make up NODE=decode, and calibrate again."
+        )
+    if not {COLD, PEER} <= set(spec.arms):
+        raise KvshareError(f"a calibration compares the arms {COLD} and {PEER}: leave both in --arms.")
+    alone = (p for p in spec.points if p.concurrency == 1 and p.rate is None and p.shared_percent == 100)
+    if len({point.prompt_tokens for point in alone}) < 2:
+        raise KvshareError(
+            "a calibration needs two prompt lengths or more, wholly shared, one request in flight: "
+            "leave --prompt-tokens, --shared, --concurrency and --rate as they are."
+        )
+
+
+def threshold(document: Document) -> Threshold:
+    """Return the first whole chunks that pay, or never; CouldNotCheckError if nothing could be fitted."""
+    if document.cost is None:
+        raise CouldNotCheckError(f"{NAME} cannot be derived, see above; .env is as it was.")
+    return Threshold(
+        first_worthwhile(document.cost.break_even_tokens, document.chunk_size, document.model.max_model_len)
+    )
+
+
+def line(document: Document) -> str:
+    """Return the threshold as `.env` has it, with when, on what link and why."""
+    found = threshold(document)
+    assert document.cost is not None
+    speed = document.link.gb_per_s
+    link = "" if speed is None else f" on a link of {speed:.2f} GB/s"
+    return (
+        f"{found.assignment}  # kvshare bench --calibrate, {document.started[:10]}: "
+        f"{pull_words(document.cost.pull)}{link}; {document.verdict}"
+    )
