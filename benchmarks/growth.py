@@ -30,17 +30,22 @@ def measure_growth() -> dict[str, Any]:
     }
 
 
-def bench(*options: str) -> dict[str, Any]:
+def bench(*options: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
     """Return the bench.json of one run; its failure ends the measurement."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [ROOT / ".venv/bin/kvshare", "bench", *options, "--out", folder]
-        result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
-        if result.returncode != 0:
-            sys.exit(f"kvshare bench failed, so nothing was measured:\n{result.stdout}\n{result.stderr}")
+        run("bench", *options, "--out", folder, environment=environment)
         found: dict[str, Any] = json.loads((Path(folder) / "bench.json").read_text())
     return {
         name: found[name] for name in ("points", "verdict", "cost", "link", "repetitions", "first_pull_ms")
     }
+
+
+def run(*arguments: str, environment: dict[str, str] | None = None) -> None:
+    """Run the tool; its failure ends the measurement."""
+    command = [str(ROOT / ".venv/bin/kvshare"), *arguments]
+    result = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
+    if result.returncode != 0:
+        sys.exit(f"kvshare {arguments[0]} failed, so nothing was measured:\n{result.stdout}\n{result.stderr}")
 
 
 def section(found: dict[str, Any]) -> list[str]:

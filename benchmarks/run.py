@@ -3,6 +3,8 @@
     make benchmarks                          everything that a running Docker engine allows
     make benchmarks ARGS="--part verify"     one part; the others keep what was last measured
     make benchmarks ARGS="--part growth"     `kvshare bench` on the stack that is up, over lengths and loads
+    make benchmarks ARGS="--part links"      the same over cables of several speeds, on two engines (make rig)
+    make benchmarks ARGS="--part nodes"      and with one, two and three decode nodes
     make benchmarks ARGS="--part nothing"    removes Docker, images and .venv, then times `make demo`
 
 Results are kept in benchmarks/results.json, so that the document can be made again without measuring.
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import growth  # beside this file, which is what Python runs
+import rig_growth
 from machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,6 +148,8 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "images": measure_images,
     "verify": measure_verify,
     "growth": growth.measure_growth,
+    "links": rig_growth.measure_links,
+    "nodes": rig_growth.measure_nodes,
 }
 
 
@@ -210,6 +215,7 @@ def document(results: dict[str, Any]) -> str:
         lines += [f"| {leg.replace('_', ' ')} | {milliseconds:.0f} |" for leg, milliseconds in ttft.items()]
     if "growth" in results:
         lines += growth.section(results["growth"])
+    lines += rig_growth.section(results)
     return "\n".join(lines) + "\n"
 
 

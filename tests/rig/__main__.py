@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import click
 
 from tests.rig import engines, network
-from tests.rig.network import DECODE, DECODE_2, HOSTS, PREFILL, Host, RigError
+from tests.rig.network import DECODE, HOSTS, PREFILL, Host, RigError
 
 BY_NAME: Mapping[str, Host] = {host.name: host for host in HOSTS}
 SETTINGS: Mapping[str, str] = {
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--decode-nodes", type=click.IntRange(1, 2), default=1, show_default=True)
+@click.option("--decode-nodes", type=click.IntRange(1, 3), default=1, show_default=True)
 def up(decode_nodes: int) -> None:
     """Make the network, start the engines, and load this machine's images into them."""
     hosts = engines.HOSTS[: 1 + decode_nodes]
@@ -52,16 +52,22 @@ def up(decode_nodes: int) -> None:
             click.echo(f"rig: {host.name} is {host.address}, context {engines.context_of(host)}", err=True)
             engines.start(host)
         engines.load_images(hosts)
-    settings = dict(SETTINGS)
-    if decode_nodes == 2:
-        settings |= {
-            "DECODE_HOSTS": f"{DECODE.address},{DECODE_2.address}",
-            "DECODE_CONTEXTS": f"{engines.context_of(DECODE)},{engines.context_of(DECODE_2)}",
-        }
-    lines = "\n".join(f"{name}={value}" for name, value in settings.items())
+    lines = "\n".join(f"{name}={value}" for name, value in settings_for(decode_nodes).items())
     ENV_FILE.write_text(lines + "\n")
     click.echo(f"rig: for this shell alone, instead of .env: set -a; . {ENV_FILE}; set +a", err=True)
     click.echo(lines)
+
+
+def settings_for(decode_nodes: int) -> dict[str, str]:
+    """Return what `.env` would hold for the rig with that many decode nodes."""
+    if decode_nodes == 1:
+        return dict(SETTINGS)
+    nodes = engines.HOSTS[1 : 1 + decode_nodes]
+    return {
+        **SETTINGS,
+        "DECODE_HOSTS": ",".join(node.address for node in nodes),
+        "DECODE_CONTEXTS": ",".join(map(engines.context_of, nodes)),
+    }
 
 
 @main.command()

@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.rig.network import DECODE, DECODE_2, PREFILL, STATE, Host, RigError, run
+from tests.rig.network import DECODE, DECODE_2, DECODE_3, PREFILL, STATE, Host, RigError, run
 
 DATA = Path("/var/lib/kvshare-rig")
 START_TIMEOUT_S, STOP_TIMEOUT_S, LOAD_TIMEOUT_S = 60, 60, 900
-HOSTS = (PREFILL, DECODE, DECODE_2)
+HOSTS = (PREFILL, DECODE, DECODE_2, DECODE_3)
 IMAGES = ("kvshare/engine-cpu:0.1.0", "kvshare/client:0.1.0")
 
 

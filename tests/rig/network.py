@@ -20,6 +20,7 @@ NAMESPACES = Path("/run/netns")
 PREFIX = 24
 ROOT = Path(__file__).resolve().parents[2]
 STATE = Path("/run/kvshare-rig")
+TICK_S, SMALLEST_BURST = 0.004, 1 << 18  # a bucket must hold what one timer tick lets through
 CLONE_NEWNET = 0x40000000  # source: linux/sched.h
 
 
@@ -46,8 +47,9 @@ class Host:
 PREFILL = Host("prefill", "192.168.110.13")
 DECODE = Host("decode", "192.168.110.97")
 DECODE_2 = Host("decode-2", "192.168.110.98")
+DECODE_3 = Host("decode-3", "192.168.110.99")
 OPERATOR = Host("operator", "192.168.110.50")  # no engine: the operator, and whoever else is on the network
-HOSTS = (PREFILL, DECODE, DECODE_2, OPERATOR)
+HOSTS = (PREFILL, DECODE, DECODE_2, DECODE_3, OPERATOR)
 
 
 def run(command: Sequence[str], timeout_s: float = 60, both: bool = False) -> str:
@@ -162,6 +164,22 @@ def shape(host: Host, link: Link, seed: int = 1) -> None:
     if process.poll() is not None:
         unshape(host)
         raise RigError(f"the slow link of {host.name} ended: {_log_of(host).read_text().strip()[-200:]}")
+
+
+def limit(host: Host, rate: float) -> None:
+    """Limit a host's cable to ``rate`` bytes a second each way, in the kernel; 0 lifts the limit.
+
+    For rates that a process could not keep pace with; delay and loss need :func:`shape`.
+    """
+    for namespace, device in ((host.namespace, "eth0"), (SWITCH, host.name)):
+        if rate:
+            burst = max(int(rate * TICK_S), SMALLEST_BURST)
+            tail = ("root", "tbf", "rate", f"{int(rate * 8)}bit", "burst", str(burst), "latency", "20ms")
+            run(["tc", "-n", namespace, "qdisc", "replace", "dev", device, *tail])
+        else:
+            subprocess.run(
+                ["tc", "-n", namespace, "qdisc", "del", "dev", device, "root"], capture_output=True
+            )
 
 
 def is_shaped(host: Host) -> bool:

@@ -20,7 +20,7 @@ def growth(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import growth
 
     yield growth
-    for name in ("growth", "client_overhead"):
+    for name in ("growth", "rig_growth", "client_overhead"):
         sys.modules.pop(name, None)
 
 
@@ -39,3 +39,16 @@ def test_the_client_is_measured_against_a_server_that_computes_nothing(growth: M
     assert (found["streams"], found["tokens"]) == (4, 20)
     assert found["cpu_ms"] > 0
     assert found["p50_ms"] > 0
+
+
+@pytest.mark.usefixtures("growth")
+def test_links_and_nodes_have_a_row_for_each_point() -> None:
+    import rig_growth
+
+    found = json.loads(records.dumps(document()))
+    lines = rig_growth.section({"links": {"10": found, "0": found}, "nodes": {"2": [found, found]}})
+    points = len(found["points"])
+    assert sum(line.startswith("| 10 Gbit/s |") for line in lines) == points
+    assert sum(line.startswith("| no limit |") for line in lines) == points
+    assert sum(line.startswith("| 2 |") for line in lines) == 1
+    assert rig_growth.section({}) == []

@@ -83,7 +83,7 @@ class Stack:
             assert not found, f"{service} said {found}:\n" + said[-3000:]
 
     def verify(self) -> Outcome:
-        """`kvshare verify`, once LMCache has exported what was pulled before: it would count as the control's."""
+        """`kvshare verify`, once LMCache has exported what was pulled before."""
         time.sleep(FLUSH_S)
         return self.machines.verify()
 
