@@ -16,6 +16,7 @@ import cpu_dispatch
 import dead_peer
 import double_free
 import full_sync
+import lanes
 import lookup_loop
 import lookup_timeout
 import message_defaults
@@ -48,6 +49,7 @@ PATCHES: tuple[Patch, ...] = (
     dead_peer.PATCH,
     worker_address.PATCH,
     p2p_threshold.PATCH,
+    lanes.PATCH,
 )
 DEVICES = ("cpu", "cuda")
 

@@ -28,9 +28,10 @@ PROBES = {
     "dead-peer": "probes.dead_peer",
     "worker-address": "probes.worker_address",
     "p2p-threshold": "probes.p2p_threshold",
+    "lanes": "probes.lanes",
 }
 # Half a minute or more each, too long for every build; tests/patches runs them in the image, with all others.
-SLOW = ("double-free", "registration", "full-sync", "peer-loops", "dead-peer", "p2p-threshold")
+SLOW = ("double-free", "registration", "full-sync", "peer-loops", "dead-peer", "p2p-threshold", "lanes")
 SHARED = tuple(name for name in PROBES if name not in ("cpu-connector", "packed-kv", *SLOW))
 OF_DEVICE = {
     "cpu": ("cpu-connector", *SHARED),

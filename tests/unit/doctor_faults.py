@@ -243,6 +243,11 @@ FAULTS: Mapping[str, Fault] = {
     "other-dtype": Fault(
         "DOC-CONF-03", with_environment(healthy(), "decode", KVSHARE_DTYPE="bfloat16"), "and decode bfloat16"
     ),
+    "other-kv-cache-dtype": Fault(
+        "DOC-CONF-03",
+        with_environment(healthy(), "decode", KVSHARE_KV_CACHE_DTYPE="fp8"),
+        "and decode float32 with fp8 KV",
+    ),
     "chunk-size": Fault(
         "DOC-CONF-04", lmcache(healthy(), "decode", chunk_size=128), "prefill has 256 and decode 128"
     ),

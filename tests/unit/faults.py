@@ -193,6 +193,7 @@ FAULTS: dict[str, Fault] = {
     "model-string": Fault("CONF-02", recomputed(edit(proven(), "decode.fingerprint.model", "/models/other"))),
     "chunk-size": Fault("CONF-03", recomputed(_lmcache("decode", "chunk_size", 128))),
     "dtype": Fault("CONF-04", edit(proven(), "decode.fingerprint.dtype", "bfloat16")),
+    "kv-cache-dtype": Fault("CONF-04", edit(proven(), "decode.fingerprint.kv_cache_dtype", "fp8")),
     "async-loading-off": Fault("CONF-05", recomputed(_lmcache("decode", "enable_async_loading", False))),
     "reuse-off": Fault("CONF-06", recomputed(edit(proven(), "decode.fingerprint.kv_transfer_config", None))),
     "p2p-off": Fault("CONF-06", recomputed(_lmcache("prefill", "enable_p2p", False))),

@@ -111,6 +111,12 @@ def test_a_config_says_the_same_as_the_table(tmp_path: Path) -> None:
     assert found.parameters == pytest.approx(plan.MODELS["Qwen3-0.6B"].parameters, rel=0.01)
 
 
+def test_fp8_halves_the_bytes() -> None:
+    halved = plan.with_kv(plan.MODELS["Llama-3.1-8B"], "fp8")
+    assert halved.kv_bytes_per_token * 2 == plan.MODELS["Llama-3.1-8B"].kv_bytes_per_token
+    assert "64 KiB of KV a token" in invoke("--kv-cache-dtype", "fp8").stdout
+
+
 def test_a_float32_cache_is_twice_as_large() -> None:
     config = json.dumps(
         {"num_hidden_layers": 10, "num_attention_heads": 10, "num_key_value_heads": 5, "hidden_size": 640,

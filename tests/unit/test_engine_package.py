@@ -32,6 +32,7 @@ DECODE = {
     "KVSHARE_P2P_LOOKUP_PORT": "8203",
     "KVSHARE_MODEL": "some/model",
     "KVSHARE_DTYPE": "auto",
+    "KVSHARE_KV_CACHE_DTYPE": "fp8",
     "KVSHARE_MAX_MODEL_LEN": "1600",
     "KVSHARE_KV_TRANSFER_CONFIG": '{"kv_connector": "LMCacheConnectorV1"}',
     "KVSHARE_VLLM_ARGS": "--gpu-memory-utilization 0.9",
@@ -55,6 +56,7 @@ def test_a_server_serves_its_model_on_its_own_address_and_shares_its_cache() -> 
         "--host=192.168.110.97",
         "--port=8011",
         "--dtype=auto",
+        "--kv-cache-dtype=fp8",
         "--max-model-len=1600",
         "--gpu-memory-utilization",
         "0.9",
@@ -126,12 +128,19 @@ def test_the_transfer_device_is_the_one_that_holds_the_nodes_address(
 )
 def test_ucx_is_told_what_follows_from_transport_and_device(name: str, device: str, tls: str) -> None:
     found = transport.environment(name, device, "127.0.0.1", {})
-    assert found == {"UCX_TLS": tls, "UCX_NET_DEVICES": "lo"}
+    assert (found["UCX_TLS"], found["UCX_NET_DEVICES"]) == (tls, "lo")
 
 
 def test_what_ucx_was_given_stands() -> None:
-    given = {"UCX_TLS": "rc", "UCX_NET_DEVICES": "mlx5_1:1"}
+    given = {"UCX_TLS": "rc", "UCX_NET_DEVICES": "mlx5_1:1", "KVSHARE_LANES": "2"}
     assert transport.environment("rdma", "cuda", "127.0.0.1", given) == given
+
+
+@pytest.mark.parametrize(
+    ("name", "cores", "lanes"), [("tcp", 1, 1), ("tcp", 2, 1), ("tcp", 8, 4), ("tcp", 64, 8), ("rdma", 64, 1)]
+)
+def test_a_pull_uses_half_of_the_cores_and_rdma_none(name: str, cores: int, lanes: int) -> None:
+    assert transport.lanes(name, cores) == lanes
 
 
 def test_the_rdma_port_behind_a_network_device_is_found(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ SHARED_PATCHES = (
     "dead-peer",
     "worker-address",
     "p2p-threshold",
+    "lanes",
 )
 PATCHES = {"cuda": ("packed-kv", *SHARED_PATCHES), "cpu": ("cpu-connector", *SHARED_PATCHES)}
 
@@ -195,6 +196,11 @@ def _versions(fingerprint: Fingerprint) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(fingerprint.versions.items()))
 
 
+def _dtypes(fingerprint: Fingerprint) -> str:
+    kept = fingerprint.kv_cache_dtype or "auto"
+    return str(fingerprint.dtype) if kept == "auto" else f"{fingerprint.dtype} with {kept} KV"
+
+
 _SETTING_FIX = (
     "correct configs/lmcache.yaml or the LMCACHE_ variable that overrides it, then make image and make up"
 )
@@ -215,7 +221,11 @@ _check("CONF-03", "configuration", "the chunk size is the same")(
     _equal("chunk_size", lambda f: f.lmcache.get("chunk_size"), _SETTING_FIX)
 )
 _check("CONF-04", "configuration", "the dtype is the same")(
-    _equal("dtype", lambda f: f.dtype, "set KVSHARE_DTYPE once in compose.yaml (server), then make up")
+    _equal(
+        "dtype",
+        _dtypes,
+        "set KVSHARE_DTYPE once in compose.yaml (server), one KV_CACHE_DTYPE in .env, then make up",
+    )
 )
 _check("CONF-05", "configuration", "asynchronous loading is on (without it no peer is ever asked)")(
     _each(_setting("enable_async_loading", True), "enable_async_loading=true", _SETTING_FIX)
@@ -681,7 +691,7 @@ def _worth_it(evidence: Evidence) -> Outcome:
 def answer_limit(evidence: Evidence) -> tolerance.Limit:
     """Return the limit for differences of log-probabilities in this run."""
     prints = _fingerprints(evidence)
-    dtypes = {fingerprint.dtype for fingerprint in prints.values()} or {None}
+    dtypes = {fingerprint.kv_dtype for fingerprint in prints.values()} or {None}
     pairs = _pairs(_traffic(evidence), REFERENCE, SAME_SPLIT)
     noises = [tolerance.distance(a.output, b.output) for _, a, b in pairs]
     return max((tolerance.make_limit(dtype, noises) for dtype in dtypes), key=lambda limit: limit.value)

@@ -172,10 +172,16 @@ class Fingerprint:
     python_hash_seed: str | None = None
     model: str | None = None
     dtype: str | None = None
+    kv_cache_dtype: str | None = None
     max_model_len: int | None = None
     lmcache: dict[str, Any] = field(default_factory=dict)
     kv_transfer_config: dict[str, Any] | None = None
     patches: tuple[str, ...] = ()
+
+    @property
+    def kv_dtype(self) -> str | None:
+        """What KV is kept in, as far as it is set; auto: what the model is in."""
+        return self.dtype if self.kv_cache_dtype in (None, "auto") else self.kv_cache_dtype
 
 
 @dataclass(frozen=True)

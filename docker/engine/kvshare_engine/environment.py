@@ -76,6 +76,7 @@ class Server:
     p2p_lookup_port: int
     model: str
     dtype: str
+    kv_cache_dtype: str
     max_model_len: int
     kv_transfer_config: str
     vllm_args: str
@@ -85,6 +86,11 @@ class Server:
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.api_port}"
+
+    @property
+    def kv_dtype(self) -> str:
+        """What KV is kept in, as far as it is set; auto: what the model is in."""
+        return self.dtype if self.kv_cache_dtype == "auto" else self.kv_cache_dtype
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Server:
@@ -98,6 +104,7 @@ class Server:
             p2p_lookup_port=port("KVSHARE_P2P_LOOKUP_PORT", environment),
             model=required("KVSHARE_MODEL", environment),
             dtype=required("KVSHARE_DTYPE", environment),
+            kv_cache_dtype=required("KVSHARE_KV_CACHE_DTYPE", environment),
             max_model_len=int(required("KVSHARE_MAX_MODEL_LEN", environment)),
             kv_transfer_config=environment.get("KVSHARE_KV_TRANSFER_CONFIG", ""),
             vllm_args=environment.get("KVSHARE_VLLM_ARGS", ""),

@@ -123,7 +123,7 @@ def gather(of: Server, controller: Controller, hub_token: str) -> Facts:
         versions=common["versions"],
         patches=tuple(sorted({patch["id"] for patch in common["patches"]})),
         python_hash_seed=common["python_hash_seed"],
-        dtype=of.dtype,
+        dtype=of.kv_dtype,
         max_model_len=of.max_model_len,
         lmcache=fingerprint.lmcache_settings(LMCACHE_CONFIG, settings),
     )

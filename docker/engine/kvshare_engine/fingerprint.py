@@ -33,6 +33,7 @@ def of_server(server: Server, model: str) -> dict[str, Any]:
         "model": model,
         "vocab_size": vocab_size(Path(model)),
         "dtype": server.dtype,
+        "kv_cache_dtype": server.kv_cache_dtype,
         "max_model_len": server.max_model_len,
         "kv_transfer_config": json.loads(server.kv_transfer_config) if server.kv_transfer_config else None,
         "lmcache": lmcache_settings(LMCACHE_CONFIG, os.environ),

@@ -46,6 +46,7 @@ def command(server: Server, model: str) -> list[str]:
         f"--host={server.host}",
         f"--port={server.api_port}",
         f"--dtype={server.dtype}",
+        f"--kv-cache-dtype={server.kv_cache_dtype}",
         f"--max-model-len={server.max_model_len}",
         *shlex.split(server.vllm_args),
     ]

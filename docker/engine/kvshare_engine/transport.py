@@ -18,6 +18,7 @@ UCX_TLS = {
     ("rdma", "cuda"): "rc,cuda_copy",
 }
 SYSFS_NET = Path("/sys/class/net")
+MOST_LANES = 8  # docs/gpu.md: so many filled 12 GB/s, and no more was to be had
 
 
 def environment(
@@ -33,7 +34,16 @@ def environment(
     devices = given.get("UCX_NET_DEVICES") or (
         network_device if transport == "tcp" else rdma_port_of(network_device)
     )
-    return {"UCX_TLS": given.get("UCX_TLS") or UCX_TLS[transport, device], "UCX_NET_DEVICES": devices}
+    return {
+        "UCX_TLS": given.get("UCX_TLS") or UCX_TLS[transport, device],
+        "UCX_NET_DEVICES": devices,
+        "KVSHARE_LANES": given.get("KVSHARE_LANES") or str(lanes(transport, len(os.sched_getaffinity(0)))),
+    }
+
+
+def lanes(transport: str, cores: int) -> int:
+    """How many connections a pull uses: over TCP each fills a core at both ends, the engine has the rest."""
+    return max(1, min(MOST_LANES, cores // 2)) if transport == "tcp" else 1
 
 
 def device_of(address: str) -> str:

@@ -41,6 +41,7 @@ class Settings:
     lookup_port: int
     host: str = "127.0.0.1"
     pages: int = 256
+    lanes: int = 1
     extra: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -54,7 +55,11 @@ class Node:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "probes.node", json.dumps(asdict(settings))],
             cwd=Path(__file__).parents[1],
-            env={**os.environ, "PYTHONHASHSEED": "123", "UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"},
+            env={
+                **os.environ,
+                **{"PYTHONHASHSEED": "123", "UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"},
+                "KVSHARE_LANES": str(settings.lanes),
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,

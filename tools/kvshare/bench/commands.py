@@ -241,12 +241,16 @@ def write_report(document: Path, target: Path) -> None:
     "--t0-ms", type=click.FloatRange(0), default=planning.DEFAULT_T0_MS, show_default=True, metavar="MS",
     help="What a pull costs before its first byte.",
 )  # fmt: skip
-def plan(model: str, gpu: str, link: str, mfu: float, t0_ms: float) -> None:
+@click.option(
+    "--kv-cache-dtype", type=click.Choice(("auto", "fp8")), default="auto", show_default=True,
+    help="How KV is kept; fp8 halves the bytes of a 16-bit model.",
+)  # fmt: skip
+def plan(model: str, gpu: str, link: str, mfu: float, t0_ms: float, kv_cache_dtype: str) -> None:
     """Say from which prompt length a pull would pay, for a model, a GPU and a link; needs no server.
 
     Arithmetic, not measurement: `kvshare bench` measures. Formulas and sources: docs/bench.md.
     """
-    chosen = planning.find_model(model)
+    chosen = planning.with_kv(planning.find_model(model), kv_cache_dtype)
     machine = planning.Machine(planning.find_gpu(gpu), mfu, planning.find_link(link), t0_ms / 1000)
     tokens = planning.tokens_to_pay(chosen, machine)
     click.echo(
@@ -255,14 +259,15 @@ def plan(model: str, gpu: str, link: str, mfu: float, t0_ms: float) -> None:
         f"{t0_ms:g} ms a pull, MFU {mfu:g})"
     )
     click.echo("\nTokens from which a pull pays, over the same link; - where it never does:")
-    _console().print(_plan_table(machine))
+    _console().print(_plan_table(machine, kv_cache_dtype))
     click.echo(f"\n{model}, by GPU and link:")
     _console().print(_link_table(chosen, machine))
 
 
-def _plan_table(machine: planning.Machine) -> Table:
+def _plan_table(machine: planning.Machine, kv_cache_dtype: str) -> Table:
     table = _table("model", "KiB/token", *planning.GPUS)
-    for name, model in planning.MODELS.items():
+    for name, known in planning.MODELS.items():
+        model = planning.with_kv(known, kv_cache_dtype)
         cells = (
             _tokens(model, planning.Machine(flops, machine.mfu, machine.bytes_per_s, machine.t0_s))
             for flops in planning.GPUS.values()

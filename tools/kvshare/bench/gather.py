@@ -13,7 +13,7 @@ from typing import Any
 
 from kvshare import __version__, client, docker_cli, nodes, records
 from kvshare.bench.observed import Line, Observed
-from kvshare.bench.plan import Architecture, read_architecture
+from kvshare.bench.plan import Architecture, read_architecture, with_kv
 from kvshare.bench.results import RunFingerprint
 from kvshare.bench.spec import BenchSpec
 from kvshare.bench.stages import Moments, read_moments
@@ -163,6 +163,7 @@ def configuration_hash(found: Mapping[str, Mapping[str, Any]], settings: Setting
         {
             "role": node.get("role"),
             **{key: node.get(key) for key in ("versions", "patches", "model", "dtype", "max_model_len")},
+            "kv_cache_dtype": node.get("kv_cache_dtype"),
             "kv_transfer_config": node.get("kv_transfer_config"),
             "ucx_tls": node.get("ucx", {}).get("UCX_TLS"),
             "gpu": node.get("machine", {}).get("gpu"),
@@ -185,7 +186,8 @@ def architecture(containers: Containers, print_of_decode: Mapping[str, Any]) -> 
     if not model or not text:
         return None
     try:
-        return read_architecture(text, str(print_of_decode.get("dtype") or "auto"), model)
+        kept = str(print_of_decode.get("kv_cache_dtype") or "auto")
+        return with_kv(read_architecture(text, str(print_of_decode.get("dtype") or "auto"), model), kept)
     except KvshareError:
         return None
 

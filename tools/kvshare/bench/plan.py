@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,10 @@ from kvshare.errors import KvshareError, did_you_mean
 
 DEFAULT_MFU = 0.5
 DEFAULT_T0_MS = 25.0
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 2, "half": 2, "float": 4}
+DTYPE_BYTES = {
+    **{"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2, "auto": 2},
+    **{"fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,11 @@ def tokens_to_pay(model: Architecture, machine: Machine) -> float | None:
     """Return the length in tokens from which a pull pays, or None if it never does."""
     pull = Pull(machine.t0_s, machine.bytes_per_s, model.kv_bytes_per_token)
     return break_even(pull, model.prefill(machine.flops, machine.mfu))
+
+
+def with_kv(model: Architecture, dtype: str) -> Architecture:
+    """Return the model with its KV cache kept in another dtype; auto leaves it as it is."""
+    return model if dtype == "auto" else replace(model, bytes_per_value=DTYPE_BYTES[dtype])
 
 
 def find_model(name: str) -> Architecture:

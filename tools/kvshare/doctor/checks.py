@@ -544,8 +544,14 @@ def _one_model(evidence: Evidence) -> Outcome:
 
 @_check("DOC-CONF-03", "configuration", "the dtype is the same")
 def _one_dtype(evidence: Evidence) -> Outcome:
-    fix = "set KVSHARE_DTYPE once in compose.yaml (server)"
-    return _same(evidence, "dtype", _set(evidence, "KVSHARE_DTYPE"), fix)
+    fix = "set KVSHARE_DTYPE once in compose.yaml (server), one KV_CACHE_DTYPE in .env"
+    models, kept = _set(evidence, "KVSHARE_DTYPE"), _set(evidence, "KVSHARE_KV_CACHE_DTYPE")
+    found = {name: _with_kv(dtype, kept.get(name, "auto")) for name, dtype in models.items()}
+    return _same(evidence, "dtype", found, fix)
+
+
+def _with_kv(dtype: str, kept: str) -> str:
+    return dtype if kept in ("", "auto") else f"{dtype} with {kept} KV"
 
 
 @_check("DOC-CONF-04", "configuration", "the chunk size is the same", ("DOC-IMG-01",))

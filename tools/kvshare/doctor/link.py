@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kvshare.bench.plan import DTYPE_BYTES
 from kvshare.doctor.evidence import Facts, Link, Model
 
 # A pull's fixed part, and how much of the bare link's speed its bytes get. Llama-3.1-8B's dimensions on one
@@ -16,7 +17,6 @@ EFFICIENCY = 4.1 / 4.7
 ROOM = 2.0
 LMCACHE_DEFAULT_MS, LMCACHE_CHUNK = 3000, 256
 STEP_MS = 500
-DTYPE_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 # Models whose config.json cannot be read before they are downloaded: layers, KV heads, head_dim, dtype.
 KNOWN: Mapping[str, tuple[int, int, int, str]] = {
     "meta-llama/Meta-Llama-3.1-8B-Instruct": (32, 8, 128, "bfloat16"),
