@@ -9,7 +9,13 @@ On a machine with a GPU, in an environment that holds vLLM, LMCache, NIXL and th
 parts: machine  versions, GPU and driver
        kernel   LMCache's transfer kernel: KV out of the cache and back, bit for bit
        without  the whole chain without packed-kv: must fail, on the answers
-       with     the whole chain as the image has it: must be proven; then time to first token
+       with     the whole chain as the image has it: must be proven; then what --measure says
+       fp8      the same with KV_CACHE_DTYPE=fp8
+measures: again      one prompt over and over on the node that pulls it
+          ttft       time to first token, and where a pull's time goes
+          bench      `kvshare bench` over lengths
+          clients    `kvshare bench`: 16 requests in flight, half of each prompt shared
+          agreement  `vllm bench serve` beside `kvshare bench`
 Exit code 0 if every part came out as it must. Each part's result replaces the earlier one in the results.
 """
 
@@ -23,16 +29,27 @@ import random
 import signal
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.gpu import ROOT
 
+if TYPE_CHECKING:
+    from kvshare.bench import run
+    from kvshare.native import Native
+    from kvshare.stack import Stack
+
+Keep = Callable[[dict[str, Any]], None]
+
 RESULTS = ROOT / "tests/gpu/results.json"
 DOCUMENT = ROOT / "docs/gpu.md"
-PARTS = ("machine", "kernel", "without", "with")
+PARTS = ("machine", "kernel", "without", "with", "fp8")
+MEASURES = ("again", "ttft", "bench", "clients", "agreement")
+LENGTHS = (266, 522, 1034, 2058, 4106, 8202, 16394)
 RIGHT = {"KV-RIGHT-01", "KV-RIGHT-02"}
 
 
@@ -62,24 +79,68 @@ def kernel() -> tuple[dict[str, Any], bool]:
     return found, found["exact_with"] == found["tried"] and not found["exact_without"]
 
 
-def chain(options: argparse.Namespace, packed: bool) -> tuple[dict[str, Any], bool]:
-    """Serve, verify, and measure where the KV is right."""
-    from tests.gpu import chain, measure
+def chain(options: argparse.Namespace, part: str, keep: Keep) -> bool:
+    """Serve, verify, and measure where the KV is right; what is found is kept as it comes."""
+    from tests.gpu import chain
 
-    arm = "with" if packed else "without"
-    with chain.serving(options.device, packed, options.state / arm) as (native, stack):
-        evidence = options.state / f"evidence-{arm}.json"
+    packed = part != "without"
+    os.environ["KV_CACHE_DTYPE"] = "fp8" if part == "fp8" else "auto"
+    with chain.serving(options.device, packed, options.state / part) as (native, stack):
+        evidence = options.state / f"evidence-{part}.json"
         judged = chain.verify(native, stack, options.prompts, options.prompt_tokens, evidence)
-        found: dict[str, Any] = {"vllm_args": native.processes["decode"].environment["KVSHARE_VLLM_ARGS"]}
+        environment = native.processes["decode"].environment
+        found: dict[str, Any] = {"vllm_args": environment["KVSHARE_VLLM_ARGS"]}
         found |= chain.summary(judged)
+        keep(found)
         print(judged.sentence, flush=True)
-        if packed and options.repetitions:
-            logs = {name: process.log for name, process in native.processes.items()}
+        if not packed:
+            return bool(set(found["failed"]) & RIGHT)
+        good = judged.proven
+        for name in options.measure:
+            found[name], as_it_must = _measure(name, options, native, stack, options.state / part / name)
+            print(f"{name}: {'as it must be' if as_it_must else 'NOT as it must be'}", flush=True)
+            keep(found)
+            good &= as_it_must
+    return good
+
+
+def _measure(
+    name: str, options: argparse.Namespace, native: Native, stack: Stack, folder: Path
+) -> tuple[Any, bool]:
+    """One measure; an error is what was found, so that the others are made all the same."""
+    from tests.gpu import again, agreement, bench, measure
+
+    logs = {service: process.log for service, process in native.processes.items()}
+    try:
+        if name == "again":
+            return again.run(stack, logs, options.times)
+        if name == "agreement":
+            return agreement.compare(native, stack, folder)
+        if name == "ttft":
             seed = random.SystemRandom().randrange(2**31)
             lengths = measure.Measurement(stack, logs).run(options.chunks, options.repetitions, seed)
-            found["ttft"] = measure.summary(lengths)
-    failed = set(found["failed"])
-    return found, judged.proven if packed else bool(failed & RIGHT)
+            return measure.summary(lengths), True
+        return bench.summary(bench.bench(native, stack, _load(name, options), folder)), True
+    except Exception as error:
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}"}, False
+
+
+def _load(name: str, options: argparse.Namespace) -> run.Options:
+    """What `kvshare bench` is told for a measure."""
+    from kvshare.bench import run
+
+    if name == "clients":
+        return run.Options(
+            arms=("cold", "peer", "recompute"),
+            prompt_tokens=(4106,),
+            output_tokens=(64,),
+            concurrency=(16,),
+            shared_percent=(50.0,),
+            repetitions=options.repetitions,
+        )
+    arms = ("cold", "local-lmcache", "peer", "recompute")
+    return run.Options(arms=arms, prompt_tokens=tuple(options.lengths), repetitions=options.repetitions)
 
 
 def main() -> int:
@@ -101,15 +162,20 @@ def main() -> int:
             results[part], as_it_must = kernel()
         else:
             _decide(options)
-            found, as_it_must = chain(options, packed=part == "with")
-            if options.also:
-                results.setdefault("also", {})[options.also] = found
-            else:
-                results[part] = found
+            place = results.setdefault("also", {}) if options.also else results
+            as_it_must = chain(options, part, _keeper(options.results, results, place, options.also or part))
         options.results.write_text(json.dumps(results, indent=2) + "\n")
         print(f"{part}: {'as it must be' if as_it_must else 'NOT as it must be'}", flush=True)
         good &= as_it_must
     return 0 if good else 1
+
+
+def _keeper(path: Path, results: dict[str, Any], place: dict[str, Any], name: str) -> Keep:
+    def keep(found: dict[str, Any]) -> None:
+        place[name] = found
+        path.write_text(json.dumps(results, indent=2) + "\n")
+
+    return keep
 
 
 def _decide(options: argparse.Namespace) -> None:
@@ -152,7 +218,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--chunks", type=int, nargs="*", default=[4, 16, 32, 64], help="of 256 tokens a prompt"
     )
-    parser.add_argument("--repetitions", type=int, default=7, help="of each length; 0: measure nothing")
+    parser.add_argument("--repetitions", type=int, default=5, help="of each length")
+    parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS, help="of bench, in tokens")
+    parser.add_argument("--times", type=int, default=200, help="that `again` asks")
+    parser.add_argument(
+        "--measure", nargs="*", choices=MEASURES, default=MEASURES, help="what to measure; default: all"
+    )
     return parser
 
 

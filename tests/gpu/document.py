@@ -30,9 +30,22 @@ def render(results: dict[str, Any]) -> str:
         parts.append(_kernel(results["kernel"]))
     if "with" in results and "without" in results:
         parts.append(_chain(results["without"], results["with"]))
-    if results.get("with", {}).get("ttft"):
-        parts.append(_ttft(results["with"]))
-        parts.append(_stages(results["with"]["ttft"]))
+    if "bandwidth" in results:
+        parts.append(_bandwidth(results["bandwidth"]))
+    with_ = results.get("with", {})
+    for name, told in {
+        "again": _again,
+        "bench": _bench,
+        "clients": _clients,
+        "agreement": _agreement,
+    }.items():
+        if "error" not in with_.get(name, {"error"}):
+            parts.append(told(with_[name]))
+    if "fp8" in results:
+        parts.append(_fp8(results["fp8"], with_))
+    if with_.get("ttft"):
+        parts.append(_ttft(with_))
+        parts.append(_stages(with_["ttft"]))
     for title, arm in results.get("also", {}).items():
         parts.append(_also(title, arm))
     return "\n".join(parts)
@@ -90,6 +103,138 @@ Without packed-kv every hit is counted and the answers are wrong.
 - without: `{without["sentence"]}`
 - with: `{with_["sentence"]}`
 """
+
+
+def _bandwidth(places: dict[str, list[dict[str, Any]]]) -> str:
+    header = ["setting", "NIXL, GB/s", "ucx_perftest", "in one message", "ratio to it"]
+    header += ["busiest thread: owner", "peer", "CPU s a GB"]
+    tables = [
+        f"{place}:\n\n" + _table(header, [_speeds(row) for row in rows]) for place, rows in places.items()
+    ]
+    return f"""## Bandwidth
+
+`benchmarks/bandwidth.py`: two processes write 512 MiB of 32 MiB objects, the size of 256 tokens' KV, from
+CPU memory to CPU memory as LMCache's channel does. Beside it, in turn, `ucx_perftest -t ucp_put_bw` writes the
+same 32 MiB again and again, which a cache holds, or as much as NIXL in one message. A lane is a pair of NIXL agents (patch `lanes`); threads are NIXL's own
+`num_threads`, of which the peer still has one to receive. One connection is bound by the threads at its
+two ends, which copy between user and kernel memory, and by their taking turns: neither is busy all the time.
+
+{chr(10).join(table + chr(10) for table in tables)}"""
+
+
+def _speeds(row: dict[str, Any]) -> list[str]:
+    return [
+        row["setting"].replace("_", "\\_"),
+        f"{row['gb_per_s']:.2f}",
+        f"{row['ucx_gb_per_s']:.2f}",
+        f"{row['ucx_whole_gb_per_s']:.2f}",
+        f"{row['gb_per_s'] / row['ucx_whole_gb_per_s']:.2f}",
+        f"{row['owner_busiest']:.0%}",
+        f"{row['peer_busiest']:.0%}",
+        f"{row['cpu_s_per_gb']:.2f}",
+    ]
+
+
+def _again(found: dict[str, Any]) -> str:
+    return f"""## The same prompt {found["times"]} times
+
+On decode, which emptied vLLM's own prefix cache before every other one:
+
+- {found["pulled"]} pulls; {found["same_tokens"]} answers with the very tokens of prefill's own computation
+- log-probabilities off by {found["worst_distance"]:.3f} at most, limit 0.1
+- the slowest first token after {found["slowest_ms"]:.0f} ms; {found["double_frees"]} double frees in the logs
+"""
+
+
+def _bench(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            point["prompt_tokens"],
+            *(f"{_p50(point, arm):.1f}" for arm in ("cold", "local-lmcache", "peer")),
+            f"{_p50(point, 'peer') / _p50(point, 'cold'):.2f}",
+            f"{point['transfer']['mean_ms']:.1f}",
+            f"{point['transfer']['gb_per_s']:.1f}",
+        ]
+        for point in found["points"]
+        if {"cold", "local-lmcache", "peer"} <= set(point["arms"])
+    ]
+    header = ["tokens", "cold", "local LMCache hit", "peer hit", "peer/cold", "transfer, ms", "GB/s"]
+    return f"""## `kvshare bench`
+
+{found["points"][0]["repetitions"]} repetitions a length, one request in flight, 16 output tokens; median
+milliseconds to the first token. Verdict: {found["verdict"]}
+
+{_table(header, rows)}
+"""
+
+
+def _p50(point: dict[str, Any], arm: str) -> float:
+    return float(point["arms"][arm]["ttft_ms"])
+
+
+def _clients(found: dict[str, Any]) -> str:
+    (point,) = found["points"]
+    rows = [
+        [
+            arm,
+            f"{figures['ttft_ms']:.0f}",
+            f"{figures['ttft_p99_ms']:.0f}",
+            f"{figures['tpot_ms']:.1f}",
+            f"{figures['request_throughput']:.1f}",
+            f"{figures['output_throughput']:.0f}",
+        ]
+        for arm, figures in point["arms"].items()
+    ]
+    header = ["arm", "TTFT, ms", "TTFT p99, ms", "TPOT, ms", "requests/s", "output tokens/s"]
+    return f"""## {point["concurrency"]} clients, {point["shared_percent"]:.0f} % of each prompt shared
+
+`kvshare bench`, {point["prompt_tokens"]} prompt and {point["output_tokens"]} output tokens,
+{point["repetitions"]} repetitions. Arm `peer`: decode pulls the shared half and computes the rest;
+`recompute`: decode computes as many such prompts with nothing to pull.
+
+{_table(header, rows)}
+"""
+
+
+def _agreement(found: dict[str, Any]) -> str:
+    rows = [
+        [name, f"{ours:.2f}", f"{theirs:.2f}", f"{found['ratios'][name]:.3f}"]
+        for name, (ours, theirs) in found["pairs"].items()
+    ]
+    return f"""## Beside `vllm bench serve`
+
+On prefill, turn by turn, {found["requests"]} requests each, one in flight,
+{found["tokens"]} prompt and {found["output"]} output tokens.
+
+{_table(["figure", "kvshare bench", "vllm bench serve", "ratio"], rows)}
+"""
+
+
+def _fp8(found: dict[str, Any], with_: dict[str, Any]) -> str:
+    told = [f"- {check}: {_told(found['checks'][check])}" for check in SHOWN if check in found["checks"]]
+    parts = [
+        "## `KV_CACHE_DTYPE=fp8`\n",
+        f"`{found['sentence']}`\n",
+        *told,
+    ]
+    bench = found.get("bench", {})
+    if "points" in bench and "points" in with_.get("bench", {}):
+        whole = {point["prompt_tokens"]: point for point in with_["bench"]["points"]}
+        rows = [
+            [
+                point["prompt_tokens"],
+                f"{point['transfer']['bytes_per_pull'] / 2**20:.0f}",
+                f"{whole[point['prompt_tokens']]['transfer']['bytes_per_pull'] / 2**20:.0f}",
+                f"{point['transfer']['mean_ms']:.1f}",
+                f"{_p50(point, 'peer'):.1f}",
+                f"{_p50(point, 'peer') / _p50(point, 'cold'):.2f}",
+            ]
+            for point in bench["points"]
+            if point["prompt_tokens"] in whole and {"cold", "peer"} <= set(point["arms"])
+        ]
+        header = ["tokens", "MiB a pull", "MiB in bfloat16", "transfer, ms", "peer hit, ms", "peer/cold"]
+        parts += ["", _table(header, rows)]
+    return "\n".join(parts) + "\n"
 
 
 def _servers(arm: dict[str, Any]) -> str:

@@ -1,0 +1,46 @@
+"""One prompt over and over on the node that pulls it: right answers, no wait, no memory released twice."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from kvshare import tolerance
+from kvshare.ledger import make_prompts, reusable
+from kvshare.openai import complete
+from kvshare.stack import Stack
+from tests.gpu.measure import CHUNK, VOCAB, Measurement
+
+OUTPUT = 8
+TOKENS = 1546
+DOUBLE = re.compile(r"double free", re.IGNORECASE)
+
+
+def run(stack: Stack, logs: dict[str, Path], times: int) -> tuple[dict[str, Any], bool]:
+    """Let prefill compute it, then ask decode: every other time vLLM's own cache is emptied, so it pulls."""
+    at = Measurement(stack, logs)
+    (prompt,) = make_prompts(1, TOKENS, VOCAB, random.SystemRandom().randrange(2**31))
+    honest = complete(at.http["prefill"], at.model, prompt, "again-honest", OUTPUT).output
+    at._await_admission(prompt)
+    before = at._sources("decode")
+    answers = []
+    for number in range(times):
+        if number % 2 == 0:
+            at.http["decode"].post("/reset_prefix_cache", {})
+        answers.append(complete(at.http["decode"], at.model, prompt, f"again-{number}", OUTPUT))
+    moved = (at._sources("decode") - before).external_kv_transfer
+    distances = [tolerance.distance(honest, answer.output) for answer in answers]
+    limit = tolerance.floor_of("bfloat16")
+    tokens = Counter(tuple(p.token for p in a.output) == tuple(p.token for p in honest) for a in answers)
+    found = {
+        "times": times,
+        "pulled": moved // reusable(TOKENS, CHUNK),
+        "same_tokens": tokens[True],
+        "worst_distance": max(distances),
+        "slowest_ms": max(answer.ttft_ms for answer in answers),
+        "double_frees": sum(len(DOUBLE.findall(log.read_text(errors="replace"))) for log in logs.values()),
+    }
+    return found, max(distances) <= limit and found["double_frees"] == 0 and found["slowest_ms"] < 3000

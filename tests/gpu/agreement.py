@@ -1,0 +1,80 @@
+"""`vllm bench serve` and `kvshare bench` on one server, turn by turn: their medians must agree."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from kvshare.bench import run
+from kvshare.native import Native
+from kvshare.stack import Stack
+from tests.gpu.bench import bench
+
+TOKENS, OUTPUT, REQUESTS, ROUNDS = 1034, 32, 16, 2
+AGREEMENT = 0.03
+LIMIT_S = 150
+
+
+def compare(native: Native, stack: Stack, folder: Path) -> tuple[dict[str, Any], bool]:
+    """Return both medians of each figure and their ratio, and whether all are within 3 %."""
+    draw = random.Random(5)
+    theirs: dict[str, list[float]] = {}
+    ours: dict[str, list[float]] = {}
+    for number in range(ROUNDS):
+        _add(theirs, _theirs(native, stack, draw.randrange(2**31)))
+        _add(ours, _ours(native, stack, folder / str(number)))
+    pairs = {name: (median(ours[name]), median(theirs[name])) for name in ours}
+    ratios = {name: mine / other for name, (mine, other) in pairs.items()}
+    found = {"tokens": TOKENS, "output": OUTPUT, "requests": REQUESTS * ROUNDS, "pairs": pairs}
+    return {**found, "ratios": ratios}, all(abs(ratio - 1) <= AGREEMENT for ratio in ratios.values())
+
+
+def _add(to: dict[str, list[float]], figures: dict[str, float]) -> None:
+    for name, figure in figures.items():
+        to.setdefault(name, []).append(figure)
+
+
+def _theirs(native: Native, stack: Stack, seed: int) -> dict[str, float]:
+    model = native.settings.get("MODEL", "")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            "vllm", "bench", "serve", "--backend", "openai", "--model", model,
+            "--base-url", stack.prefill.url, "--endpoint", "/v1/completions",
+            "--dataset-name", "random", "--random-input-len", str(TOKENS),
+            "--random-output-len", str(OUTPUT), "--random-range-ratio", "0", "--num-prompts", str(REQUESTS),
+            "--max-concurrency", "1", "--ignore-eos", "--seed", str(seed), "--temperature", "0",
+            "--disable-tqdm", "--save-result", "--result-dir", folder, "--result-filename", "result.json",
+        ]  # fmt: skip
+        environment = dict(native.processes["prefill"].environment)
+        subprocess.run(command, env=environment, timeout=LIMIT_S, check=True, capture_output=True)
+        found = json.loads((Path(folder) / "result.json").read_text())
+    assert found["total_input_tokens"] == TOKENS * REQUESTS, "both send prompts of the same length"
+    return {
+        "median TTFT, ms": found["median_ttft_ms"],
+        "median TPOT, ms": found["median_tpot_ms"],
+        "output tokens a second": found["output_throughput"],
+    }
+
+
+def _ours(native: Native, stack: Stack, folder: Path) -> dict[str, float]:
+    options = run.Options(
+        arms=("cold",),
+        prompt_tokens=(TOKENS,),
+        output_tokens=(OUTPUT,),
+        requests=REQUESTS,
+        repetitions=1,
+    )
+    (cold,) = bench(native, stack, options, folder).points[0].arms
+    assert cold.ttft_ms is not None
+    assert cold.tpot_ms is not None
+    assert cold.output_throughput is not None
+    return {
+        "median TTFT, ms": cold.ttft_ms.p50,
+        "median TPOT, ms": cold.tpot_ms.p50,
+        "output tokens a second": cold.output_throughput,
+    }
