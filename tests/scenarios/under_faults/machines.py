@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -67,19 +67,19 @@ class Stack:
         return self._docker(service, "logs", f"--since={since.isoformat()}", container(service), both=True)
 
     def memory_bytes(self, service: str) -> int:
-        """Anonymous memory of all the service's processes, as its control group counts it."""
-        text = self._docker(service, "exec", container(service), "cat", "/sys/fs/cgroup/memory.stat")
-        return int(dict(line.split() for line in text.splitlines())["anon"])
+        """Anonymous memory of all the service's processes, in bytes."""
+        pids = self._docker(service, "top", container(service), "-eo", "pid").split()[1:]
+        return sum(_anonymous_bytes(int(pid)) for pid in pids)
 
     @contextmanager
-    def survivors(self, *services: str) -> Iterator[None]:
-        """While the block runs, none of these restarts or says what it must not."""
+    def survivors(self, *services: str, must_not_say: Sequence[str] = ()) -> Iterator[None]:
+        """While the block runs, none of these restarts or says what it must not, or any of these words."""
         since, started = datetime.now(UTC), {service: self.started_at(service) for service in services}
         yield
         for service in services:
             assert self.started_at(service) == started[service], f"{service} did not survive"
             said = self.said(service, since)
-            found = [words for words in MUST_NOT_SAY if words in said]
+            found = [words for words in (*MUST_NOT_SAY, *must_not_say) if words in said]
             assert not found, f"{service} said {found}:\n" + said[-3000:]
 
     def verify(self) -> Outcome:
@@ -90,6 +90,15 @@ class Stack:
     def _docker(self, service: str, *arguments: str, both: bool = False) -> str:
         host: Host = HOST_OF[service]
         return engines.docker(host, *arguments, both=both)
+
+
+def _anonymous_bytes(pid: int) -> int:
+    """Source: proc(5), VmRSS is RssAnon, RssFile and RssShmem; 0 for a process that has ended."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("RssAnon:"))
 
 
 def container(service: str) -> str:

@@ -41,13 +41,13 @@ def held_open() -> Iterator[int]:
 
 
 def test_silent_connections_keep_nobody_from_being_served(
-    stack: Stack, traffic: Traffic, record: Callable[[Figures], Figures]
+    stack: Stack, traffic: Traffic, record: Callable[[Figures], Figures], long: bool
 ) -> None:
     pool = traffic.know(6)
     with stack.survivors(*HOST_OF), held_open() as injected:
         traffic.ask_all(DECODE, pool)
         recovery = traffic.seconds_until_reuse(30)
-        verified = stack.verify()
+        verified = stack.verify() if long else None
     seen = record(figures.of(HERE, f"{len(PORTS)} ports", injected, traffic.sent, recovery))
     assert seen.failures == seen.wrong == 0, traffic.faulty()
-    assert verified.code == 0, verified.out + verified.err
+    assert verified is None or verified.code == 0, verified

@@ -9,6 +9,10 @@ ROLES = {"push": zmq.PUSH, "dealer": zmq.DEALER}
 
 if __name__ == "__main__":
     role, host, port = sys.argv[1:]
-    frames = [[message] if role == "push" else [b"", message] for message in bad_messages()]
+    messages = bad_messages()
+    if role == "push":
+        frames = [[message] for message in messages]
+    else:
+        frames = [*([b"", message] for message in messages), [b"", b"two", b"frames"], [b"no empty frame"]]
     send(int(port), ROLES[role], *frames, host=host)
-    print(len(frames))
+    print(len(messages))
