@@ -67,9 +67,17 @@ def test_images_carry_a_bill_of_materials(images: dict[str, str], service: str, 
 
 
 @pytest.mark.parametrize("service", [ENGINE, CLIENT])
-def test_no_build_tool_is_left(images: dict[str, str], service: str) -> None:
-    left = inside(images[service], "sh", "-c", "for t in pip gcc g++ make; do command -v $t || true; done")
-    assert left == ""
+def test_no_build_tool_and_no_sshd_is_in_it(images: dict[str, str], service: str) -> None:
+    found = inside(
+        images[service], "sh", "-c", "for t in pip gcc g++ make sshd; do command -v $t || true; done"
+    )
+    assert found == ""
+
+
+@pytest.mark.parametrize("service", [ENGINE, CLIENT])
+def test_no_program_runs_as_another_user_than_its_caller(images: dict[str, str], service: str) -> None:
+    command = "find / -xdev -type f -perm /6000 2>/dev/null || true"
+    assert inside(images[service], "sh", "-c", command) == ""
 
 
 def test_the_engine_image_knows_its_patches(images: dict[str, str]) -> None:
