@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -24,6 +25,18 @@ apt-get() {{ echo "apt-get $*"; }}
 add_trixie_for_docker() {{ echo "trixie added"; }}
 install_packages {words}
 """
+
+# Stands in for pip: each call is a line of what was said, and the tool is there after it.
+TOOL = """
+set -euo pipefail
+cd {folder}
+source {root}/setup/say.sh
+source {root}/setup/install-tool.sh
+mkdir -p .venv/bin
+printf '#!/bin/sh\\necho pip "$@"; touch .venv/bin/kvshare; chmod +x .venv/bin/kvshare\\n' > .venv/bin/python
+chmod +x .venv/bin/python
+"""
+CLIENT, DEV = "docker/locks/client.txt", "docker/locks/dev.txt"
 
 
 def install(words: str, id: str, name: str = "", codename: str = "", uid: int = 0) -> tuple[int, str]:
@@ -84,3 +97,41 @@ def test_on_debian_12_docker_comes_from_debian_13() -> None:
 def test_versions_are_compared_as_versions(found: str, minimum: str, enough: bool) -> None:
     script = f"source {Path(ROOT) / 'setup/say.sh'}; at_least {found} {minimum}"
     assert (subprocess.run(["bash", "-c", script], timeout=30).returncode == 0) == enough
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in (CLIENT, DEV, "tools/pyproject.toml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+def install_tool(tree: Path, lock: str) -> str:
+    script = TOOL.format(folder=tree, root=ROOT) + f"install_tool {lock}"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_tool_is_installed_once(tree: Path) -> None:
+    assert f"--require-hashes -r {CLIENT}" in install_tool(tree, CLIENT)
+    assert install_tool(tree, CLIENT) == ""
+
+
+def test_what_the_tests_installed_is_enough_for_the_tool(tree: Path) -> None:
+    install_tool(tree, DEV)
+    assert install_tool(tree, CLIENT) == ""
+    assert install_tool(tree, DEV) == ""
+
+
+@pytest.mark.parametrize("changed", [CLIENT, "tools/pyproject.toml"])
+def test_a_change_is_installed(tree: Path, changed: str) -> None:
+    install_tool(tree, DEV)
+    (tree / changed).write_text("changed")
+    assert f"-r {CLIENT}" in install_tool(tree, CLIENT)
+
+
+def test_the_tests_lock_holds_all_of_the_tools() -> None:
+    client, dev = (set(re.findall(r"(?m)^\S+==\S+", (ROOT / lock).read_text())) for lock in (CLIENT, DEV))
+    assert client <= dev
