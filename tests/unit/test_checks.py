@@ -11,10 +11,9 @@ import pytest
 
 from kvshare import checks
 from kvshare.checks import REGISTRY
-from kvshare.errors import KvshareError
 from kvshare.evidence import PEER, Evidence
 from kvshare.judgement import Judgement, judge
-from kvshare.registry import ERROR, SKIPPED, SUCCESS, WARNING, Check, Result
+from kvshare.registry import ERROR, SKIPPED, SUCCESS, WARNING, Result
 from tests.unit.build import edit, edit_legs, proven
 from tests.unit.faults import FAULTS, Fault, moved
 
@@ -45,36 +44,6 @@ def test_fault_is_named_by_its_check(name: str, fault: Fault) -> None:
         assert judgement.cause.check.id == fault.cause
         assert not judgement.proven
     assert judgement.exit_code == fault.exit_code
-
-
-@pytest.mark.parametrize("check", tuple(REGISTRY), ids=lambda check: check.id)
-def test_check_goes_red_somewhere(check: Check[Evidence]) -> None:
-    expected = WARNING if check.warning else ERROR
-    seen = [result(judge(fault.evidence, ALL), check.id).result for fault in FAULTS.values()]
-    assert expected in seen
-
-
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_failure_says_what_where_and_what_next(fault: Fault) -> None:
-    for red in judge(fault.evidence, ALL).results:
-        if red.result in (ERROR, WARNING):
-            assert red.expected
-            assert red.found
-            assert red.where
-            assert red.next
-
-
-def test_ids_are_unique_and_stand_in_the_order_of_their_categories() -> None:
-    assert len({check.id for check in REGISTRY}) == len(REGISTRY)
-    order = [checks.CATEGORIES.index(check.category) for check in REGISTRY]
-    assert order == sorted(order)
-
-
-def test_a_check_needs_only_what_stands_before_it() -> None:
-    seen: set[str] = set()
-    for check in REGISTRY:
-        assert set(check.needs) <= seen
-        seen.add(check.id)
 
 
 def test_what_cannot_be_judged_is_skipped_with_the_reason() -> None:
@@ -165,19 +134,6 @@ def test_selection_keeps_what_the_needs_found() -> None:
     judgement = selected_in(FAULTS["controller-down"].evidence, "CTRL-04")
     assert [r.detail for r in judgement.results] == ["not checked because CTRL-01 failed"]
     assert judgement.exit_code == 3
-
-
-@pytest.mark.parametrize(
-    ("wrong", "near"), [("KV-PEER-1", "KV-PEER-01"), ("engine", "engines"), ("ctrl-02", "CTRL-02")]
-)
-def test_unknown_selection_names_the_nearest(wrong: str, near: str) -> None:
-    with pytest.raises(KvshareError, match=f"did you mean {near}\\?"):
-        checks.select((wrong,), ())
-
-
-def test_empty_selection_is_refused() -> None:
-    with pytest.raises(KvshareError, match="leave no check"):
-        checks.select(("CTRL-01",), ("controller",))
 
 
 @pytest.mark.parametrize(
