@@ -57,7 +57,8 @@ def test_what_the_probe_complains_of_is_the_reason(probe: Path) -> None:
     assert measure() == linkspeed.Link(None, "", "no device eth0")
 
 
-def test_an_image_without_the_probe_is_said(probe: Path) -> None:
+def test_an_image_without_the_probe_is_said(probe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linkspeed, "START_S", 0.5)
     (probe / "ports").write_text("")
     assert measure().reason == linkspeed.NO_PROBE
 

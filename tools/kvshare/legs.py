@@ -288,7 +288,7 @@ class _Run:
 
     def _await_counters(self, owner: Counters | None, decode: Counters | None) -> None:
         """Wait until LMCache has exported what the legs moved, or for one export if they moved nothing."""
-        if owner is None or decode is None:
+        if owner is None or decode is None or not self._is_up("prefill", "decode"):
             return
         peers = of(self.legs, PEER)
         moved = total_sources(peers).external_kv_transfer
