@@ -17,7 +17,8 @@ from tests.scenarios.under_faults.traffic import CHUNK, Traffic
 
 HERE = Path(__file__).parent
 CLIENTS, TOKENS = 8, 522
-SECONDS, SECONDS_LONG = 60, 1800
+SECONDS, SECONDS_LONG = 30, 1800
+PATIENCE_S = 240  # beyond that time, for a machine that is too busy to fill the cache in it
 WARM_SHARE = 1 / 6  # of the time, after which memory is first looked at: 5 of 30 minutes
 CACHE_CHUNKS = 80  # what 0.5 GiB holds of 6.25 MiB each
 TIMES_THE_CACHE, TIMES_THE_CACHE_LONG = 1, 5
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.timeout(2700)
 def test_load_beyond_memory_evicts_and_stays_right(
     stack: Stack, traffic: Traffic, record: Callable[[Figures], Figures], long: bool
 ) -> None:
-    seconds = SECONDS_LONG if long else SECONDS
+    seconds, wanted = (SECONDS_LONG, TIMES_THE_CACHE_LONG) if long else (SECONDS, TIMES_THE_CACHE)
     before = {host: traffic.sources(host) for host in (PREFILL, DECODE)}
     with stack.survivors(*HOST_OF), traffic.mixed(CLIENTS, TOKENS):
         time.sleep(seconds * WARM_SHARE)
@@ -38,10 +39,9 @@ def test_load_beyond_memory_evicts_and_stays_right(
         time.sleep(seconds * (1 - WARM_SHARE))
         end = {service: stack.memory_bytes(service) for service in SERVERS}
     moved = {host: traffic.sources(host) - before[host] for host in (PREFILL, DECODE)}
-    stored = sum(one.kind == "miss" for one in traffic.sent) * (TOKENS // CHUNK) / CACHE_CHUNKS
     grown = max(end[service] / warm[service] for service in SERVERS)
     notes = {
-        "stored": f"{stored:.1f} times a cache",
+        "stored": f"{stored(traffic):.1f} times a cache",
         "pulled": f"{sum(one.external_kv_transfer for one in moved.values())} tokens",
         "memory": f"{grown:.2f} times that after {seconds * WARM_SHARE / 60:.2g} minutes",
     }
@@ -50,9 +50,20 @@ def test_load_beyond_memory_evicts_and_stays_right(
     seen = record(figures.of(HERE, variant, 1, traffic.sent, notes=notes))
     assert seen.failures == seen.wrong == 0, traffic.faulty()
     assert all(one.external_kv_transfer for one in moved.values()), moved
-    assert stored >= (TIMES_THE_CACHE_LONG if long else TIMES_THE_CACHE), "the cache was never full"
+    assert stored(traffic) >= wanted, "the cache was never full"
     if long:
         assert grown <= GROWTH, (warm, end)
+
+
+def stored(traffic: Traffic) -> float:
+    """What was computed and stored, in caches of one server."""
+    return sum(one.kind == "miss" for one in traffic.sent) * (TOKENS // CHUNK) / CACHE_CHUNKS
+
+
+def wait_until(happened: Callable[[], bool], patience_s: float) -> None:
+    end = time.monotonic() + patience_s
+    while not happened() and time.monotonic() < end:
+        time.sleep(1)
 
 
 def p50_p99(traffic: Traffic, kind: str) -> str:

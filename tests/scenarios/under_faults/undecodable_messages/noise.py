@@ -1,4 +1,4 @@
-"""Sends what no socket of LMCache can use; runs in the engine image. Arguments: push|dealer HOST PORT."""
+"""Sends what no socket of LMCache can use; runs in the engine image. Arguments: push|dealer:HOST:PORT, several."""
 
 import sys
 
@@ -7,12 +7,18 @@ from probes.noise import bad_messages, send
 
 ROLES = {"push": zmq.PUSH, "dealer": zmq.DEALER}
 
-if __name__ == "__main__":
-    role, host, port = sys.argv[1:]
+
+def make_noise(role: str, host: str, port: str) -> int:
+    """Send every bad message to one socket, and return how many it must count at least."""
     messages = bad_messages()
     if role == "push":
         frames = [[message] for message in messages]
     else:
         frames = [*([b"", message] for message in messages), [b"", b"two", b"frames"], [b"no empty frame"]]
     send(int(port), ROLES[role], *frames, host=host)
-    print(len(messages))
+    return len(messages)
+
+
+if __name__ == "__main__":
+    for target in sys.argv[1:]:
+        print(make_noise(*target.split(":")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,28 +19,56 @@ from tests.scenarios.under_faults.machines import HOST_OF, Stack
 from tests.scenarios.under_faults.traffic import CONTROLLER, PORTS, Traffic, as_operator
 
 HERE = Path(__file__).parent
-# Each socket by the name under which its messages are counted, and how it is spoken to.
-CONTROLLERS = (("pull", "push", 8300), ("reply", "dealer", 8400), ("heartbeat", "dealer", 8600))
-SERVERS = {
-    PREFILL: (("worker", "dealer", 8500), ("p2p_init", "dealer", 8200), ("p2p_lookup", "dealer", 8201)),
-    DECODE: (("worker", "dealer", 8501), ("p2p_init", "dealer", 8202), ("p2p_lookup", "dealer", 8203)),
+BASES = {
+    "controller": CONTROLLER,
+    **{host.name: f"http://{host.address}:{port}" for host, port in PORTS.items()},
 }
+
+
+@dataclass(frozen=True)
+class Socket:
+    """A ZMQ port: who listens, the name under which its messages are counted, and how it is spoken to."""
+
+    owner: str
+    name: str
+    role: str
+    host: Host
+    port: int
+
+
+SOCKETS = (
+    Socket("controller", "pull", "push", PREFILL, 8300),
+    Socket("controller", "reply", "dealer", PREFILL, 8400),
+    Socket("controller", "heartbeat", "dealer", PREFILL, 8600),
+    Socket("prefill", "worker", "dealer", PREFILL, 8500),
+    Socket("prefill", "p2p_init", "dealer", PREFILL, 8200),
+    Socket("prefill", "p2p_lookup", "dealer", PREFILL, 8201),
+    Socket("decode", "worker", "dealer", DECODE, 8501),
+    Socket("decode", "p2p_init", "dealer", DECODE, 8202),
+    Socket("decode", "p2p_lookup", "dealer", DECODE, 8203),
+)
+ROUNDS_LONG = 5
 
 pytestmark = pytest.mark.timeout(900)
 
 
-def send_noise(role: str, host: Host, port: int) -> int:
-    """Send from the decode machine; returns the number of messages."""
+def send_noise() -> dict[Socket, int]:
+    """Send to every socket, from the decode machine; returns the number of messages each must count."""
     sent = engines.docker(
         DECODE, "run", "--rm", "--network=host", "--entrypoint=python",
         f"--volume={ROOT / 'docker/patches'}:/patches:ro", f"--volume={HERE}:/noise:ro",
-        "--env=PYTHONPATH=/patches", engines.IMAGES[0], "/noise/noise.py", role, host.address, str(port),
+        "--env=PYTHONPATH=/patches", engines.IMAGES[0],
+        "/noise/noise.py", *(f"{one.role}:{one.host.address}:{one.port}" for one in SOCKETS),
     )  # fmt: skip
-    return int(sent)
+    return dict(zip(SOCKETS, map(int, sent.split()), strict=True))
 
 
-def counted(base: str) -> dict[str, float]:
-    """Rejected messages by socket, as a process's metrics tell."""
+def counted() -> dict[Socket, float]:
+    """Rejected messages by socket, as the metrics of its process tell."""
+    return {one: _rejected(BASES[one.owner]).get(one.name, 0.0) for one in SOCKETS}
+
+
+def _rejected(base: str) -> dict[str, float]:
     samples = metrics.parse(as_operator(lambda: Http(base).get("/metrics", timeout=10).text))
     return {s.labels["socket"]: s.value for s in samples if s.name == "lmcache:rejected_messages_total"}
 
@@ -47,21 +76,15 @@ def counted(base: str) -> dict[str, float]:
 def test_bad_messages_stop_nothing_and_are_counted(
     stack: Stack, traffic: Traffic, record: Callable[[Figures], Figures], long: bool
 ) -> None:
-    bases = {host: f"http://{host.address}:{port}" for host, port in PORTS.items()}
-    targets = [(CONTROLLER, PREFILL, *one) for one in CONTROLLERS]
-    targets += [(bases[host], host, *one) for host, sockets in SERVERS.items() for one in sockets]
-    rounds, injected, missing = (5 if long else 1), 0, []
+    injected, missing = 0, set()
     pool = traffic.know(6)
     with stack.survivors(*HOST_OF), traffic.running((PREFILL, DECODE), pool):
-        for _ in range(rounds):
-            for base, host, socket, role, port in targets:
-                before = counted(base).get(socket, 0)
-                number = send_noise(role, host, port)
-                injected += number
-                if counted(base).get(socket, 0) < before + number:
-                    missing.append((host.name, socket))
+        for _ in range(ROUNDS_LONG if long else 1):
+            before, sent, after = counted(), send_noise(), counted()
+            injected += sum(sent.values())
+            missing |= {(one.owner, one.name) for one in SOCKETS if after[one] < before[one] + sent[one]}
     recovery = traffic.seconds_until_reuse(30)
-    seen = record(figures.of(HERE, f"{len(targets)} ports", injected, traffic.sent, recovery))
+    seen = record(figures.of(HERE, f"{len(SOCKETS)} ports", injected, traffic.sent, recovery))
     assert not missing, "these sockets did not count what they could not read"
     assert seen.failures == seen.wrong == 0, traffic.faulty()
     assert stack.verify().code == 0
