@@ -22,6 +22,7 @@ import lookup_timeout
 import message_defaults
 import p2p_threshold
 import packed_kv
+import peer_introduction
 import peer_loops
 import progress_delay
 import pull_loop
@@ -50,6 +51,7 @@ PATCHES: tuple[Patch, ...] = (
     worker_address.PATCH,
     p2p_threshold.PATCH,
     lanes.PATCH,
+    peer_introduction.PATCH,
 )
 DEVICES = ("cpu", "cuda")
 

@@ -29,9 +29,19 @@ PROBES = {
     "worker-address": "probes.worker_address",
     "p2p-threshold": "probes.p2p_threshold",
     "lanes": "probes.lanes",
+    "peer-introduction": "probes.peer_introduction",
 }
 # Half a minute or more each, too long for every build; tests/patches runs them in the image, with all others.
-SLOW = ("double-free", "registration", "full-sync", "peer-loops", "dead-peer", "p2p-threshold", "lanes")
+SLOW = (
+    "double-free",
+    "registration",
+    "full-sync",
+    "peer-loops",
+    "dead-peer",
+    "p2p-threshold",
+    "lanes",
+    "peer-introduction",
+)
 SHARED = tuple(name for name in PROBES if name not in ("cpu-connector", "packed-kv", *SLOW))
 OF_DEVICE = {
     "cpu": ("cpu-connector", *SHARED),

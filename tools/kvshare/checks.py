@@ -53,6 +53,7 @@ SHARED_PATCHES = (
     "worker-address",
     "p2p-threshold",
     "lanes",
+    "peer-introduction",
 )
 PATCHES = {"cuda": ("packed-kv", *SHARED_PATCHES), "cpu": ("cpu-connector", *SHARED_PATCHES)}
 

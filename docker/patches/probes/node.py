@@ -42,6 +42,8 @@ class Settings:
     host: str = "127.0.0.1"
     pages: int = 256
     lanes: int = 1
+    chunk: int = CHUNK  # tokens
+    width: int = 8  # values of a token's keys, and as many of its values; 4 bytes each
     extra: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -152,9 +154,9 @@ def running_node(settings: Settings) -> Iterator[Node]:
 
 def config_of(settings: Settings) -> dict[str, Any]:
     return {
-        "chunk_size": CHUNK,
+        "chunk_size": settings.chunk,
         "local_cpu": True,
-        "max_local_cpu_size": settings.pages * CHUNK * 8 * 2 * 4 / 1024**3,
+        "max_local_cpu_size": settings.pages * settings.chunk * settings.width * 2 * 4 / 1024**3,
         "enable_async_loading": True,
         "enable_p2p": True,
         "p2p_host": settings.host,
@@ -196,12 +198,13 @@ class _Inside:
             worker_id=0,
             local_worker_id=0,
             kv_dtype=torch.float32,
-            kv_shape=(1, 2, CHUNK, 1, 8),
+            kv_shape=(1, 2, settings.chunk, 1, settings.width),
             role="worker",
-            chunk_size=CHUNK,
+            chunk_size=settings.chunk,
             engine_id=f"{settings.instance}-{os.getpid()}",
         )
-        self.cache = torch.zeros(2, 1, 64 * CHUNK, 8)
+        self.settings = settings
+        self.cache = torch.zeros(2, 1, 64 * settings.chunk, settings.width)
         self.engine = LMCacheEngineBuilder.get_or_create(
             settings.instance, config, metadata, _Connector(self.cache), _nothing, _nothing
         )
@@ -214,7 +217,7 @@ class _Inside:
 
     def store(self, seed: int, chunks: int) -> int:
         """Compute and store a prompt, which its seed names."""
-        tokens, values = _prompt(seed, chunks)
+        tokens, values = self._prompt(seed, chunks)
         self.cache[:, :, : len(tokens)] = values
         self.engine.store(tokens, req_id=f"store-{seed}")
         return len(tokens)
@@ -223,7 +226,7 @@ class _Inside:
         """Look a prompt up and retrieve it as vLLM does; ``wrong`` counts tokens with other values."""
         import torch
 
-        tokens, values = _prompt(seed, chunks)
+        tokens, values = self._prompt(seed, chunks)
         begun = time.monotonic()
         hits = self._look_up(tokens, request)
         seconds = time.monotonic() - begun
@@ -234,6 +237,14 @@ class _Inside:
         self.engine.lookup_unpin(request)
         wrong = (self.cache[:, :, :hits] != values[:, :, :hits]).any(dim=-1).any(dim=0).sum()
         return {"hits": hits, "seconds": seconds, "wrong": int(wrong)}
+
+    def _prompt(self, seed: int, chunks: int) -> tuple[Any, Any]:
+        """Tokens and the values that a model would compute for them."""
+        import torch
+
+        random, length = torch.Generator().manual_seed(seed), chunks * self.settings.chunk
+        tokens = torch.randint(1, 50_000, (length,), generator=random)
+        return tokens, torch.rand(2, 1, length, self.settings.width, generator=random)
 
     def _look_up(self, tokens: Any, request: str) -> int:
         hits = self.client.lookup_cache(request)
@@ -314,15 +325,6 @@ class _Connector:
 
 def _nothing(*_: Any) -> None:
     return None
-
-
-def _prompt(seed: int, chunks: int) -> tuple[Any, Any]:
-    """Tokens and the values that a model would compute for them."""
-    import torch
-
-    random = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(1, 50_000, (chunks * CHUNK,), generator=random)
-    return tokens, torch.rand(2, 1, chunks * CHUNK, 8, generator=random)
 
 
 def _run(settings: Settings) -> None:
