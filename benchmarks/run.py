@@ -5,6 +5,7 @@
     make benchmarks ARGS="--part growth"     `kvshare bench` on the stack that is up, over lengths and loads
     make benchmarks ARGS="--part links"      the same over cables of several speeds, on two engines (make rig)
     make benchmarks ARGS="--part nodes"      and with one, two and three decode nodes
+    make benchmarks ARGS="--part pulls"      what a pull costs besides its bytes, from the image alone
     make benchmarks ARGS="--part nothing"    removes Docker, images and .venv, then times `make demo`
 
 Results are kept in benchmarks/results.json, so that the document can be made again without measuring.
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import growth  # beside this file, which is what Python runs
+import pulls
 import rig_growth
 from machine import machine
 
@@ -148,6 +150,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "images": measure_images,
     "verify": measure_verify,
     "growth": growth.measure_growth,
+    "pulls": pulls.measure_pulls,
     "links": rig_growth.measure_links,
     "nodes": rig_growth.measure_nodes,
 }
@@ -216,6 +219,8 @@ def document(results: dict[str, Any]) -> str:
     if "growth" in results:
         lines += growth.section(results["growth"])
     lines += rig_growth.section(results)
+    if "pulls" in results:
+        lines += pulls.section(results["pulls"])
     return "\n".join(lines) + "\n"
 
 
