@@ -1,4 +1,4 @@
-"""Sends what no socket of LMCache can use; runs in the engine image. Arguments: push|dealer:HOST:PORT, several."""
+"""Sends what no socket of LMCache can use, from the engine image; arguments: push|dealer:HOST:PORT …"""
 
 import sys
 
