@@ -73,7 +73,7 @@ rig-down: ## Stop them again (ARGS=--purge removes their images too)
 	@.venv/bin/python -m tests.rig down $(ARGS)
 test-unit: ## Only what needs no Docker engine
 	@setup/setup.sh docker/locks/dev.txt
-	@$(PYTEST) tests/unit
+	@$(PYTEST) --numprocesses auto tests/unit
 test-gpu: ## On a machine with a GPU, from PYTHON's vLLM, LMCache and NIXL: measure it and write docs/gpu.md
 	@$(PYTHON) -m tests.gpu $(ARGS)
 	@$(PYTHON) -m tests.gpu --docs

@@ -18,6 +18,8 @@ def test_inside_the_image(images: dict[str, str], long: bool) -> None:
         *("docker", "run", "--rm", "--network", "none", "--entrypoint", "python"),
         *(part for mount in mounts for part in ("--volume", mount)),
         *(images["prefill"], "/src/tests/patches/run.py", "/pytest", "-p", "no:warnings", "--durations=10"),
+        # A probe mostly waits; each has up to four processes of half a GiB.
+        *("--numprocesses", "2"),
         # That the slowest probes are red without their patches, the long form alone shows.
         *(() if long else ("-m", "not slow")),
     )

@@ -9,7 +9,7 @@ import pytest
 from tests.scenarios.conftest import Rig
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def rig(images: dict[str, str]) -> Iterator[Rig]:
     """The stack on images of this tree; at the end its containers are gone, and the engine still runs."""
     del images

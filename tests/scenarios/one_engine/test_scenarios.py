@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -90,6 +91,16 @@ def test_a_setting_that_ends_reuse_is_named(rig: Rig, scenario: str, cause: str)
     assert outcome.code == 1, outcome.out + outcome.err
     assert outcome.report["cause"] == cause
     assert "KV-PEER-01" in outcome.failed_ids(), "the setting is wrong, and yet KV was reused"
+
+
+def test_a_benchmark_without_reuse_is_exit_code_1(rig: Rig, tmp_path: Path) -> None:
+    rig.use(HERE / "reuse_off/overlay.yaml")  # as the last setting left it
+    outcome = rig.kvshare(
+        "bench", "--out", str(tmp_path), "--arms", "peer", "--prompt-tokens", "266", "--repetitions", "1"
+    )
+    assert outcome.code == 1, outcome.out + outcome.err
+    assert "no byte moved in the peer arm" in outcome.err
+    assert json.loads((tmp_path / "bench.json").read_text())["moved_tokens"] == 0
 
 
 def test_corrupted_values_are_caught_though_every_counter_is_green(rig: Rig) -> None:

@@ -67,14 +67,6 @@ def test_the_stages_of_a_peer_hit_add_up(rig: Rig, tmp_path: Path, long: bool) -
     pytest.fail(f"the stages are {sums} of what the client measured")
 
 
-def test_reuse_that_is_off_is_exit_code_1(rig: Rig, tmp_path: Path) -> None:
-    rig.use(Path(__file__).parent / "reuse_off/overlay.yaml")
-    outcome, document = bench(rig, tmp_path, "--arms", "peer", "--prompt-tokens", "266", "--repetitions", "1")
-    assert outcome.code == 1, outcome.out + outcome.err
-    assert "no byte moved in the peer arm" in outcome.err
-    assert document["moved_tokens"] == 0
-
-
 def vllm_bench(rig: Rig, seed: int) -> dict[str, Any]:
     """Run `vllm bench serve` in prefill's own container, on random prompts of the same length."""
     result = "/tmp/kvshare/vllm-bench.json"
