@@ -6,6 +6,7 @@
     make benchmarks ARGS="--part links"      the same over cables of several speeds, on two engines (make rig)
     make benchmarks ARGS="--part nodes"      and with one, two and three decode nodes
     make benchmarks ARGS="--part pulls"      what a pull costs besides its bytes, from the image alone
+    make benchmarks ARGS="--part layers"     the CUDA image by layer, where it is built
     make benchmarks ARGS="--part nothing"    removes Docker, images and .venv, then times `make demo`
 
 Results are kept in benchmarks/results.json, so that the document can be made again without measuring.
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import growth  # beside this file, which is what Python runs
+import layers
 import pulls
 import rig_growth
 from machine import machine
@@ -151,6 +153,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "verify": measure_verify,
     "growth": growth.measure_growth,
     "pulls": pulls.measure_pulls,
+    "layers": layers.measure_layers,
     "links": rig_growth.measure_links,
     "nodes": rig_growth.measure_nodes,
 }
@@ -221,6 +224,8 @@ def document(results: dict[str, Any]) -> str:
     lines += rig_growth.section(results)
     if "pulls" in results:
         lines += pulls.section(results["pulls"])
+    if "layers" in results:
+        lines += layers.section(results["layers"])
     return "\n".join(lines) + "\n"
 
 

@@ -20,7 +20,10 @@ DOUBLE = re.compile(r"double free", re.IGNORECASE)
 
 
 def run(stack: Stack, logs: dict[str, Path], times: int) -> tuple[dict[str, Any], bool]:
-    """Let prefill compute it, then ask decode: every other time vLLM's own cache is emptied, so it pulls."""
+    """Let prefill compute it, then ask decode: every other time vLLM's own cache is emptied, so it pulls.
+
+    The reference is split otherwise than a pull, and may part from it at a near tie.
+    """
     at = Measurement(stack, logs)
     (prompt,) = make_prompts(1, TOKENS, VOCAB, random.SystemRandom().randrange(2**31))
     honest = complete(at.http["prefill"], at.model, prompt, "again-honest", OUTPUT).output

@@ -114,10 +114,11 @@ def _bandwidth(places: dict[str, list[dict[str, Any]]]) -> str:
     return f"""## Bandwidth
 
 `benchmarks/bandwidth.py`: two processes write 512 MiB of 32 MiB objects, the size of 256 tokens' KV, from
-CPU memory to CPU memory as LMCache's channel does. Beside it, in turn, `ucx_perftest -t ucp_put_bw` writes the
-same 32 MiB again and again, which a cache holds, or as much as NIXL in one message. A lane is a pair of NIXL agents (patch `lanes`); threads are NIXL's own
-`num_threads`, of which the peer still has one to receive. One connection is bound by the threads at its
-two ends, which copy between user and kernel memory, and by their taking turns: neither is busy all the time.
+CPU memory to CPU memory as LMCache's channel does. Beside it, in turn, `ucx_perftest -t ucp_put_bw`
+writes the same 32 MiB again and again, which a cache holds, or as much as NIXL in one message. A lane is a
+pair of NIXL agents (patch `lanes`); threads are NIXL's own `num_threads`, of which the peer still has one to
+receive. One connection is bound by the threads at its two ends, which copy between user and kernel memory,
+and by their taking turns: neither is busy all the time.
 
 {chr(10).join(table + chr(10) for table in tables)}"""
 
@@ -140,8 +141,10 @@ def _again(found: dict[str, Any]) -> str:
 
 On decode, which emptied vLLM's own prefix cache before every other one:
 
-- {found["pulled"]} pulls; {found["same_tokens"]} answers with the very tokens of prefill's own computation
-- log-probabilities off by {found["worst_distance"]:.3f} at most, limit 0.1
+- {found["pulled"]} pulls
+- against prefill's computation of the whole prompt: log-probabilities off by {found["worst_distance"]:.3f} at
+  most, limit 0.1, up to and with the first token that differs, which is a near tie then;
+  {found["same_tokens"]} with no such token among 8
 - the slowest first token after {found["slowest_ms"]:.0f} ms; {found["double_frees"]} double frees in the logs
 """
 
@@ -302,7 +305,7 @@ def _speed(row: dict[str, Any]) -> float:
 def _also(title: str, arm: dict[str, Any]) -> str:
     return f"""## Also: {title}
 
-On the same machine, servers started anew: `{arm["sentence"]}`
+Another run, on a machine of the same kind: `{arm["sentence"]}`
 
 {_times(arm["ttft"])}
 

@@ -18,7 +18,7 @@ UCX_TLS = {
     ("rdma", "cuda"): "rc,cuda_copy",
 }
 SYSFS_NET = Path("/sys/class/net")
-MOST_LANES = 8  # docs/gpu.md: so many filled 12 GB/s, and no more was to be had
+MOST_LANES = 8  # so many fill 100 Gbit/s: docs/gpu.md
 
 
 def environment(
