@@ -75,10 +75,8 @@ def run_probe(
     ``content`` is that of the patch's first file, or of files by their path in site-packages.
     """
     package = _installed_package(patch)
-    # Links are enough: few files differ. Bytecode is left behind, it may be of other content.
-    shutil.copytree(
-        package, site / package.name, copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__")
-    )
+    # Links are enough: few files differ. To compile the others anew would take longer than most probes.
+    shutil.copytree(package, site / package.name, copy_function=os.symlink)
     # A wheel's own shared libraries, which its extensions look for beside the package.
     for libraries in package.parent.glob(f"*{package.name}.*libs"):
         (site / libraries.name).symlink_to(libraries)
@@ -86,20 +84,26 @@ def run_probe(
         first = _installed_file(patch).relative_to(package.parent).as_posix()
         content = {first: content.decode()}
     for file, text in content.items():
-        (site / file).unlink(missing_ok=True)
-        (site / file).write_text(text)
+        _replace(site / file, text)
     return subprocess.run(
         [sys.executable, str(PROBE), "--device", "cpu", "--only", name],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(site), os.getenv("PYTHONPATH", "")]),
-            "PYTHONPYCACHEPREFIX": str(site / "bytecode"),  # for the processes that a probe starts
         },
         capture_output=True,
         text=True,
         timeout=PROBE_TIMEOUT_S,
         check=False,
     )
+
+
+def _replace(file: Path, text: str) -> None:
+    """Put another content into a file, and away with the bytecode of the old one."""
+    for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
+        compiled.unlink()
+    file.unlink(missing_ok=True)
+    file.write_text(text)
 
 
 def _installed_file(patch: Patch) -> Path:
