@@ -36,7 +36,7 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f'case "$*" in *link-serve*) cat {tmp_path}/ports; cat > /dev/null;; *) cat {answer};; esac\n'
     )
     docker.chmod(docker.stat().st_mode | stat.S_IXUSR)
-    (tmp_path / "ports").write_text('{"bandwidth": 4001, "latency": 4002}\n')
+    (tmp_path / "ports").write_text('{"bandwidth": [4001, 4003], "latency": 4002}\n')
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     return tmp_path
 
@@ -49,7 +49,9 @@ def test_the_owner_measures_towards_the_one_that_asks(probe: Path) -> None:
     assert measure() == linkspeed.Link(2.1, "ucx_perftest, UCX_NET_DEVICES=eth0 UCX_TLS=tcp")
     serve, near = (probe / "calls").read_text().splitlines()
     assert serve.startswith("--context gpu-b exec --interactive --env=UCX_TLS=tcp --env=UCX_NET_DEVICES=eth1")
-    assert near.endswith("prefill-id python -m kvshare_engine probe link-measure 192.168.110.97 4001 4002")
+    assert near.endswith(
+        "prefill-id python -m kvshare_engine probe link-measure 192.168.110.97 4001,4003 4002"
+    )
 
 
 def test_what_the_probe_complains_of_is_the_reason(probe: Path) -> None:

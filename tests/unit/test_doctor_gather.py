@@ -95,7 +95,7 @@ class FakeOneOffs:
         if error := self.errors.get((context, arguments[1])):
             raise CouldNotCheckError(error)
         if arguments[1] == "link-serve":
-            yield json.dumps({"bandwidth": 5001, "latency": 5002})
+            yield json.dumps({"bandwidth": [5001, 5003], "latency": 5002})
             return
         yield json.dumps({"held": [], "refused": []})
 
@@ -329,7 +329,7 @@ def test_the_link_is_measured_with_the_servers_own_ucx_settings(one_offs: FakeOn
     evidence = examine()
     ((context, options, arguments, _),) = one_offs.probes("link-measure")
     assert context == "default", "the owner of KV writes, so prefill is the near end"
-    assert arguments[2:] == ("192.168.110.97", "5001", "5002")
+    assert arguments[2:] == ("192.168.110.97", "5001,5003", "5002")
     assert {"--env=UCX_TLS=tcp", "--env=UCX_NET_DEVICES=eth0", "--ulimit=memlock=-1"} <= set(options)
     assert evidence.links[0].bytes_per_s == 1.17e9
 

@@ -248,38 +248,51 @@ def perftest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return program
 
 
-def test_both_ends_meet_and_the_figures_are_in_si_units(perftest: Path) -> None:
+@pytest.mark.parametrize(("lanes", "expected"), [("1", 1000), ("3", 3000)])
+def test_both_ends_meet_and_the_connections_add_up(
+    perftest: Path, monkeypatch: pytest.MonkeyPatch, lanes: str, expected: int
+) -> None:
     del perftest
+    monkeypatch.setenv("KVSHARE_LANES", lanes)
     with link.serving() as ports:
         found = link.measure("127.0.0.1", ports)
     assert found.error == ""
-    assert found.bytes_per_s == pytest.approx(1000 * 1024 * 1024)
+    assert found.bytes_per_s == pytest.approx(expected * 1024 * 1024)
     assert found.latency_s == pytest.approx(31.5e-6)
-    assert not {ports.bandwidth, ports.latency} & {place.port for place in reach.taken()}
+    assert not {*ports.bandwidth, ports.latency} & {place.port for place in reach.taken()}
 
 
 def test_the_far_end_stays_in_the_range_that_the_firewall_lets_through(
     perftest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     del perftest
+    monkeypatch.setenv("KVSHARE_LANES", "2")
     monkeypatch.setenv("UCX_TCP_PORT_RANGE", "28700-28709")
     with socket.create_server(("", 28709)), link.serving() as ports:
-        assert (ports.bandwidth, ports.latency) == (28708, 28707)
+        assert (ports.latency, *ports.bandwidth) == (28708, 28707, 28706)
     monkeypatch.setenv("UCX_TCP_PORT_RANGE", "28700-28700")
     with pytest.raises(SystemExit), link.serving():
         pass
-    assert "expected 2 free ports in UCX_TCP_PORT_RANGE=28700-28700 and found 1" in capsys.readouterr().err
+    assert "expected 3 free ports in UCX_TCP_PORT_RANGE=28700-28700 and found 1" in capsys.readouterr().err
+
+
+def test_a_node_with_fewer_lanes_measures_on_those(perftest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del perftest
+    monkeypatch.setenv("KVSHARE_LANES", "4")
+    with link.serving() as ports:
+        monkeypatch.setenv("KVSHARE_LANES", "2")
+        assert link.measure("127.0.0.1", ports).bytes_per_s == pytest.approx(2000 * 1024 * 1024)
 
 
 def test_a_failing_test_says_what_the_program_said(perftest: Path) -> None:
     perftest.write_text("#!/bin/sh\necho 'UCX  ERROR no usable transports' >&2\nexit 1\n")
-    assert link.measure("127.0.0.1", link.Ports(1, 2)).error == "UCX ERROR no usable transports"
+    assert link.measure("127.0.0.1", link.Ports((1,), 2)).error == "UCX ERROR no usable transports"
 
 
 def test_a_test_without_end_is_ended(perftest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "TEST_TIMEOUT_S", 0.3)
     perftest.write_text("#!/bin/sh\nexec sleep 30\n")
-    assert "did not end in" in link.measure("127.0.0.1", link.Ports(1, 2)).error
+    assert "did not end in" in link.measure("127.0.0.1", link.Ports((1,), 2)).error
 
 
 def test_a_far_end_that_does_not_listen_ends_with_a_sentence(

@@ -1,6 +1,7 @@
 """The link between two machines, measured as KV travels on it: UCX's own test with this stack's transports.
 
-The owner of KV writes it into the memory of the peer that asks, so the near end puts.
+The owner of KV writes it into the memory of the peer that asks, so the near end puts, and on as many
+connections at once as a pull uses between the two.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from kvshare_engine import reach
+from kvshare_engine import reach, transport
 from kvshare_engine.environment import refuse
 
 PROGRAM = "ucx_perftest"
@@ -32,9 +34,9 @@ LONG_TEST_FROM = 500e6  # bytes a second; below, three messages take long enough
 
 @dataclass(frozen=True)
 class Ports:
-    """Where the far end waits: for the first test of bandwidth, and for that of latency."""
+    """Where the far end waits: for the tests of bandwidth, one a connection, and for that of latency."""
 
-    bandwidth: int
+    bandwidth: tuple[int, ...]
     latency: int
 
 
@@ -49,17 +51,18 @@ class Measurement:
 
 @contextmanager
 def serving() -> Iterator[Ports]:
-    """Wait for the near end: one server for latency, one for bandwidth that starts again after each test."""
-    ports = Ports(*_free_ports(2))
-    again = f"while {PROGRAM} -p {ports.bandwidth}; do :; done"
-    commands = [["sh", "-c", again], [PROGRAM, "-p", str(ports.latency)]]
+    """Wait for the near end: one server for latency; for bandwidth some that start again after each test."""
+    latency, *bandwidth = _free_ports(1 + _lanes())
+    ports = Ports(tuple(bandwidth), latency)
+    again = (f"while {PROGRAM} -p {port}; do :; done" for port in ports.bandwidth)
+    commands = [*(["sh", "-c", one] for one in again), [PROGRAM, "-p", str(ports.latency)]]
     with ExitStack() as servers:
         for command in commands:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
             )
             servers.callback(_kill, process)
-        _wait_until_listening({ports.bandwidth, ports.latency})
+        _wait_until_listening({*ports.bandwidth, ports.latency})
         yield ports
 
 
@@ -67,16 +70,28 @@ def measure(host: str, ports: Ports) -> Measurement:
     """Measure towards a far end; what the program says when it fails is the error."""
     try:
         latency = _test(host, ports.latency, *LATENCY_TEST)["overall_lat"]
-        speed = _test(host, ports.bandwidth, *SHORT_TEST)["overall_bw"]
+        lanes = ports.bandwidth[: _lanes()]
+        speed = _speed(host, lanes, *SHORT_TEST)
         if speed * MIB >= LONG_TEST_FROM:
             time.sleep(1)  # until the far end listens again
-            speed = _test(host, ports.bandwidth, *LONG_TEST)["overall_bw"]
+            speed = _speed(host, lanes, *LONG_TEST)
     except subprocess.TimeoutExpired:
         return Measurement(error=f"{PROGRAM} did not end in {TEST_TIMEOUT_S:.0f} s")
     except (subprocess.CalledProcessError, ValueError) as failure:
         said = getattr(failure, "stderr", "") or str(failure)
         return Measurement(error=" ".join(said.split())[-300:])
     return Measurement(speed * MIB, latency * MICROSECOND)
+
+
+def _lanes() -> int:
+    return transport.lanes_of(os.environ.get("KVSHARE_TRANSPORT") or "tcp")
+
+
+def _speed(host: str, lanes: Sequence[int], test: str, size: int, count: int, before: int) -> float:
+    """The MiB a second of all connections together."""
+    with ThreadPoolExecutor(len(lanes)) as threads:
+        found = threads.map(lambda port: _test(host, port, test, size, count, before)["overall_bw"], lanes)
+        return sum(found)
 
 
 def _test(host: str, port: int, test: str, size: int, count: int, before: int) -> Mapping[str, float]:

@@ -4,7 +4,7 @@
     probe listen HOST:PORT …           hold those ports
     probe dial HOST:PORT …             whether each can be reached
     probe link-serve                   the far end of a measurement of the link
-    probe link-measure HOST BW LATENCY   the near end, towards the two ports that the far end named
+    probe link-measure HOST BW LATENCY   the near end, towards the ports that the far end named (BW: N,M,…)
 
 Each prints one line of JSON and ends by itself after LIMIT_S; `listen` and `link-serve` go on until standard
 input closes, so that they end with whoever started them.
@@ -46,7 +46,8 @@ def run(arguments: list[str]) -> None:
                 _say(asdict(ports))
                 sys.stdin.read()
         case ["link-measure", host, bandwidth, latency]:
-            _say(asdict(link.measure(host, link.Ports(int(bandwidth), int(latency)))))
+            lanes = tuple(map(int, bandwidth.split(",")))
+            _say(asdict(link.measure(host, link.Ports(lanes, int(latency)))))
         case _:
             refuse(f"expected a probe, see kvshare_engine/probe.py, and found '{' '.join(arguments)}'")
 

@@ -37,8 +37,13 @@ def environment(
     return {
         "UCX_TLS": given.get("UCX_TLS") or UCX_TLS[transport, device],
         "UCX_NET_DEVICES": devices,
-        "KVSHARE_LANES": given.get("KVSHARE_LANES") or str(lanes(transport, len(os.sched_getaffinity(0)))),
+        "KVSHARE_LANES": str(lanes_of(transport, given)),
     }
+
+
+def lanes_of(transport: str, given: Mapping[str, str] = os.environ) -> int:
+    """How many connections a pull to or from this node uses: as ``given``, or what suits its cores."""
+    return int(given.get("KVSHARE_LANES") or lanes(transport, len(os.sched_getaffinity(0))))
 
 
 def lanes(transport: str, cores: int) -> int:

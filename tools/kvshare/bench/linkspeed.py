@@ -30,7 +30,8 @@ def measure(containers: Containers, prints: Mapping[str, Mapping[str, Any]]) -> 
     settings = [f"{name}={value}" for name, value in sorted(_ucx(prints.get(prefill.name, {})).items())]
     try:
         with _far_end(containers, decode, _ucx(prints.get(decode.name, {}))) as ports:
-            command = (*PROBE, "link-measure", decode.host, str(ports["bandwidth"]), str(ports["latency"]))
+            lanes = ",".join(map(str, ports["bandwidth"]))
+            command = (*PROBE, "link-measure", decode.host, lanes, str(ports["latency"]))
             found = json.loads(_near_end(containers, prefill, _ucx(prints.get(prefill.name, {})), command))
             speed, error = found["bytes_per_s"], found["error"]
     except CouldNotCheckError as failure:

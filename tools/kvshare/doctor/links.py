@@ -13,6 +13,7 @@ from kvshare.errors import CouldNotCheckError
 
 MEASURE_TIMEOUT_S = 150.0
 MEASURABLE_TOKENS = 1000
+TOLD = ("UCX_", "KVSHARE_TRANSPORT", "KVSHARE_LANES")  # variables that say how KV travels
 # Prompt tokens a second, where no server has computed any yet.
 ASSUMED = {
     "cuda": PrefillSpeed(25_000, "assumed, as Llama-3.1-8B on one H200"),
@@ -37,7 +38,8 @@ def _measure(
     try:
         with one_offs.hold(target.context, there, ("probe", "link-serve")) as said:
             ports = json.loads(said)
-            command = ("probe", "link-measure", target.host, str(ports["bandwidth"]), str(ports["latency"]))
+            lanes = ",".join(map(str, ports["bandwidth"]))
+            command = ("probe", "link-measure", target.host, lanes, str(ports["latency"]))
             found = json.loads(one_offs.run(source.context, here, command, timeout_s=MEASURE_TIMEOUT_S))
     except (CouldNotCheckError, ValueError) as error:
         return Link(source.name, target.name, error=getattr(error, "message", str(error)))
@@ -66,7 +68,7 @@ def _obstacle(evidence: Evidence, source: Node, target: Node) -> str:
 def _options(node: Node, facts: Facts, services: Mapping[str, Service]) -> tuple[str, ...]:
     """Return what the server's own UCX would have: its variables, and its limits and devices."""
     service = services[node.name]
-    told = {name: value for name, value in service.environment.items() if name.startswith("UCX_") and value}
+    told = {name: value for name, value in service.environment.items() if name.startswith(TOLD) and value}
     told |= {"UCX_TLS": facts.ucx.tls, "UCX_NET_DEVICES": facts.ucx.devices}
     return (
         *(f"--env={name}={value}" for name, value in told.items()),
