@@ -18,11 +18,18 @@ DOCUMENT = ROOT / "docs/reliability.md"
 
 
 class Keeper:
-    """Takes the figures of a run that passed; those of faults that were not run stay as they were."""
+    """Takes the figures of what passed; those of faults that were not run, or failed, stay as they were."""
 
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        figures = session.config.stash.get(FIGURES, [])
-        if exitstatus == 0 and figures:
+    def __init__(self) -> None:
+        self.passed: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            self.passed.add(report.nodeid)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        recorded = session.config.stash.get(FIGURES, {})
+        if figures := [one for test, one in recorded.items() if test in self.passed]:
             keep(figures)
 
 

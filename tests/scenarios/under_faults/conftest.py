@@ -14,7 +14,7 @@ from tests.scenarios.under_faults.figures import Figures
 from tests.scenarios.under_faults.machines import Stack
 from tests.scenarios.under_faults.traffic import Traffic
 
-FIGURES = pytest.StashKey[list[Figures]]()
+FIGURES = pytest.StashKey[dict[str, Figures]]()  # by the test's id
 
 
 @pytest.fixture
@@ -40,14 +40,14 @@ def record(request: pytest.FixtureRequest) -> Callable[[Figures], Figures]:
     """Keep a fault's figures, for the line at the end of the run and for docs/reliability.md."""
 
     def keep(figures: Figures) -> Figures:
-        request.config.stash.setdefault(FIGURES, []).append(figures)
+        request.config.stash.setdefault(FIGURES, {})[request.node.nodeid] = figures
         return figures
 
     return keep
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if figures := config.stash.get(FIGURES, []):
-        terminalreporter.section("faults survived")
-        for one in figures:
+    if figures := config.stash.get(FIGURES, {}):
+        terminalreporter.section("faults")
+        for one in figures.values():
             terminalreporter.write_line(one.line)
