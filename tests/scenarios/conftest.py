@@ -147,6 +147,7 @@ def _remove() -> None:
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     """On a failure, show what the containers said last."""
-    rig = getattr(item, "funcargs", {}).get("rig")
+    fixtures = getattr(item, "funcargs", {})
+    rig = fixtures.get("rig") or fixtures.get("two_machines")
     if call.when == "call" and call.excinfo is not None and isinstance(rig, Rig):
-        item.add_report_section("call", "containers", rig.kvshare("logs", "--tail", "40").out)
+        item.add_report_section("call", "containers", rig.kvshare("logs", "--tail", "150").out)
