@@ -85,14 +85,15 @@ is served from that node's cache on the other; where a server was restarted, cou
 | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
-What each scenario demands stands in its folder. That a rank pulls from the same rank (tensor parallelism) is
-shown by the probe of the patch `same-rank` ([patches.md](patches.md)), with two ranks a node at the controller.
+What each scenario demands stands in its folder. That a rank pulls from the same rank (tensor parallelism)
+is shown by the probe of the patch `same-rank` ([patches.md](patches.md)), with two ranks a node at the
+controller.
 
 ## Not understood
 
-On 2026-11-24, in one of three long runs of `lookup timeout`, decode's engine ended during a lookup, after decode
-had been killed, moved to another address and back; Docker started it again. Its log was not kept, and it was not
-seen in some 90 lookups more that timed out. A failed scenario now shows the last words of every container.
+On 2026-11-24, in one of three long runs of `lookup timeout`, decode's engine ended during a lookup, after
+decode had been killed, moved to another address and back; Docker started it again. Its log was not kept, and
+it was not seen in some 90 lookups more that timed out. A failed scenario now shows each container's last words.
 """
 
 
