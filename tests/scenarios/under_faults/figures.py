@@ -93,7 +93,7 @@ controller.
 
 On 2026-11-24, in one of three long runs of `lookup timeout`, decode's engine ended during a lookup, after
 decode had been killed, moved to another address and back; Docker started it again. Its log was not kept, and
-it was not seen in some 90 lookups more that timed out. A failed scenario now shows each container's last words.
+it was not seen in some 90 more lookups that timed out. A failed scenario now shows every container's log.
 """
 
 
