@@ -82,10 +82,9 @@ class Traffic:
         """Clients that go on asking for what is known, each in an order of its own, until the block ends."""
 
         def client(dice: random.Random, stop: threading.Event) -> None:
-            https = {host: self._http(host) for host in hosts}
             while not stop.wait(pause_s):
                 host = dice.choice(hosts)
-                self._ask(host, dice.choice(pool), "traffic", https[host])
+                self._ask(host, dice.choice(pool), "traffic", self._http(host))
 
         with self._clients(clients, client):
             yield
@@ -95,18 +94,17 @@ class Traffic:
         """Clients that have fresh prompts computed, pull them on the other node, and ask for old ones."""
 
         def client(dice: random.Random, stop: threading.Event) -> None:
-            https = {host: self._http(host) for host in PORTS}
             old: deque[Known] = deque(maxlen=REMEMBERED)
             while not stop.is_set():
                 owner, other = dice.sample(list(PORTS), 2)
                 prompt = make_prompts(1, tokens, VOCAB, dice.randrange(2**31))[0]
-                known = self._first(owner, prompt, https[owner])
+                known = self._first(owner, prompt, self._http(owner))
                 stop.wait(ADMITTED_S)
                 if known is not None:
-                    self._ask(other, known, "peer hit", https[other])
+                    self._ask(other, known, "peer hit", self._http(other))
                     old.append(known)
                 if old:
-                    self._ask(owner, dice.choice(old), "again", https[owner])
+                    self._ask(owner, dice.choice(old), "again", self._http(owner))
 
         with self._clients(clients, client):
             yield
@@ -178,6 +176,7 @@ class Traffic:
             time.sleep(POLL_S)
 
     def _http(self, host: Host) -> Http:
+        """A new connection: the server may close a kept one, idle for 5 s, just as it is used again."""
         return Http(f"http://{self.addresses[host]}:{PORTS[host]}")
 
     def _learn(self, host: Host, prompt: tuple[int, ...]) -> Known:
