@@ -32,22 +32,10 @@ ARMS = ("--arms", "cold,peer,recompute", "--repetitions", "5")
 @contextmanager
 def stack(decode_nodes: int) -> Iterator[dict[str, str]]:
     """The stack on the rig with that many decode nodes; gives the settings to reach it with."""
-    hosts = engines.HOSTS[: 1 + decode_nodes]
     settings = settings_for(decode_nodes)
-    with network.claimed():
-        try:
-            network.up()
-            for host in hosts:
-                engines.start(host)
-                engines.clear(host)
-            engines.load_images(hosts)
-            run("up", "all", environment={**os.environ, **settings})
-            yield settings
-        finally:
-            network.limit(DECODE, 0)
-            for host in hosts:
-                engines.remove(host, purge=host not in engines.HOSTS[:2])
-            network.down()
+    with engines.running(engines.HOSTS[: 1 + decode_nodes]):
+        run("up", "all", environment={**os.environ, **settings})
+        yield settings
 
 
 def measure_links() -> dict[str, Any]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from tests.rig import network
 from tests.rig.network import DECODE, DECODE_2, DECODE_3, PREFILL, STATE, Host, RigError, run
 
 DATA = Path("/var/lib/kvshare-rig")
 START_TIMEOUT_S, STOP_TIMEOUT_S, LOAD_TIMEOUT_S = 60, 60, 900
-HOSTS = (PREFILL, DECODE, DECODE_2, DECODE_3)
+PAIR = (PREFILL, DECODE)
+HOSTS = (*PAIR, DECODE_2, DECODE_3)
 IMAGES = ("kvshare/engine-cpu:0.1.0", "kvshare/client:0.1.0")
 
 
@@ -90,6 +93,31 @@ def clear(host: Host) -> None:
 
 def is_running(host: Host) -> bool:
     return _pid(host) is not None
+
+
+@contextlib.contextmanager
+def running(hosts: Sequence[Host]) -> Iterator[None]:
+    """The network and these hosts' engines, with this machine's images and no container; then none of it.
+
+    The images of a pair are kept, so that the next run need not load them again.
+    """
+    with network.claimed():
+        _remove_all()  # what a run that was killed has left
+        network.up()
+        try:
+            for host in hosts:
+                start(host)
+                clear(host)
+            load_images(hosts)
+            yield
+        finally:
+            _remove_all()
+
+
+def _remove_all() -> None:
+    for host in HOSTS:
+        remove(host, purge=host not in PAIR)
+    network.down()
 
 
 def load_images(hosts: Iterable[Host]) -> None:

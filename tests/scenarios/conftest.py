@@ -16,14 +16,12 @@ import pytest
 from tests.conftest import ROOT
 from tests.rig import engines, network
 from tests.rig.__main__ import SETTINGS
-from tests.rig.network import DECODE, PREFILL
 
 CPU_FILES = "compose.yaml:compose.cpu.yaml"
 START_TIMEOUT_S = 400
 VERIFY_TIMEOUT_S = 180
 # Of the first verification; each further one takes the next, since a used seed's prompts are cached.
 SEED = 41
-ENGINES = (PREFILL, DECODE)  # decode-2's is started by the test that needs it
 
 
 @dataclass(frozen=True)
@@ -120,29 +118,11 @@ class TwoMachines(Rig):
 
 @pytest.fixture(scope="session")
 def two_machines(images: dict[str, str]) -> Iterator[TwoMachines]:
-    """Two engines with the images of this tree; at the end nothing of them runs, and no namespace is left.
-
-    Their images are kept, so that the next run need not load them again.
-    """
+    """Two engines with the images of this tree; at the end nothing of them runs, and no namespace is left."""
     del images
     network.require("ip", "nsenter", "dockerd", "sshd", "ssh-keygen", "script")
-    with network.claimed():
-        _remove()  # what a run that was killed has left
-        network.up()
-        try:
-            for host in ENGINES:
-                engines.start(host)
-                engines.clear(host)
-            engines.load_images(ENGINES)
-            yield TwoMachines()
-        finally:
-            _remove()
-
-
-def _remove() -> None:
-    for host in engines.HOSTS:
-        engines.remove(host, purge=host not in ENGINES)
-    network.down()
+    with engines.running(engines.PAIR):
+        yield TwoMachines()
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:

@@ -16,16 +16,14 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.rig import engines, network
+from tests.rig.__main__ import settings_for
 from tests.rig.network import DECODE, DECODE_2, OPERATOR, PREFILL, Link
 from tests.rig.sshd import SshServer
 from tests.scenarios.conftest import Outcome, TwoMachines
 
 IN_A_ROW, IN_A_ROW_LONG = 3, 20
 SSH_TIMEOUT_S = 240
-TWO_DECODE_NODES = {
-    "DECODE_HOSTS": f"{DECODE.address},{DECODE_2.address}",
-    "DECODE_CONTEXTS": f"{engines.context_of(DECODE)},{engines.context_of(DECODE_2)}",
-}
+TWO_DECODE_NODES = settings_for(2)
 THREE_SERVERS_GIB = 9.5
 GIGABIT, SLOW = Link(rate=1e9 / 8, delay=0.0025), Link(rate=40e6 / 8)
 

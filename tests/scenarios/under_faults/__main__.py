@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ DOCUMENT = ROOT / "docs/reliability.md"
 
 
 class Keeper:
-    """Takes the figures of what passed; those of faults that were not run, or failed, stay as they were."""
+    """Takes the figures of what ran, and whether it passed; those of the others stay as they were."""
 
     def __init__(self) -> None:
         self.passed: set[str] = set()
@@ -29,15 +29,15 @@ class Keeper:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         recorded = session.config.stash.get(FIGURES, {})
-        if figures := [one for test, one in recorded.items() if test in self.passed]:
+        if figures := [replace(one, passed=test in self.passed) for test, one in recorded.items()]:
             keep(figures)
 
 
 def keep(figures: list[Figures]) -> None:
     """Write results.json and the document."""
-    known = json.loads(RESULTS.read_text())["faults"] if RESULTS.exists() else []
-    faults = {(one["fault"], one["variant"]): one for one in (*known, *map(asdict, figures))}
-    results = {"machine": machine(), "faults": [faults[key] for key in sorted(faults)]}
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"faults": []}
+    faults = {(one["fault"], one["variant"]): one for one in (*results["faults"], *map(asdict, figures))}
+    results |= {"machine": machine(), "faults": [faults[key] for key in sorted(faults)]}
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     DOCUMENT.write_text(render(results))
 

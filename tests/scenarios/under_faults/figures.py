@@ -29,6 +29,7 @@ class Figures:
     longest_wait_s: float | None = None
     recovery_s: float | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    passed: bool = True
 
     @property
     def line(self) -> str:
@@ -81,30 +82,26 @@ longest wait is the longest time to first token of a request that met the fault;
 `LOOKUP_TIMEOUT_MS` (3 s here), then the prompt is recomputed. Reuse is back when a fresh prompt of one node
 is served from that node's cache on the other; where a server was restarted, counted from its first answer.
 
-| fault | injected | requests | failed | wrong | longest wait | reuse back after | also |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| fault | passed | injected | requests | failed | wrong | longest wait | reuse back after | also |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
 What each scenario demands stands in its folder. That a rank pulls from the same rank (tensor parallelism)
 is shown by the probe of the patch `same-rank` ([patches.md](patches.md)), with two ranks a node at the
 controller.
+{_remarks(results.get("remarks", []))}"""
 
-## Open
 
-- `load beyond memory` is not passed in its long form. On 2026-11-24, 8 clients for 30 minutes, beside other
-  work on the machine: 3,067 requests, 25.6 caches' worth stored, 630,912 tokens pulled, no wrong answer; 4
-  requests went out on a connection that the server had just closed (the clients now take a new one for each).
-  Memory came to 1.11 times that after 5 minutes, where 1.05 is wanted, and why is not known.
-- In one of three long runs of `lookup timeout` decode's engine ended during a lookup, after decode had been
-  killed, moved to another address and back; Docker started it again. Its log was not kept, and it was not
-  seen in some 90 more lookups that timed out. A failed scenario now shows every container's log.
-"""
+def _remarks(remarks: list[str]) -> str:
+    """What whoever ran it has seen beside the figures; a run leaves it as it is."""
+    return "\n## Remarks\n\n" + "".join(f"- {remark}\n" for remark in remarks) if remarks else ""
 
 
 def _row(one: Figures) -> str:
     notes = ", ".join(f"{name} {value}" for name, value in one.notes.items()) or "–"
     cells = [
         f"[{one.fault.replace('_', ' ')}](../tests/scenarios/under_faults/{one.fault}): {one.variant}",
+        "yes" if one.passed else "**no**",
         one.injected,
         one.requests,
         one.failures,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,15 +12,18 @@ from pathlib import Path
 
 from kvshare.legs import FLUSH_S
 from tests.rig import engines, network
-from tests.rig.network import DECODE, PREFILL, Host
+from tests.rig.network import DECODE, PREFILL, Host, Link
 from tests.scenarios.conftest import CPU_FILES, Outcome, TwoMachines
-from tests.scenarios.under_faults.traffic import Traffic
+from tests.scenarios.under_faults.traffic import Sent, Traffic
 
 SERVICES = (("controller", PREFILL), ("prefill", PREFILL), ("decode", DECODE))
 HOST_OF = dict(SERVICES)
 # What LMCache and vLLM say when a page has two owners, or an engine has died.
 MUST_NOT_SAY = ("Double free", "KeyError", "EngineDeadError", "Engine core initialization failed")
 SETTLE_S = 90
+SLOW = Link(rate=4e6)  # bytes a second: a chunk of 6.5 MB is under way for more than a second
+UNDER_WAY_S = 0.8
+CACHE_CHUNKS = 80  # what a server's 0.5 GiB holds of 6.25 MiB each
 
 
 @dataclass
@@ -48,6 +52,19 @@ class Stack:
     def kill(self, service: str) -> None:
         """End a service as a power cut would; it stays down."""
         self._docker(service, "kill", "--signal=KILL", container(service))
+
+    def kill_during_a_pull(self, service: str, traffic: Traffic) -> Sent:
+        """Kill it while decode pulls, over a slow cable, from prefill; returns what came of the request."""
+        known = traffic.know(1)[0]
+        network.shape(DECODE, SLOW)
+        with ThreadPoolExecutor(1) as thread:
+            asked = thread.submit(traffic.ask, DECODE, known, f"{service} killed")
+            time.sleep(UNDER_WAY_S)
+            assert not asked.done(), f"the transfer was over before {service} was killed"
+            self.kill(service)
+            sent = asked.result()
+        network.unshape(DECODE)
+        return sent
 
     def start(self, service: str) -> None:
         self._docker(service, "start", container(service))

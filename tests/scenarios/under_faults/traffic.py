@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kvshare import metrics
 from kvshare.evidence import Position, Sources
@@ -206,6 +206,14 @@ class Traffic:
 
     def _complete(self, http: Http, prompt: Sequence[int]) -> Completion:
         return complete(http, MODEL, prompt, f"fault-{self.seed}-{time.monotonic_ns()}", OUTPUT)
+
+
+def workers() -> list[dict[str, Any]]:
+    """The workers that the controller knows; RequestFailedError if it does not answer."""
+    found: list[dict[str, Any]] = as_operator(lambda: Http(CONTROLLER).get("/controller/workers").json())[
+        "workers"
+    ]
+    return found
 
 
 def difference(known: Known, answer: Completion) -> str | None:

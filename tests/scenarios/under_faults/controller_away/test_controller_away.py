@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from kvshare.openai import Http, RequestFailedError
+from kvshare.openai import RequestFailedError
 from tests.rig.network import DECODE, PREFILL
 from tests.scenarios.under_faults import figures
 from tests.scenarios.under_faults.figures import Figures
 from tests.scenarios.under_faults.machines import Stack
-from tests.scenarios.under_faults.traffic import CHUNKS_OF_TOKENS, CONTROLLER, WAIT_S, Traffic, as_operator
+from tests.scenarios.under_faults.traffic import CHUNKS_OF_TOKENS, WAIT_S, Traffic, workers
 
 HERE = Path(__file__).parent
 AWAY_S, AWAY_LONG_S = 8, 60
@@ -26,8 +26,7 @@ def seconds_until_synchronised(start: float) -> float:
     """Seconds from ``start`` until the controller knows both workers and all that they hold."""
     while time.monotonic() - start < 4 * BACK_WITHIN_S:
         try:
-            answer = as_operator(lambda: Http(CONTROLLER).get("/controller/workers").json())
-            if [worker["synced"] for worker in answer["workers"]] == [True, True]:
+            if [worker["synced"] for worker in workers()] == [True, True]:
                 return time.monotonic() - start
         except RequestFailedError:
             pass
@@ -39,7 +38,7 @@ def wait_for_the_controller() -> float:
     """The moment of its first answer."""
     while True:
         try:
-            as_operator(lambda: Http(CONTROLLER).get("/controller/workers"))
+            workers()
             return time.monotonic()
         except RequestFailedError:
             time.sleep(0.1)

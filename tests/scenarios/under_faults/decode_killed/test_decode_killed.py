@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.rig import network
-from tests.rig.network import DECODE, PREFILL, Link
+from tests.rig.network import DECODE, PREFILL
 from tests.scenarios.under_faults import figures
 from tests.scenarios.under_faults.figures import Figures
-from tests.scenarios.under_faults.machines import Stack
+from tests.scenarios.under_faults.machines import CACHE_CHUNKS, Stack
 from tests.scenarios.under_faults.traffic import WAIT_S, Sent, Traffic
 
 HERE = Path(__file__).parent
-SLOW = Link(rate=4e6)
-UNDER_WAY_S = 0.8
 BACK_WITHIN_S = 30
 ROUNDS_LONG = 3
-CACHE_CHUNKS = 80  # what 0.5 GiB holds of 6.25 MiB each
 ELSEWHERE = "192.168.110.96"
 
 pytestmark = pytest.mark.timeout(1200)
-
-
-def kill_while_it_pulls(stack: Stack, traffic: Traffic) -> None:
-    known = traffic.know(1)[0]
-    network.shape(DECODE, SLOW)
-    with ThreadPoolExecutor(1) as thread:
-        asked = thread.submit(traffic.ask, DECODE, known, "killed")
-        time.sleep(UNDER_WAY_S)
-        assert not asked.done(), "the transfer was over before decode was killed"
-        stack.kill("decode")
-        assert asked.result().error, "a killed server cannot have answered"
-    network.unshape(DECODE)
-    traffic.sent.clear()  # what the dead server owes is no figure of the survivor's
 
 
 def test_prefill_serves_on_without_decode(
@@ -48,7 +30,8 @@ def test_prefill_serves_on_without_decode(
     for _ in range(rounds):
         with stack.survivors("controller", "prefill"):
             held = traffic.know(3)
-            kill_while_it_pulls(stack, traffic)
+            assert stack.kill_during_a_pull("decode", traffic).error, "a killed server cannot have answered"
+            traffic.sent.clear()  # what the dead server owes is no figure of the survivor's
             traffic.ask_all(PREFILL, held)
             if long:
                 # What decode was pulling must not stay locked: the whole cache is written over.

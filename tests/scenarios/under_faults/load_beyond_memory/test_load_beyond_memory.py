@@ -12,7 +12,7 @@ import pytest
 from tests.rig.network import DECODE, PREFILL
 from tests.scenarios.under_faults import figures
 from tests.scenarios.under_faults.figures import Figures
-from tests.scenarios.under_faults.machines import HOST_OF, Stack
+from tests.scenarios.under_faults.machines import CACHE_CHUNKS, HOST_OF, Stack
 from tests.scenarios.under_faults.traffic import CHUNK, Traffic
 
 HERE = Path(__file__).parent
@@ -20,7 +20,6 @@ CLIENTS, TOKENS = 8, 522
 SECONDS, SECONDS_LONG = 30, 1800
 PATIENCE_S = 240  # beyond that time, for a machine that is too busy to fill the cache in it
 WARM_SHARE = 1 / 6  # of the time, after which memory is first looked at: 5 of 30 minutes
-CACHE_CHUNKS = 80  # what 0.5 GiB holds of 6.25 MiB each
 TIMES_THE_CACHE, TIMES_THE_CACHE_LONG = 1, 5
 GROWTH = 1.05
 SERVERS = ("prefill", "decode")

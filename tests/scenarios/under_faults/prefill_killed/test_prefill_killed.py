@@ -4,40 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from kvshare.openai import Http
 from tests.rig import network
-from tests.rig.network import DECODE, PREFILL, Host, Link
+from tests.rig.network import DECODE, PREFILL, Host
 from tests.scenarios.under_faults import figures
 from tests.scenarios.under_faults.figures import Figures
 from tests.scenarios.under_faults.machines import Stack
-from tests.scenarios.under_faults.traffic import CONTROLLER, WAIT_S, Traffic, as_operator
+from tests.scenarios.under_faults.traffic import WAIT_S, Traffic, workers
 
 HERE = Path(__file__).parent
 ROUNDS_LONG = 3
-SLOW = Link(rate=4e6)  # bytes a second: a chunk of 6.5 MB is under way for more than a second
-UNDER_WAY_S = 0.8
 BACK_WITHIN_S, REAPED_WITHIN_S = 30, 45
 ELSEWHERE = Host("prefill", "192.168.110.14")
 
 pytestmark = pytest.mark.timeout(1200)
-
-
-def kill_during_a_pull(stack: Stack, traffic: Traffic) -> None:
-    """Decode pulls what only prefill holds over a slow cable, and prefill is killed meanwhile."""
-    known = traffic.know(1)[0]
-    network.shape(DECODE, SLOW)
-    with ThreadPoolExecutor(1) as thread:
-        asked = thread.submit(traffic.ask, DECODE, known, "during")
-        time.sleep(UNDER_WAY_S)
-        assert not asked.done(), "the transfer was over before prefill was killed"
-        stack.kill("prefill")
-        asked.result()
-    network.unshape(DECODE)
 
 
 def test_decode_serves_on_without_prefill(
@@ -49,7 +32,7 @@ def test_decode_serves_on_without_prefill(
         after, *before = traffic.know(4)
         with stack.survivors("controller", "decode"):
             traffic.ask(DECODE, after, "before the kill")
-            kill_during_a_pull(stack, traffic)
+            stack.kill_during_a_pull("prefill", traffic)
             traffic.ask_all(DECODE, (after, *before, after, *before))
             stack.start("prefill")
             traffic.wait_until_up(PREFILL)
@@ -64,11 +47,6 @@ def survived(traffic: Traffic, seen: Figures) -> None:
     assert (seen.recovery_s or 0) <= BACK_WITHIN_S
 
 
-def registered() -> set[str]:
-    answer = as_operator(lambda: Http(CONTROLLER).get("/controller/workers").json())
-    return {worker["instance_id"] for worker in answer["workers"]}
-
-
 def test_a_dead_prefill_is_forgotten_and_found_at_another_address(
     stack: Stack, traffic: Traffic, record: Callable[[Figures], Figures], long: bool
 ) -> None:
@@ -80,7 +58,7 @@ def test_a_dead_prefill_is_forgotten_and_found_at_another_address(
         stack.kill("prefill")
         killed = time.monotonic()
         traffic.ask_all(DECODE, pool)
-        while "lmcache_instance_1" in registered():
+        while "lmcache_instance_1" in {worker["instance_id"] for worker in workers()}:
             assert time.monotonic() - killed < REAPED_WITHIN_S, "the dead worker is still registered"
             time.sleep(0.5)
         reaped = time.monotonic() - killed
