@@ -122,7 +122,7 @@ def _remove_all() -> None:
 
 def load_images(hosts: Iterable[Host]) -> None:
     """Give each engine the images of this machine's own engine, where it has not the same already."""
-    wanted = {image: run(["docker", "image", "inspect", "--format", "{{.Id}}", image]) for image in IMAGES}
+    wanted = {image: _own_image_id(image) for image in IMAGES}
     lacking = [h for h in hosts if any(_image_id(h, image) != wanted[image] for image in IMAGES)]
     if not lacking:
         return
@@ -144,6 +144,17 @@ def make_context(name: str, address: str) -> None:
 
 def remove_context(name: str) -> None:
     subprocess.run(["docker", "context", "rm", "--force", name], capture_output=True)
+
+
+def _own_image_id(image: str) -> str:
+    """This machine's own engine has it, or RigError."""
+    try:
+        return run(["docker", "image", "inspect", "--format", "{{.Id}}", image])
+    except RigError as error:
+        raise RigError(
+            f"this machine's own engine should hold {image}, for the rig to load: {error} "
+            "Type .venv/bin/kvshare engine start, and make image if it has none."
+        ) from None
 
 
 def _image_id(host: Host, image: str) -> str:

@@ -149,11 +149,14 @@ class Traffic:
 
     def sources(self, host: Host) -> Sources:
         """A server's prompt tokens by source; RequestFailedError if it does not tell."""
-        text = as_operator(lambda: self._http(host).get("/metrics", timeout=10).text)
-        found = metrics.sources(metrics.parse(text))
+        found = metrics.sources(self._scrape(host))
         if found is None:
             raise RequestFailedError(f"{host.name} does not count its prompt tokens")
         return found
+
+    def evicted(self, host: Host) -> int:
+        """Keys that a server's cache has given up since its start; exported every ten seconds."""
+        return int(metrics.total(self._scrape(host), "lmcache:local_cpu_evict_keys_count_total") or 0)
 
     def faulty(self) -> list[Sent]:
         return [one for one in self.sent if one.error or one.wrong]
@@ -174,6 +177,9 @@ class Traffic:
             if time.monotonic() > end:
                 raise TimeoutError(f"{host.name} did not answer within {deadline_s:.0f} s")
             time.sleep(POLL_S)
+
+    def _scrape(self, host: Host) -> tuple[metrics.Sample, ...]:
+        return metrics.parse(as_operator(lambda: self._http(host).get("/metrics", timeout=10).text))
 
     def _http(self, host: Host) -> Http:
         """A new connection: the server may close a kept one, idle for 5 s, just as it is used again."""
