@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,13 +21,19 @@ sys.path.insert(0, str(ROOT))
 
 from growth import bench, run  # noqa: E402  (beside this file)
 
+from kvshare import metrics  # noqa: E402
+from kvshare.ledger import make_prompts  # noqa: E402
+from kvshare.openai import Http, complete  # noqa: E402
 from tests.rig import engines, network  # noqa: E402
 from tests.rig.__main__ import settings_for  # noqa: E402
-from tests.rig.network import DECODE  # noqa: E402
+from tests.rig.network import DECODE, OPERATOR, PREFILL, Host  # noqa: E402
+from tests.scenarios.under_faults.traffic import ADMITTED_S, CHUNK, MODEL, OUTPUT, PORTS, VOCAB  # noqa: E402
 
 GBITS = (1, 10, 25)
 NODES = (1, 2, 3)
 LENGTHS = "266,1546"
+TOKENS, ROUNDS = 522, 7
+Prompt = tuple[int, ...]
 ARMS = ("--arms", "cold,peer,recompute", "--repetitions", "5")
 
 
@@ -51,22 +59,45 @@ def measure_links() -> dict[str, Any]:
 
 
 def measure_nodes() -> dict[str, Any]:
-    """One, two and three decode nodes, all pulling from the one prefill node at the same time."""
+    """One, two and three decode nodes, all pulling from the one prefill node at the same moment."""
     found: dict[str, Any] = {}
     for count in NODES:
-        with stack(count) as settings, ThreadPoolExecutor(count) as threads:
-            environment = {**os.environ, **settings}
-
-            def one(number: int, environment: dict[str, str] = environment) -> dict[str, Any]:
-                name = (
-                    f"decode-{number}"
-                    if len(environment.get("DECODE_HOSTS", "").split(",")) > 1
-                    else "decode"
-                )
-                return bench(*ARMS, "--prompt-tokens", "522", "--node", name, environment=environment)
-
-            found[str(count)] = list(threads.map(one, range(1, count + 1)))
+        with (
+            stack(count),
+            ThreadPoolExecutor(count, initializer=network.enter, initargs=(OPERATOR,)) as clients,
+        ):
+            found[str(count)] = _all_at_once(engines.HOSTS[1 : 1 + count], clients)
     return found
+
+
+def _all_at_once(nodes: Sequence[Host], clients: ThreadPoolExecutor) -> dict[str, float]:
+    """Median TTFT in ms over nodes and rounds, of prompts that prefill holds and of fresh ones, by arm."""
+
+    def ask(host: Host, prompt: Prompt) -> float:
+        http = Http(f"http://{host.address}:{PORTS.get(host, PORTS[DECODE])}")
+        return complete(http, MODEL, prompt, str(time.monotonic_ns()), OUTPUT).ttft_ms
+
+    def pulled(host: Host) -> int:
+        text = Http(f"http://{host.address}:{PORTS[DECODE]}").get("/metrics", timeout=10).text
+        counted = metrics.sources(metrics.parse(text))
+        return counted.external_kv_transfer if counted else 0
+
+    prompts = iter(make_prompts(2 * len(nodes) * (ROUNDS + 1), TOKENS, VOCAB, seed=len(nodes)))
+    ttft: dict[str, list[float]] = {"recompute": [], "peer": []}
+    for turn in range(-1, ROUNDS):  # the first warms up
+        before = list(clients.map(pulled, nodes))
+        of = {arm: list(islice(prompts, len(nodes))) for arm in ttft}
+        list(clients.map(ask, [PREFILL] * len(nodes), of["peer"]))
+        time.sleep(ADMITTED_S)
+        for arm in ("peer", "recompute") if turn % 2 else ("recompute", "peer"):
+            measured = list(clients.map(ask, nodes, of[arm]))
+            ttft[arm] += measured if turn >= 0 else []
+        moved = [now - then for now, then in zip(clients.map(pulled, nodes), before, strict=True)]
+        if moved != [TOKENS // CHUNK * CHUNK] * len(nodes):
+            sys.exit(
+                f"{len(nodes)} decode nodes should have pulled one prompt each, and pulled {moved} tokens."
+            )
+    return {arm: median(values) for arm, values in ttft.items()}
 
 
 def section(results: dict[str, Any]) -> list[str]:
@@ -107,20 +138,16 @@ def _links(found: dict[str, Any]) -> list[str]:
 
 
 def _nodes(found: dict[str, Any]) -> list[str]:
-    rows = []
-    for count, runs in found.items():
-        by_arm: dict[str, list[float]] = {}
-        for run_ in runs:
-            for arm in run_["points"][0]["arms"]:
-                by_arm.setdefault(arm["arm"], []).append(arm["ttft_ms"]["p50"])
-        peer, again = median(by_arm["peer"]), median(by_arm["recompute"])
-        rows.append(f"| {count} | {again:.0f} | {peer:.0f} | {peer / again:.2f} |")
+    rows = [
+        f"| {count} | {one['recompute']:.0f} | {one['peer']:.0f} | {one['peer'] / one['recompute']:.2f} |"
+        for count, one in found.items()
+    ]
     return [
         "",
         "## By the number of decode nodes",
         "",
-        "All decode nodes pull from the one prefill node at the same time, each with one request in flight;",
-        "all of them share this machine's cores, so the ratio counts. 522 tokens, medians over the nodes.",
+        f"All decode nodes pull from the one prefill node at the same moment, {TOKENS} tokens each; they all",
+        f"share this machine's cores, so the ratio counts. Medians over the nodes and {ROUNDS} rounds.",
         "",
         "| decode nodes | recompute TTFT, ms | peer TTFT, ms | peer/recompute |",
         "|---|---|---|---|",

@@ -8,4 +8,4 @@ trap '.venv/bin/kvshare engine stop' EXIT
 .venv/bin/kvshare engine start
 # What needs no stack on every core at once; the rest has the machine to itself, in order.
 .venv/bin/python -m pytest --numprocesses auto tests/unit tests/config "$@"
-.venv/bin/python -m pytest --ignore tests/unit --ignore tests/config tests "$@"
+.venv/bin/python -m pytest --ignore tests/unit --ignore tests/config --durations 30 --durations-min 10 tests "$@"

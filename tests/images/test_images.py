@@ -85,6 +85,11 @@ def test_the_engine_image_knows_its_patches(images: dict[str, str]) -> None:
     assert {patch["id"] for patch in patches} == set(PATCHES["cpu"])
 
 
+def test_the_cpu_engine_allocates_with_tcmalloc(images: dict[str, str]) -> None:
+    """The loader goes on without a library that it does not find."""
+    assert "libtcmalloc_minimal.so" in inside(images[ENGINE], "cat", "/proc/self/maps")
+
+
 def test_the_demo_model_is_the_same_wherever_it_is_made(images: dict[str, str]) -> None:
     make = (
         "import hashlib; from pathlib import Path; from kvshare_engine import demo_model\n"

@@ -46,9 +46,11 @@ def test_links_and_nodes_have_a_row_for_each_point() -> None:
     import rig_growth
 
     found = json.loads(records.dumps(document()))
-    lines = rig_growth.section({"links": {"10": found, "0": found}, "nodes": {"2": [found, found]}})
+    lines = rig_growth.section(
+        {"links": {"10": found, "0": found}, "nodes": {"2": {"recompute": 200.0, "peer": 50.0}}}
+    )
     points = len(found["points"])
     assert sum(line.startswith("| 10 Gbit/s |") for line in lines) == points
     assert sum(line.startswith("| no limit |") for line in lines) == points
-    assert sum(line.startswith("| 2 |") for line in lines) == 1
+    assert lines[-1] == "| 2 | 200 | 50 | 0.25 |"
     assert rig_growth.section({}) == []
