@@ -16,6 +16,7 @@ import cpu_dispatch
 import dead_peer
 import double_free
 import full_sync
+import held_prefix
 import lanes
 import lookup_loop
 import lookup_timeout
@@ -52,6 +53,7 @@ PATCHES: tuple[Patch, ...] = (
     p2p_threshold.PATCH,
     lanes.PATCH,
     peer_introduction.PATCH,
+    held_prefix.PATCH,
 )
 DEVICES = ("cpu", "cuda")
 

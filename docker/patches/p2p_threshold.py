@@ -9,7 +9,7 @@ PATCH = Patch(
     version="0.5.6",
     module="lmcache.v1.storage_backend.p2p_backend",
     sha256_before="68d3df11f947123fe54f4c74655f8300376153c2b524a034384f17263b8a4231",
-    sha256_after="46bbd17ca4b41febb2573eda235d00561e418ec761f1596aa1c89be29cfbe80e",
+    sha256_after="9355873f449cc9f212ce253ebd385b15d4a565df7ce8926abcd090dc18178d69",
     replacements=(
         Replacement(
             old="import msgspec\nimport torch\nimport zmq\n",
@@ -21,11 +21,14 @@ PATCH = Patch(
             new="""\
 DECLINED = prometheus_client.Counter(
     "lmcache:declined_pulls",
-    "Lookups that made no pull, because it would bring fewer than p2p_min_tokens tokens",
+    "Lookups that made no pull, because it would bring too few tokens",
 )
 
+# The keys that vLLM holds itself, of the lookup that the current task makes.
+HELD_BY_VLLM: ContextVar[frozenset] = ContextVar("held_by_vllm", default=frozenset())
+
 # Longer than a peer may take""",
-            reason="`lmcache:declined_pulls_total`.",
+            reason="`lmcache:declined_pulls_total`; and what the patch `held-prefix` tells it.",
         ),
         Replacement(
             old="""\
@@ -34,7 +37,7 @@ DECLINED = prometheus_client.Counter(
 
         # Tier 1 lookup""",
             new="""\
-        if self._declines(len(keys)):
+        if self._declines(keys):
             return 0
 
         # Convert to hashes (int form)
@@ -50,7 +53,7 @@ DECLINED = prometheus_client.Counter(
                 await self._ensure_peer_connection(target_peer_init_url)
 """,
             new="""\
-        if num_hit_chunks > 0 and self._declines(num_hit_chunks):
+        if num_hit_chunks > 0 and self._declines(keys[:num_hit_chunks]):
             return 0
 
         if num_hit_chunks > 0:
@@ -62,20 +65,29 @@ DECLINED = prometheus_client.Counter(
         Replacement(
             old="    async def _handle_peer_requests(self):\n",
             new="""\
-    def _declines(self, num_chunks: int) -> bool:
-        \"\"\"Whether a pull of so many chunks costs more than it saves.\"\"\"
-        num_tokens = num_chunks * self.chunk_size
-        declined = num_tokens < self.config.p2p_min_tokens
+    def _declines(self, keys: List[CacheEngineKey]) -> bool:
+        \"\"\"Whether to pull these chunks costs more than it saves; vLLM may hold the first itself.\"\"\"
+        num_held = sum(key in HELD_BY_VLLM.get() for key in keys)
+        num_lacking = len(keys) - num_held
+        num_tokens = num_lacking * self.chunk_size
+        declined = num_tokens < self.config.p2p_min_tokens or num_lacking < num_held
         if declined:
             DECLINED.inc()
             logger.info(
-                "No pull of %d tokens, fewer than p2p_min_tokens", num_tokens
+                "No pull of %d chunks: it would bring %d tokens", len(keys), num_tokens
             )
         return declined
 
     async def _handle_peer_requests(self):
 """,
-            reason="The comparison, counted.",
+            reason=(
+                "The comparison, counted. Only what vLLM lacks is worth a pull, unless it is the smaller part."
+            ),
+        ),
+        Replacement(
+            old="from dataclasses import dataclass\n",
+            new="from contextvars import ContextVar\nfrom dataclasses import dataclass\n",
+            reason="For what vLLM holds.",
         ),
     ),
     more=(

@@ -8,8 +8,8 @@ PATCH = Patch(
     distribution="lmcache",
     version="0.5.6",
     module="lmcache.v1.storage_backend.p2p_backend",
-    sha256_before="46bbd17ca4b41febb2573eda235d00561e418ec761f1596aa1c89be29cfbe80e",
-    sha256_after="7e860ef9cc7caea588ffe7581e49f973d9cdd5553b0c5a1a17b82df86f5345f5",
+    sha256_before="9355873f449cc9f212ce253ebd385b15d4a565df7ce8926abcd090dc18178d69",
+    sha256_after="0be1f35c886ddd09b32162d0bce20e3e97f2fee61cc253a0ee4b5ab77eb73eef",
     replacements=(
         Replacement(
             old="QUARANTINE_S = 60.0\n",

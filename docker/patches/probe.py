@@ -30,6 +30,7 @@ PROBES = {
     "p2p-threshold": "probes.p2p_threshold",
     "lanes": "probes.lanes",
     "peer-introduction": "probes.peer_introduction",
+    "held-prefix": "probes.held_prefix",
 }
 # Half a minute or more each, too long for every build; tests/patches runs them in the image, with all others.
 SLOW = (

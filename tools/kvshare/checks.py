@@ -54,6 +54,7 @@ SHARED_PATCHES = (
     "p2p-threshold",
     "lanes",
     "peer-introduction",
+    "held-prefix",
 )
 PATCHES = {"cuda": ("packed-kv", *SHARED_PATCHES), "cpu": ("cpu-connector", *SHARED_PATCHES)}
 

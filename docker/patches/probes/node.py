@@ -222,11 +222,15 @@ class _Inside:
         self.engine.store(tokens, req_id=f"store-{seed}")
         return len(tokens)
 
-    def get(self, seed: int, chunks: int, request: str) -> dict[str, Any]:
-        """Look a prompt up and retrieve it as vLLM does; ``wrong`` counts tokens with other values."""
+    def get(self, seed: int, chunks: int, request: str, computed: int = 0) -> dict[str, Any]:
+        """Look a prompt up and retrieve it as vLLM does; ``wrong`` counts tokens with other values.
+
+        Of ``computed`` tokens vLLM says that it holds them itself.
+        """
         import torch
 
         tokens, values = self._prompt(seed, chunks)
+        self.client.num_computed_tokens = computed
         begun = time.monotonic()
         hits = self._look_up(tokens, request)
         seconds = time.monotonic() - begun

@@ -7,6 +7,7 @@ import shlex
 import socketserver
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -14,12 +15,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from kvshare import metrics
+from kvshare.ledger import make_prompts
+from kvshare.openai import Http
 from tests.conftest import ROOT
 from tests.rig import engines, network
 from tests.rig.__main__ import settings_for
-from tests.rig.network import DECODE, DECODE_2, OPERATOR, PREFILL, Link
+from tests.rig.network import DECODE, DECODE_2, OPERATOR, PREFILL, Host, Link
 from tests.rig.sshd import SshServer
 from tests.scenarios.conftest import Outcome, TwoMachines
+from tests.scenarios.under_faults.traffic import ADMITTED_S, MODEL, PORTS, TOKENS, VOCAB, as_operator
 
 IN_A_ROW, IN_A_ROW_LONG = 3, 20
 SSH_TIMEOUT_S = 240
@@ -164,6 +169,29 @@ def test_a_pull_that_does_not_pay_is_proven_and_called_that(rig: TwoMachines) ->
         network.unshape(DECODE)
     assert outcome.code == 0, outcome.out + outcome.err
     assert "not worth it" in outcome.report["summary"]
+
+
+@pytest.mark.usefixtures("rig")
+def test_what_vllm_holds_itself_is_not_pulled() -> None:
+    """Decode's vLLM holds a prompt that its LMCache does not; prefill's does."""
+    prompt = list(make_prompts(1, TOKENS, VOCAB, seed=77)[0])
+
+    def ask(host: Host, **more: object) -> None:
+        body = {"model": MODEL, "prompt": prompt, "max_tokens": 1, **more}
+        as_operator(lambda: Http(f"http://{host.address}:{PORTS[host]}").post("/v1/completions", body))
+
+    def declined() -> float:
+        metrics_of = Http(f"http://{DECODE.address}:{PORTS[DECODE]}")
+        samples = metrics.parse(as_operator(lambda: metrics_of.get("/metrics").text))
+        return metrics.total(samples, "lmcache:declined_pulls_total") or 0.0
+
+    before = declined()
+    ask(DECODE, kv_transfer_params={"lmcache.skip_save": True})
+    ask(PREFILL)
+    time.sleep(ADMITTED_S)
+    assert declined() == before
+    ask(DECODE)
+    assert declined() == before + 1
 
 
 # The same over ssh, from the operator's own host.
