@@ -81,7 +81,7 @@ HELD_BY_VLLM: ContextVar[frozenset] = ContextVar("held_by_vllm", default=frozens
     async def _handle_peer_requests(self):
 """,
             reason=(
-                "The comparison, counted. Only what vLLM lacks is worth a pull, unless that is less than half."
+                "The comparison, counted. What vLLM lacks is worth a pull, unless that is less than half."
             ),
         ),
         Replacement(
