@@ -161,12 +161,12 @@ PATCH = Patch(
     ),
     title="What vLLM holds itself is not pulled",
     reason=(
-        "An asynchronous lookup does not know vLLM's own prefix cache: where LMCache has evicted a prompt "
-        "that vLLM still holds, which is the rule on a GPU with more memory than `max_local_cpu_size`, every "
-        "repetition pulls all of it from a peer, waits for it, and loads nothing. With the patch the tokens "
-        "that vLLM holds count neither for a pull nor for `p2p_min_tokens`; a pull of which they are the "
-        "larger part is not made, and counted in `lmcache:declined_pulls_total`. LMCache then stores the "
-        "prompt anew from vLLM's memory."
+        "An asynchronous lookup does not know vLLM's own prefix cache, and LMCache does not keep what it pulled: "
+        "every time the same prompt, or the next turn of a conversation, comes to the node that "
+        "pulled it, all of it is pulled again, waited for, and not loaded. With the patch the tokens that "
+        "vLLM holds count neither for a pull nor for `p2p_min_tokens`; a pull of which they are the larger "
+        "part is not made, and counted in `lmcache:declined_pulls_total`. LMCache then stores the prompt "
+        "from vLLM's memory."
     ),
     upstream=(
         "[#3490](https://github.com/LMCache/LMCache/issues/3490) and "
@@ -175,8 +175,8 @@ PATCH = Patch(
     ),
     probe=(
         "Two real nodes; one holds three chunks of a prompt. The other, told that vLLM holds none or one of "
-        "them, must pull; told two or all three, it must pull nothing and ask nobody. What it holds itself "
-        "by then must be found whatever vLLM holds."
+        "them, must pull; told two or all three, it must pull nothing and ask nobody. What its own LMCache "
+        "holds must be found whatever vLLM holds."
     ),
     drop_when="upstream's asynchronous lookup leaves out what vLLM holds.",
 )

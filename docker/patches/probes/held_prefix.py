@@ -31,7 +31,8 @@ def probe() -> None:
         if other.ask("declined") != 2:
             raise ProbeError(f"Two pulls should be counted as declined, not {other.ask('declined'):g}.")
         _require(other, CHUNKS, seed=3, held=1)
-        _require(other, CHUNKS, seed=3, held=CHUNKS)  # its own by now
+        other.ask("store", seed=4, chunks=CHUNKS)
+        _require(other, CHUNKS, seed=4, held=CHUNKS)
 
 
 def _require(node: Node, chunks: int, *, seed: int, held: int) -> None:
