@@ -161,7 +161,7 @@ PATCH = Patch(
     ),
     title="What vLLM holds itself is not pulled",
     reason=(
-        "An asynchronous lookup does not know vLLM's own prefix cache, and LMCache does not keep what it pulled: "
+        "A lookup ignores vLLM's own prefix cache, and LMCache does not keep what it pulled: "
         "every time the same prompt, or the next turn of a conversation, comes to the node that "
         "pulled it, all of it is pulled again, waited for, and not loaded. With the patch the tokens that "
         "vLLM holds count neither for a pull nor for `p2p_min_tokens`; a pull of which they are the larger "
