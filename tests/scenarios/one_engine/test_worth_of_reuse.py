@@ -71,7 +71,7 @@ def test_the_stages_of_a_peer_hit_add_up(rig: Rig, tmp_path: Path, long: bool) -
 def vllm_bench(rig: Rig, seed: int) -> dict[str, Any]:
     """Run `vllm bench serve` in prefill's own container, on random prompts of the same length.
 
-    It comes last on the processor: where the server has the same two cores, its work for a token slows that one's.
+    It comes last on the processor: on two cores its work for a token would slow the server's.
     """
     result = "/tmp/kvshare/vllm-bench.json"
     rig.compose(
