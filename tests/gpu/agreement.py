@@ -13,10 +13,10 @@ from typing import Any
 from kvshare.bench import run
 from kvshare.native import Native
 from kvshare.stack import Stack
+from tests import vllm_bench
 from tests.gpu.bench import bench
 
 TOKENS, OUTPUT, REQUESTS, ROUNDS = 1034, 32, 16, 2
-AGREEMENT = 0.03
 LIMIT_S = 150
 
 
@@ -31,7 +31,9 @@ def compare(native: Native, stack: Stack, folder: Path) -> tuple[dict[str, Any],
     pairs = {name: (median(ours[name]), median(theirs[name])) for name in ours}
     ratios = {name: mine / other for name, (mine, other) in pairs.items()}
     found = {"tokens": TOKENS, "output": OUTPUT, "requests": REQUESTS * ROUNDS, "pairs": pairs}
-    return {**found, "ratios": ratios}, all(abs(ratio - 1) <= AGREEMENT for ratio in ratios.values())
+    return {**found, "ratios": ratios}, all(
+        abs(ratio - 1) <= vllm_bench.AGREEMENT for ratio in ratios.values()
+    )
 
 
 def _add(to: dict[str, list[float]], figures: dict[str, float]) -> None:
@@ -42,17 +44,18 @@ def _add(to: dict[str, list[float]], figures: dict[str, float]) -> None:
 def _theirs(native: Native, stack: Stack, seed: int) -> dict[str, float]:
     model = native.settings.get("MODEL", "")
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            "vllm", "bench", "serve", "--backend", "openai", "--model", model,
-            "--base-url", stack.prefill.url, "--endpoint", "/v1/completions",
-            "--dataset-name", "random", "--random-input-len", str(TOKENS),
-            "--random-output-len", str(OUTPUT), "--random-range-ratio", "0", "--num-prompts", str(REQUESTS),
-            "--max-concurrency", "1", "--ignore-eos", "--seed", str(seed), "--temperature", "0",
-            "--disable-tqdm", "--save-result", "--result-dir", folder, "--result-filename", "result.json",
-        ]  # fmt: skip
+        command = vllm_bench.command(
+            model,
+            stack.prefill.url,
+            tokens=TOKENS,
+            output=OUTPUT,
+            requests=REQUESTS,
+            seed=seed,
+            folder=folder,
+        )
         environment = dict(native.processes["prefill"].environment)
         subprocess.run(command, env=environment, timeout=LIMIT_S, check=True, capture_output=True)
-        found = json.loads((Path(folder) / "result.json").read_text())
+        found = json.loads((Path(folder) / vllm_bench.RESULT).read_text())
     assert found["total_input_tokens"] == TOKENS * REQUESTS, "both send prompts of the same length"
     return {
         "median TTFT, ms": found["median_ttft_ms"],

@@ -37,10 +37,23 @@ class Outcome:
         parsed: dict[str, Any] = json.loads(self.out)
         return parsed
 
-    def failed_ids(self) -> list[str]:
-        """Ids of the checks that went red, in causal order."""
+    @property
+    def red(self) -> list[dict[str, Any]]:
+        """The checks that went red, in causal order."""
         checks = (check for category in self.report["categories"] for check in category["checks"])
-        return [check["id"] for check in checks if check["result"] == "error"]
+        return [check for check in checks if check["result"] == "error"]
+
+    def failed_ids(self) -> list[str]:
+        return [check["id"] for check in self.red]
+
+    @property
+    def said(self) -> str:
+        """For a failed test: the narration, and of a report, which has thousands of lines, what went red."""
+        try:
+            shown = json.dumps(self.red, indent=2)
+        except (ValueError, KeyError, TypeError):  # not a report of checks
+            shown = self.out
+        return f"exit code {self.code}\n{shown}\n{self.err}"
 
 
 class Rig:
@@ -80,12 +93,16 @@ class Rig:
         outcome = self.kvshare("up", "all", "--timeout", str(START_TIMEOUT_S - 20))
         assert outcome.code == 0, outcome.err
 
+    def down(self) -> None:
+        self.compose("down", "--remove-orphans", "--timeout", "20")
+
     def verify(self, *options: str, prompts: int = 1) -> Outcome:
+        return self.kvshare(*self.verification(prompts), *options, timeout=VERIFY_TIMEOUT_S)
+
+    def verification(self, prompts: int = 1) -> tuple[str, ...]:
+        """The tool's arguments for a verification with prompts that no server has seen."""
         self._seed += 1
-        return self.kvshare(
-            "verify", "--output", "json", "--seed", str(self._seed), "--prompts", str(prompts), *options,
-            timeout=VERIFY_TIMEOUT_S,
-        )  # fmt: skip
+        return ("verify", "--output", "json", "--seed", str(self._seed), "--prompts", str(prompts))
 
 
 class TwoMachines(Rig):

@@ -11,8 +11,12 @@ from tests.scenarios.conftest import Rig
 
 @pytest.fixture(scope="package")
 def rig(images: dict[str, str]) -> Iterator[Rig]:
-    """The stack on images of this tree; at the end its containers are gone, and the engine still runs."""
+    """The stack on images of this tree; at the end its containers are gone, and the engine still runs.
+
+    So are those of a demo before: an engine starts them again with itself, and Ctrl-C leaves them alone.
+    """
     del images
     rig = Rig()
+    rig.down()
     yield rig
-    rig.compose("down", "--remove-orphans", "--timeout", "20")
+    rig.down()

@@ -41,7 +41,7 @@ def test_ctrl_c_during_a_start_leaves_nothing_running(rig: Rig) -> None:
     _, rest = process.communicate(timeout=90)
     assert process.returncode == 130, narration + rest
     assert "Traceback" not in rest
-    assert rig.compose("ps", "--all", "--quiet") == ""
+    assert rig.compose("ps", "--all", "--quiet") == "", narration + rest
 
 
 def test_a_taken_port_is_named_with_its_process(rig: Rig) -> None:
@@ -55,14 +55,14 @@ def test_a_taken_port_is_named_with_its_process(rig: Rig) -> None:
 def test_a_healthy_stack_is_proven(rig: Rig) -> None:
     rig.use()
     outcome = rig.verify(prompts=3)
-    assert outcome.code == 0, outcome.out + outcome.err
+    assert outcome.code == 0, outcome.said
     assert outcome.report["proven"] is True
     assert outcome.failed_ids() == []
 
 
 def test_the_doctor_takes_a_running_stacks_ports_for_its_own(rig: Rig) -> None:
     outcome = rig.kvshare("doctor", "--output", "json", timeout=VERIFY_TIMEOUT_S)
-    assert outcome.code == 0, outcome.out + outcome.err
+    assert outcome.code == 0, outcome.said
     checks = {one["id"]: one for category in outcome.report["categories"] for one in category["checks"]}
     assert checks["DOC-HOST-06"]["detail"] == "3 of 3 members run already"
     assert checks["DOC-NET-04"]["result"] == "success", checks["DOC-NET-04"]
@@ -88,7 +88,7 @@ def test_a_prompt_shorter_than_a_chunk_is_refused(rig: Rig) -> None:
 def test_a_setting_that_ends_reuse_is_named(rig: Rig, scenario: str, cause: str) -> None:
     rig.use(HERE / scenario / "overlay.yaml")
     outcome = rig.verify()
-    assert outcome.code == 1, outcome.out + outcome.err
+    assert outcome.code == 1, outcome.said
     assert outcome.report["cause"] == cause
     assert "KV-PEER-01" in outcome.failed_ids(), "the setting is wrong, and yet KV was reused"
 
@@ -98,7 +98,7 @@ def test_a_benchmark_without_reuse_is_exit_code_1(rig: Rig, tmp_path: Path) -> N
     outcome = rig.kvshare(
         "bench", "--out", str(tmp_path), "--arms", "peer", "--prompt-tokens", "266", "--repetitions", "1"
     )
-    assert outcome.code == 1, outcome.out + outcome.err
+    assert outcome.code == 1, outcome.said
     assert "no byte moved in the peer arm" in outcome.err
     assert json.loads((tmp_path / "bench.json").read_text())["moved_tokens"] == 0
 
@@ -111,7 +111,7 @@ def test_corrupted_values_are_caught_though_every_counter_is_green(rig: Rig) -> 
     broken.write_text(text.replace(HONEST, CORRUPT))
     rig.use(HERE / "corrupted_values/overlay.yaml")
     outcome = rig.verify()
-    assert outcome.code == 1, outcome.out + outcome.err
+    assert outcome.code == 1, outcome.said
     assert outcome.report["cause"] == "KV-RIGHT-01"
     assert not [name for name in outcome.failed_ids() if name.startswith("KV-PEER")]
 
@@ -132,7 +132,7 @@ def test_an_undecodable_message_is_counted_and_stops_nothing(rig: Rig) -> None:
         send_undecodable_message(wire)
     assert rejected_messages() == before + 1
     outcome = rig.verify()
-    assert outcome.code == 0, outcome.out + outcome.err
+    assert outcome.code == 0, outcome.said
 
 
 def rejected_messages() -> float:
@@ -146,7 +146,7 @@ def rejected_messages() -> float:
 def test_a_stopped_controller_is_named(rig: Rig) -> None:
     rig.compose("stop", "controller")
     outcome = rig.verify("--wait", "5")
-    assert outcome.code == 1, outcome.out + outcome.err
+    assert outcome.code == 1, outcome.said
     assert outcome.report["cause"] == "CTRL-01"
 
 
@@ -155,9 +155,9 @@ def test_after_all_faults_the_stack_is_proven_again(rig: Rig) -> None:
     outcome = rig.verify()
     if outcome.code != 0:
         # After a controller restart the workers synchronise by heartbeat; until then no key is admitted.
-        assert outcome.report["cause"] in ("CTRL-04", "PRE-03"), outcome.out + outcome.err
+        assert outcome.report["cause"] in ("CTRL-04", "PRE-03"), outcome.said
         outcome = rig.verify()
-    assert outcome.code == 0, outcome.out + outcome.err
+    assert outcome.code == 0, outcome.said
 
 
 def send_undecodable_message(wire: socket.socket) -> None:

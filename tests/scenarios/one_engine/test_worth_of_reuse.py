@@ -11,13 +11,13 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tests import vllm_bench
 from tests.conftest import ROOT
 from tests.scenarios.conftest import Outcome, Rig
 
 TOKENS, CHUNK = 522, 256
-AGREEMENT = 0.03  # of the medians of both benchmarks
 ROUNDS, REQUESTS, OUTPUT = 3, 12, 32
-MODEL = "/models/kvshare-demo"
+MODEL, PREFILL = "/models/kvshare-demo", "http://127.0.0.1:8010"
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -36,7 +36,7 @@ def test_every_arm_gets_its_tokens_from_where_it_must(rig: Rig, tmp_path: Path) 
     outcome, document = bench(
         rig, tmp_path, "--prompt-tokens", f"266,{TOKENS}", "--output-tokens", "8", "--repetitions", "3"
     )
-    assert outcome.code == 0, outcome.out + outcome.err
+    assert outcome.code == 0, outcome.said
     jsonschema.validate(document, json.loads((ROOT / "docs/bench.schema.json").read_text()))
     assert document["model"]["kv_bytes_per_token"] == 25600
     assert document["moved_tokens"] == 3 * (256 + 512)
@@ -59,7 +59,7 @@ def test_the_stages_of_a_peer_hit_add_up(rig: Rig, tmp_path: Path, long: bool) -
         outcome, document = bench(
             rig, tmp_path / str(number), "--arms", "peer", "--prompt-tokens", str(TOKENS)
         )
-        assert outcome.code == 0, outcome.out + outcome.err
+        assert outcome.code == 0, outcome.said
         stages = document["points"][0]["stages"]
         assert stages["requests"] == 5
         sums.append(stages["sum_ms"] / stages["ttft_ms"])
@@ -68,22 +68,19 @@ def test_the_stages_of_a_peer_hit_add_up(rig: Rig, tmp_path: Path, long: bool) -
     pytest.fail(f"the stages are {sums} of what the client measured")
 
 
-def vllm_bench(rig: Rig, seed: int) -> dict[str, Any]:
+def run_vllm_bench(rig: Rig, seed: int) -> dict[str, Any]:
     """Run `vllm bench serve` in prefill's own container, on random prompts of the same length.
 
     It comes last on the processor: on two cores its work for a token would slow the server's.
     """
-    result = "/tmp/kvshare/vllm-bench.json"
-    rig.compose(
-        "exec", "-T", "prefill", "nice", "-n", "19",
-        "vllm", "bench", "serve", "--backend", "openai", "--model", MODEL,
-        "--base-url", "http://127.0.0.1:8010", "--endpoint", "/v1/completions",
-        "--dataset-name", "random", "--random-input-len", str(TOKENS), "--random-output-len", str(OUTPUT),
-        "--random-range-ratio", "0", "--num-prompts", str(REQUESTS), "--max-concurrency", "1", "--ignore-eos",
-        "--seed", str(seed), "--temperature", "0", "--disable-tqdm", "--save-result",
-        "--result-dir", "/tmp/kvshare", "--result-filename", "vllm-bench.json",
-    )  # fmt: skip
-    found: dict[str, Any] = json.loads(rig.compose("exec", "-T", "prefill", "cat", result))
+    folder = "/tmp/kvshare"
+    command = vllm_bench.command(
+        MODEL, PREFILL, tokens=TOKENS, output=OUTPUT, requests=REQUESTS, seed=seed, folder=folder
+    )
+    rig.compose("exec", "-T", "prefill", "nice", "-n", "19", *command)
+    found: dict[str, Any] = json.loads(
+        rig.compose("exec", "-T", "prefill", "cat", f"{folder}/{vllm_bench.RESULT}")
+    )
     return found
 
 
@@ -96,7 +93,7 @@ def test_vllms_own_benchmark_agrees(rig: Rig, tmp_path: Path, long: bool) -> Non
     ours: dict[str, list[float]] = {"ttft": [], "tpot": [], "throughput": []}
     theirs: dict[str, list[float]] = {"ttft": [], "tpot": [], "throughput": []}
     for number in range(ROUNDS):
-        other = vllm_bench(rig, draw.randrange(2**31))
+        other = run_vllm_bench(rig, draw.randrange(2**31))
         theirs["ttft"].append(other["median_ttft_ms"])
         theirs["tpot"].append(other["median_tpot_ms"])
         theirs["throughput"].append(other["output_throughput"])
@@ -104,10 +101,14 @@ def test_vllms_own_benchmark_agrees(rig: Rig, tmp_path: Path, long: bool) -> Non
             rig, tmp_path / str(number), "--arms", "cold", "--prompt-tokens", str(TOKENS),
             "--output-tokens", str(OUTPUT), "--requests", str(REQUESTS), "--repetitions", "1",
         )  # fmt: skip
-        assert outcome.code == 0, outcome.out + outcome.err
+        assert outcome.code == 0, outcome.said
         cold = arms(document)["cold"]
         ours["ttft"].append(cold["ttft_ms"]["p50"])
         ours["tpot"].append(cold["tpot_ms"]["p50"])
         ours["throughput"].append(cold["output_throughput"])
     for name in ours:
-        assert median(ours[name]) == pytest.approx(median(theirs[name]), rel=AGREEMENT), (name, ours, theirs)
+        assert median(ours[name]) == pytest.approx(median(theirs[name]), rel=vllm_bench.AGREEMENT), (
+            name,
+            ours,
+            theirs,
+        )

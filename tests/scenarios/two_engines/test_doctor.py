@@ -43,7 +43,7 @@ def check(outcome: Outcome, identifier: str) -> dict[str, Any]:
 
 def test_two_healthy_machines_are_ready(rig: TwoMachines) -> None:
     outcome = examined(rig)
-    assert outcome.code == 0, outcome.out + outcome.err
+    assert outcome.code == 0, outcome.said
     assert outcome.report["ready"] is True
     (link,) = outcome.report["links"]
     assert (link["from"], link["to"]) == ("prefill", "decode")
@@ -77,7 +77,7 @@ def docker0(rig: TwoMachines) -> Iterator[str]:
 )
 def test_a_wrong_prefill_host_is_named(rig: TwoMachines, address: str, says: str) -> None:
     outcome = examined(rig, PREFILL_HOST=address)
-    assert outcome.code == 1, outcome.out + outcome.err
+    assert outcome.code == 1, outcome.said
     assert outcome.report["cause"] == "DOC-HOST-02"
     found = check(outcome, "DOC-HOST-02")
     assert says in found["found"]
@@ -90,7 +90,7 @@ def test_a_wrong_prefill_host_is_named(rig: TwoMachines, address: str, says: str
 def test_a_node_that_differs_is_named(rig: TwoMachines, scenario: str, identifier: str) -> None:
     files = f"{FILES}:tests/scenarios/one_engine/{scenario}/overlay.yaml"
     outcome = examined(rig, "--only", "configuration", COMPOSE_FILE=files)
-    assert outcome.code == 1, outcome.out + outcome.err
+    assert outcome.code == 1, outcome.said
     assert outcome.report["cause"] == identifier
     assert "prefill has" in check(outcome, identifier)["found"]
 
@@ -107,7 +107,7 @@ def test_a_cut_cable_is_named(rig: TwoMachines) -> None:
         outcome = examined(rig)
     finally:
         network.heal(DECODE)
-    assert outcome.code == 1, outcome.out + outcome.err
+    assert outcome.code == 1, outcome.said
     assert outcome.report["cause"] == "DOC-NET-01"
     assert "eth0 is down, or has no cable" in check(outcome, "DOC-NET-01")["found"]
     assert "no answer in 3 s" in check(outcome, "DOC-NET-02")["found"]
@@ -120,7 +120,7 @@ def test_a_blocked_way_is_named_with_each_port(rig: TwoMachines) -> None:
         outcome = examined(rig)
     finally:
         network.run(["ip", "-n", DECODE.namespace, "route", "del", "blackhole", *route])
-    assert outcome.code == 1, outcome.out + outcome.err
+    assert outcome.code == 1, outcome.said
     assert outcome.report["cause"] == "DOC-NET-02"
     found = check(outcome, "DOC-NET-02")["found"]
     assert f"prefill to {DECODE.address}:8202 (decode P2P init): no answer in 3 s" in found
@@ -143,7 +143,7 @@ def firewall(rig: TwoMachines) -> Iterator[None]:
 @pytest.mark.usefixtures("firewall")
 def test_behind_the_firewall_of_kvshare_ports_all_is_well_and_the_link_is_measured(rig: TwoMachines) -> None:
     outcome = examined(rig, "--only", "network")
-    assert outcome.code == 0, outcome.out + outcome.err
+    assert outcome.code == 0, outcome.said
     assert check(outcome, "DOC-NET-05")["result"] == "success"
 
 
@@ -153,7 +153,7 @@ def test_a_timeout_that_the_link_does_not_allow_is_named_with_the_right_one(rig:
         outcome = examined(rig, "--only", "DOC-CONF-06", **LONG_PROMPTS)
     finally:
         network.unshape(DECODE)
-    assert outcome.code == 1, outcome.out + outcome.err
+    assert outcome.code == 1, outcome.said
     (link,) = outcome.report["links"]
     assert 0.01e9 < link["bytes_per_s"] < 0.13e9
     assert link["meaning"]["longest_s"] > 60
@@ -168,7 +168,7 @@ def test_an_engine_that_does_not_answer_is_named_and_the_other_machine_is_looked
         outcome = examined(rig)
     finally:
         engines.start(DECODE)
-    assert outcome.code == 3, outcome.out + outcome.err
+    assert outcome.code == 3, outcome.said
     assert f"context {engines.context_of(DECODE)}" in check(outcome, "DOC-ENG-01")["found"]
     assert check(outcome, "DOC-HOST-02")["result"] == "success"
     assert outcome.report["nodes"]["prefill"]["ucx"]["devices"] == "eth0"

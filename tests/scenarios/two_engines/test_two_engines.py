@@ -15,16 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kvshare import metrics
-from kvshare.ledger import make_prompts
-from kvshare.openai import Http
 from tests.conftest import ROOT
 from tests.rig import engines, network
 from tests.rig.__main__ import settings_for
-from tests.rig.network import DECODE, DECODE_2, OPERATOR, PREFILL, Host, Link
+from tests.rig.network import DECODE, DECODE_2, OPERATOR, PREFILL, Link
 from tests.rig.sshd import SshServer
 from tests.scenarios.conftest import Outcome, TwoMachines
-from tests.scenarios.under_faults.traffic import ADMITTED_S, MODEL, PORTS, TOKENS, VOCAB, as_operator
+from tests.scenarios.under_faults.traffic import ADMITTED_S, CHUNKS_OF_TOKENS, Traffic
 
 IN_A_ROW, IN_A_ROW_LONG = 3, 20
 SSH_TIMEOUT_S = 240
@@ -148,7 +145,7 @@ def test_reuse_is_proven_every_time(rig: TwoMachines, long: bool) -> None:
 
 
 def last_words(outcomes: list[Outcome]) -> str:
-    return next((o.out + o.err for o in outcomes if o.code != 0), "")
+    return next((o.said for o in outcomes if o.code != 0), "")
 
 
 def test_reuse_is_proven_over_a_gigabit_with_five_milliseconds(rig: TwoMachines) -> None:
@@ -157,7 +154,7 @@ def test_reuse_is_proven_over_a_gigabit_with_five_milliseconds(rig: TwoMachines)
         outcome = rig.verify()
     finally:
         network.unshape(DECODE)
-    assert outcome.code == 0, outcome.out + outcome.err
+    assert outcome.code == 0, outcome.said
     assert "worth it" in outcome.report["summary"]
 
 
@@ -167,31 +164,23 @@ def test_a_pull_that_does_not_pay_is_proven_and_called_that(rig: TwoMachines) ->
         outcome = rig.verify("--prompt-tokens", "266")
     finally:
         network.unshape(DECODE)
-    assert outcome.code == 0, outcome.out + outcome.err
+    assert outcome.code == 0, outcome.said
     assert "not worth it" in outcome.report["summary"]
 
 
 @pytest.mark.usefixtures("rig")
 def test_what_vllm_holds_itself_is_not_pulled() -> None:
-    """Decode's vLLM holds a prompt that its LMCache does not; prefill's does."""
-    prompt = list(make_prompts(1, TOKENS, VOCAB, seed=77)[0])
-
-    def ask(host: Host, **more: object) -> None:
-        body = {"model": MODEL, "prompt": prompt, "max_tokens": 1, **more}
-        as_operator(lambda: Http(f"http://{host.address}:{PORTS[host]}").post("/v1/completions", body))
-
-    def declined() -> float:
-        metrics_of = Http(f"http://{DECODE.address}:{PORTS[DECODE]}")
-        samples = metrics.parse(as_operator(lambda: metrics_of.get("/metrics").text))
-        return metrics.total(samples, "lmcache:declined_pulls_total") or 0.0
-
-    before = declined()
-    ask(DECODE, kv_transfer_params={"lmcache.skip_save": True})
-    ask(PREFILL)
+    """Decode's vLLM holds a prompt that it has pulled; its LMCache does not, and prefill's does."""
+    traffic = Traffic(seed=77)
+    declined, moved = traffic.declined(DECODE), traffic.sources(DECODE)
+    known = traffic.know(1)
     time.sleep(ADMITTED_S)
-    assert declined() == before
-    ask(DECODE)
-    assert declined() == before + 1
+    traffic.ask_all(DECODE, known)
+    assert (traffic.sources(DECODE) - moved).external_kv_transfer == CHUNKS_OF_TOKENS
+    assert traffic.declined(DECODE) == declined
+    traffic.ask_all(DECODE, known)
+    assert traffic.declined(DECODE) == declined + 1
+    assert traffic.faulty() == []
 
 
 # The same over ssh, from the operator's own host.
@@ -230,11 +219,11 @@ def refuses_the_key(outcome: Outcome) -> None:
 def test_a_known_host_is_reached_over_ssh(rig: TwoMachines, ssh: SshServer) -> None:
     ssh.trust()
     shown = over_ssh(rig, ssh, "status", "--output", "json")
-    assert shown.code == 0, shown.out + shown.err
+    assert shown.code == 0, shown.said
     started = over_ssh(rig, ssh, "up", "decode")
     assert started.code == 0, started.err
-    proven = over_ssh(rig, ssh, "verify", "--output", "json", "--prompts", "1", "--seed", "77")
-    assert proven.code == 0, proven.out + proven.err
+    proven = over_ssh(rig, ssh, *rig.verification())
+    assert proven.code == 0, proven.said
 
 
 def test_a_host_whose_cable_is_cut_is_named(rig: TwoMachines, ssh: SshServer) -> None:
@@ -244,7 +233,7 @@ def test_a_host_whose_cable_is_cut_is_named(rig: TwoMachines, ssh: SshServer) ->
         shown = over_ssh(rig, ssh, "status", "--output", "json")
     finally:
         network.heal(DECODE)
-    assert shown.code == 3, shown.out + shown.err
+    assert shown.code == 3, shown.said
     assert f"context {ssh.context}: no Docker engine answers" in shown.err
     assert [row["state"] for row in json.loads(shown.out)] == ["running", "running", "unknown"]
 
@@ -297,8 +286,8 @@ def test_images_are_shipped_from_engine_to_engine(rig: TwoMachines) -> None:
 def test_reuse_is_proven_on_each_of_two_decode_nodes(rig: TwoMachines) -> None:
     started = rig.up(**TWO_DECODE_NODES)
     assert started.code == 0, started.err
-    outcome = rig.run("verify", "--output", "json", "--prompts", "1", "--seed", "78", **TWO_DECODE_NODES)
-    assert outcome.code == 0, outcome.out + outcome.err
+    outcome = rig.run(*rig.verification(), **TWO_DECODE_NODES)
+    assert outcome.code == 0, outcome.said
     assert [report["proven"] for report in outcome.report["nodes"].values()] == [True, True]
 
 

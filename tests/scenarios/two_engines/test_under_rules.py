@@ -66,7 +66,7 @@ def open_to(source: Host, target: Host, table: list[dict[str, Any]]) -> list[ran
 
 def test_reuse_is_proven(guarded: TwoMachines) -> None:
     outcome = guarded.verify(prompts=2)
-    assert outcome.code == 0, outcome.out + outcome.err
+    assert outcome.code == 0, outcome.said
 
 
 @pytest.mark.parametrize(

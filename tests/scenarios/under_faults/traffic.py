@@ -70,7 +70,7 @@ class Traffic:
 
     def ask(self, host: Host, known: Known, kind: str = "hit") -> Sent:
         """Send one prompt and check its answer; a failure is a result."""
-        return as_operator(lambda: self._ask(host, known, kind, self._http(host)))
+        return as_operator(lambda: self._ask(host, known, kind, self.http(host)))
 
     def ask_all(self, host: Host, several: Iterable[Known], kind: str = "hit") -> list[Sent]:
         return [self.ask(host, known, kind) for known in several]
@@ -84,7 +84,7 @@ class Traffic:
         def client(dice: random.Random, stop: threading.Event) -> None:
             while not stop.wait(pause_s):
                 host = dice.choice(hosts)
-                self._ask(host, dice.choice(pool), "traffic", self._http(host))
+                self._ask(host, dice.choice(pool), "traffic", self.http(host))
 
         with self._clients(clients, client):
             yield
@@ -98,13 +98,13 @@ class Traffic:
             while not stop.is_set():
                 owner, other = dice.sample(list(PORTS), 2)
                 prompt = make_prompts(1, tokens, VOCAB, dice.randrange(2**31))[0]
-                known = self._first(owner, prompt, self._http(owner))
+                known = self._first(owner, prompt, self.http(owner))
                 stop.wait(ADMITTED_S)
                 if known is not None:
-                    self._ask(other, known, "peer hit", self._http(other))
+                    self._ask(other, known, "peer hit", self.http(other))
                     old.append(known)
                 if old:
-                    self._ask(owner, dice.choice(old), "again", self._http(owner))
+                    self._ask(owner, dice.choice(old), "again", self.http(owner))
 
         with self._clients(clients, client):
             yield
@@ -156,7 +156,11 @@ class Traffic:
 
     def evicted(self, host: Host) -> int:
         """Keys that a server's cache has given up since its start; exported every ten seconds."""
-        return int(metrics.total(self._scrape(host), "lmcache:local_cpu_evict_keys_count_total") or 0)
+        return self._counted(host, "lmcache:local_cpu_evict_keys_count_total")
+
+    def declined(self, host: Host) -> int:
+        """Pulls that a server has not made since its start, because they would bring too little."""
+        return self._counted(host, "lmcache:declined_pulls_total")
 
     def faulty(self) -> list[Sent]:
         return [one for one in self.sent if one.error or one.wrong]
@@ -166,7 +170,7 @@ class Traffic:
 
     def is_up(self, host: Host) -> bool:
         try:
-            as_operator(lambda: self._http(host).get("/health"))
+            as_operator(lambda: self.http(host).get("/health"))
         except RequestFailedError:
             return False
         return True
@@ -178,15 +182,18 @@ class Traffic:
                 raise TimeoutError(f"{host.name} did not answer within {deadline_s:.0f} s")
             time.sleep(POLL_S)
 
-    def _scrape(self, host: Host) -> tuple[metrics.Sample, ...]:
-        return metrics.parse(as_operator(lambda: self._http(host).get("/metrics", timeout=10).text))
+    def _counted(self, host: Host, counter: str) -> int:
+        return int(metrics.total(self._scrape(host), counter) or 0)
 
-    def _http(self, host: Host) -> Http:
+    def _scrape(self, host: Host) -> tuple[metrics.Sample, ...]:
+        return metrics.parse(as_operator(lambda: self.http(host).get("/metrics", timeout=10).text))
+
+    def http(self, host: Host) -> Http:
         """A new connection: the server may close a kept one, idle for 5 s, just as it is used again."""
-        return Http(f"http://{self.addresses[host]}:{PORTS[host]}")
+        return Http(f"http://{self.addresses[host]}:{PORTS.get(host, PORTS[DECODE])}")
 
     def _learn(self, host: Host, prompt: tuple[int, ...]) -> Known:
-        return Known(prompt, self._complete(self._http(host), prompt).output)
+        return Known(prompt, self._complete(self.http(host), prompt).output)
 
     def _first(self, host: Host, prompt: tuple[int, ...], http: Http) -> Known | None:
         """Have a prompt computed as a request like the others; None if that fails."""

@@ -50,5 +50,5 @@ def test_another_version_and_missing_patches_are_named(
             notes={"named": ", ".join(named)},
         )
     )
-    assert outcome.code == 1, outcome.out + outcome.err
+    assert outcome.code == 1, outcome.said
     assert {"IMG-02", "CONF-08"} <= set(named)
