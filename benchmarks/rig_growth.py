@@ -21,13 +21,12 @@ sys.path.insert(0, str(ROOT))
 
 from growth import bench, run  # noqa: E402  (beside this file)
 
-from kvshare import metrics  # noqa: E402
 from kvshare.ledger import make_prompts  # noqa: E402
-from kvshare.openai import Http, complete  # noqa: E402
+from kvshare.openai import complete  # noqa: E402
 from tests.rig import engines, network  # noqa: E402
 from tests.rig.__main__ import settings_for  # noqa: E402
 from tests.rig.network import DECODE, OPERATOR, PREFILL, Host  # noqa: E402
-from tests.scenarios.under_faults.traffic import ADMITTED_S, CHUNK, MODEL, OUTPUT, PORTS, VOCAB  # noqa: E402
+from tests.scenarios.under_faults.traffic import ADMITTED_S, CHUNK, MODEL, OUTPUT, VOCAB, Traffic  # noqa: E402
 
 GBITS = (1, 10, 25)
 NODES = (1, 2, 3)
@@ -72,15 +71,13 @@ def measure_nodes() -> dict[str, Any]:
 
 def _all_at_once(nodes: Sequence[Host], clients: ThreadPoolExecutor) -> dict[str, float]:
     """Median TTFT in ms over nodes and rounds, of prompts that prefill holds and of fresh ones, by arm."""
+    traffic = Traffic(seed=len(nodes), addresses={host: host.address for host in (PREFILL, *nodes)})
 
     def ask(host: Host, prompt: Prompt) -> float:
-        http = Http(f"http://{host.address}:{PORTS.get(host, PORTS[DECODE])}")
-        return complete(http, MODEL, prompt, str(time.monotonic_ns()), OUTPUT).ttft_ms
+        return complete(traffic.http(host), MODEL, prompt, str(time.monotonic_ns()), OUTPUT).ttft_ms
 
     def pulled(host: Host) -> int:
-        text = Http(f"http://{host.address}:{PORTS[DECODE]}").get("/metrics", timeout=10).text
-        counted = metrics.sources(metrics.parse(text))
-        return counted.external_kv_transfer if counted else 0
+        return traffic.sources(host).external_kv_transfer
 
     prompts = iter(make_prompts(2 * len(nodes) * (ROUNDS + 1), TOKENS, VOCAB, seed=len(nodes)))
     ttft: dict[str, list[float]] = {"recompute": [], "peer": []}

@@ -27,7 +27,7 @@ settings.load_profile("same every time")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes minutes, and runs in the long form alone")
+    config.addinivalue_line("markers", "slow: runs in the long form alone")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,7 +20,7 @@ def test_inside_the_image(images: dict[str, str], long: bool) -> None:
         *(images["prefill"], "/src/tests/patches/run.py", "/pytest", "-p", "no:warnings", "--durations=10"),
         # A probe mostly waits; each has up to four processes of half a GiB.
         *("--numprocesses", "2"),
-        # That the slowest probes are red without their patches, the long form alone shows.
+        # What takes minutes, or what the image's build has shown already.
         *(() if long else ("-m", "not slow")),
     )
     result = subprocess.run(command, capture_output=True, text=True, timeout=TESTS_TIMEOUT_S)
