@@ -6,6 +6,7 @@
     make benchmarks ARGS="--part links"      the same over cables of several speeds, on two engines (make rig)
     make benchmarks ARGS="--part nodes"      and with one, two and three decode nodes
     make benchmarks ARGS="--part pulls"      what a pull costs besides its bytes, from the image alone
+    make benchmarks ARGS="--part bandwidth"  how fast NIXL moves KV over loopback and the rig's cable
     make benchmarks ARGS="--part layers"     the CUDA image by layer, where it is built
     make benchmarks ARGS="--part nothing"    removes Docker, images and .venv, then times `make demo`
 
@@ -32,6 +33,7 @@ from typing import Any
 import growth  # beside this file, which is what Python runs
 import layers
 import pulls
+import rig_bandwidth
 import rig_growth
 from machine import machine
 
@@ -153,6 +155,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "verify": measure_verify,
     "growth": growth.measure_growth,
     "pulls": pulls.measure_pulls,
+    "bandwidth": rig_bandwidth.measure_bandwidth,
     "layers": layers.measure_layers,
     "links": rig_growth.measure_links,
     "nodes": rig_growth.measure_nodes,
@@ -224,6 +227,8 @@ def document(results: dict[str, Any]) -> str:
     lines += rig_growth.section(results)
     if "pulls" in results:
         lines += pulls.section(results["pulls"])
+    if "bandwidth" in results:
+        lines += rig_bandwidth.section(results["bandwidth"])
     if "layers" in results:
         lines += layers.section(results["layers"])
     return "\n".join(lines) + "\n"

@@ -24,6 +24,7 @@ DEVICES = {
 }
 PROFILES = ("controller", "prefill", "decode", "client")
 GOLDEN = Path(__file__).parent / "golden"
+VLLM_CACHE = "/home/kvshare/.cache/vllm"  # vLLM's own default: ~/.cache/vllm
 # The original's two machines.
 TWO_MACHINES = {"PREFILL_HOST": "192.168.110.13", "DECODE_HOST": "192.168.110.97"}
 
@@ -83,8 +84,8 @@ def test_nothing_is_mounted_from_the_operators_machine(device: str) -> None:
 
 
 def test_a_models_folder_is_mounted_only_by_its_absolute_path() -> None:
-    (mount,) = services("cuda", MODELS="/srv/models")["decode"]["volumes"]
-    assert (mount["type"], mount["source"], mount["target"]) == ("bind", "/srv/models", "/models")
+    models, _cache = services("cuda", MODELS="/srv/models")["decode"]["volumes"]
+    assert (models["type"], models["source"], models["target"]) == ("bind", "/srv/models", "/models")
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -193,8 +194,9 @@ def test_a_gpu_server_has_its_card_its_memory_and_its_models(name: str) -> None:
     assert service["shm_size"] == str(2 * 1024**3)
     assert "ipc" not in service
     assert service["ulimits"] == {"memlock": -1}
-    (mount,) = service["volumes"]
-    assert (mount["type"], mount["source"], mount["target"]) == ("volume", "models", "/models")
+    models, cache = service["volumes"]
+    assert (models["type"], models["source"], models["target"]) == ("volume", "models", "/models")
+    assert (cache["type"], cache["source"], cache["target"]) == ("volume", "cache", VLLM_CACHE)
     assert service["environment"]["HF_HOME"].startswith("/models/")
 
 

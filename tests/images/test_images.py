@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kvshare.checks import PATCHES
+from tests.config.test_rendered import VLLM_CACHE
 from tests.conftest import BUILD_TIMEOUT_S, CPU, ROOT
 
 ENVIRONMENT = {**os.environ, **CPU}
@@ -88,6 +89,13 @@ def test_the_engine_image_knows_its_patches(images: dict[str, str]) -> None:
 def test_the_cpu_engine_allocates_with_tcmalloc(images: dict[str, str]) -> None:
     """The loader goes on without a library that it does not find."""
     assert "libtcmalloc_minimal.so" in inside(images[ENGINE], "cat", "/proc/self/maps")
+
+
+def test_vllm_can_write_where_its_volumes_are_mounted(images: dict[str, str]) -> None:
+    root = inside(images[ENGINE], "python", "-c", "from vllm import envs; print(envs.VLLM_CACHE_ROOT)").strip()
+    assert root == VLLM_CACHE
+    owners = inside(images[ENGINE], "stat", "--format=%u", "/models", root).split()
+    assert owners == ["2000", "2000"], "a new volume takes over its folder's owner"
 
 
 def test_the_demo_model_is_the_same_wherever_it_is_made(images: dict[str, str]) -> None:

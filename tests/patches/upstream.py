@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,22 +21,44 @@ PROBE_TIMEOUT_S = 600
 Probe = Callable[[str, Patch, "bytes | dict[str, str]"], "subprocess.CompletedProcess[str]"]
 
 
+LMCACHE = tuple(patch for patch in PATCHES if "cpu" in patch.devices and patch.distribution == "lmcache")
+
+
 def patched_files() -> dict[str, str]:
     """Every file of LMCache that the CPU image patches, patched, by its path in site-packages."""
-    patches = [patch for patch in PATCHES if "cpu" in patch.devices and patch.distribution == "lmcache"]
-    return {change.relative: change.after.decode() for change in plan(patches)}
+    return {change.relative: change.after.decode() for change in plan(LMCACHE)}
 
 
 def without(patch: Patch, *left_out: Replacement) -> dict[str, str]:
-    """The same files with all patches but this one, or but these replacements of it."""
+    """The same files with all patches but this one, or but these replacements of it.
+
+    A later patch that has changed what is left out is taken back before it.
+    """
     files = patched_files()
+    for later in reversed(LMCACHE[LMCACHE.index(patch) + 1 :]):
+        earlier, _ = _taken_back(files, later)
+        if _taken_back(earlier, patch, left_out)[1] < _taken_back(files, patch, left_out)[1]:
+            files = earlier
+    found, changed = _taken_back(files, patch, left_out)
+    assert changed == 0
+    return found
+
+
+def _taken_back(
+    files: dict[str, str], patch: Patch, left_out: Sequence[Replacement] = ()
+) -> tuple[dict[str, str], int]:
+    """The files without a patch, or without these replacements of it, and how many others had changed."""
+    found, changed = dict(files), 0
     for edit in patch.edits:
         name = next(name for name in files if name in _file_names(edit.module))
         for replacement in reversed(edit.replacements):
-            if not left_out or replacement in left_out:
-                assert files[name].count(replacement.new) == 1
-                files[name] = files[name].replace(replacement.new, replacement.old)
-    return files
+            if left_out and replacement not in left_out:
+                continue
+            if found[name].count(replacement.new) == 1:
+                found[name] = found[name].replace(replacement.new, replacement.old)
+            else:
+                changed += 1
+    return found, changed
 
 
 def before(patch: Patch) -> bytes:

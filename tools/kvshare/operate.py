@@ -67,7 +67,7 @@ def down() -> None:
     """Stop and remove the stack's containers, on every context.
 
     A Docker engine that `kvshare demo` or `kvshare engine start` had started is stopped too.
-    Images and the models volume stay.
+    Images and volumes stay.
     """
     from kvshare import demo as demonstration
     from kvshare.stack import read_stack
