@@ -2,8 +2,8 @@
 
 make benchmarks ARGS="--part bandwidth"
 
-`benchmarks/bandwidth.py` in a container of the image; both its ends, each on its host's network, are processes
-of that one container, which may enter a namespace and nothing else.
+`benchmarks/bandwidth.py` in a container of the image; both its ends, each on its host's network, are
+processes of that one container, which may enter their namespaces.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def section(found: dict[str, Any]) -> list[str]:
         "",
         "## Bandwidth",
         "",
-        f"`benchmarks/bandwidth.py`: one process writes {TOTAL_MIB} MiB, in objects of 32 MiB unless it says",
-        "otherwise, from its CPU memory into another's, as LMCache's channel does; `ucx_perftest` on the same",
-        "transport in turn, one message an object or all in one. Both ends share this machine's cores.",
+        f"`benchmarks/bandwidth.py`: one process writes {TOTAL_MIB} MiB, in objects of 32 MiB unless it",
+        "says otherwise, from its CPU memory into another's, as LMCache's channel does; `ucx_perftest` on",
+        "the same transport in turn, one message an object or all in one. Both ends share the cores.",
         "",
         "Loopback:",
         "",

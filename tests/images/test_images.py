@@ -92,9 +92,9 @@ def test_the_cpu_engine_allocates_with_tcmalloc(images: dict[str, str]) -> None:
 
 
 def test_vllm_can_write_where_its_volumes_are_mounted(images: dict[str, str]) -> None:
-    root = inside(images[ENGINE], "python", "-c", "from vllm import envs; print(envs.VLLM_CACHE_ROOT)").strip()
-    assert root == VLLM_CACHE
-    owners = inside(images[ENGINE], "stat", "--format=%u", "/models", root).split()
+    ask = "from vllm import envs; print(envs.VLLM_CACHE_ROOT)"
+    assert inside(images[ENGINE], "python", "-c", ask).strip() == VLLM_CACHE
+    owners = inside(images[ENGINE], "stat", "--format=%u", "/models", VLLM_CACHE).split()
     assert owners == ["2000", "2000"], "a new volume takes over its folder's owner"
 
 
