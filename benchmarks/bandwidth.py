@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ MIB = 1024 * 1024
 HUGE = 2 * MIB
 POLL_S = 0.001  # as LMCache's channel waits
 LIMIT_S = 60.0
+SAID = "bandwidth: "
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def far_end(setting: Setting, total_mib: int) -> None:
     import numpy
 
     channel = Channel(setting, "peer", total_mib)
-    print(json.dumps(channel.introduction()), flush=True)
+    _say(channel.introduction())
     before: dict[str, float] = {}
     for line in sys.stdin:
         if line.strip() == "start":
@@ -157,7 +158,7 @@ def far_end(setting: Setting, total_mib: int) -> None:
             offset = channel.base - numpy.frombuffer(channel.buffer, numpy.uint8).ctypes.data
             view = numpy.frombuffer(channel.buffer, numpy.uint8, channel.size * channel.count, offset)
             wrong = int((view != 7).sum())
-            print(json.dumps({"wrong": wrong, "threads": spent}), flush=True)
+            _say({"wrong": wrong, "threads": spent})
             view[:] = 1
     os._exit(0)
 
@@ -172,7 +173,7 @@ def near_end(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
         assert peer.stdin is not None
         assert peer.stdout is not None
         channel = Channel(setting, "owner", options.total_mib)
-        owner = Owner(channel, json.loads(peer.stdout.readline()))
+        owner = Owner(channel, _hear(peer.stdout))
         numpy.frombuffer(channel.buffer, numpy.uint8)[:] = 7
         owner.write()
         time.sleep(0.1)
@@ -184,7 +185,7 @@ def near_end(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
         spent = _spent(before, thread_seconds())
         peer.stdin.write("end\n")
         peer.stdin.flush()
-        said = json.loads(peer.stdout.readline())
+        said = _hear(peer.stdout)
         peer.stdin.close()
         peer.wait()
     if said["wrong"]:
@@ -271,7 +272,7 @@ def _in_child(name: str, options: argparse.Namespace) -> dict[str, Any]:
     command += ["--far", options.far, "--writes", str(options.writes)]
     command += ["--total-mib", str(options.total_mib)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=3 * LIMIT_S, check=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return dict(_hear(done.stdout.splitlines()))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -287,6 +288,15 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]
     return "\n".join(lines)
+
+
+def _say(what: Any) -> None:
+    print(SAID + json.dumps(what), flush=True)
+
+
+def _hear(lines: Iterable[str]) -> Any:
+    """What a process said; NIXL logs to the same stream."""
+    return next(json.loads(line.removeprefix(SAID)) for line in lines if line.startswith(SAID))
 
 
 def _text(data: bytes) -> str:
@@ -314,8 +324,7 @@ def main() -> None:
     if options.far_end:
         far_end(Setting(**json.loads(options.far_end)), options.total_mib)
     elif options.near_end:
-        print(json.dumps(near_end(SETTINGS[options.near_end], options)))
-        sys.stdout.flush()
+        _say(near_end(SETTINGS[options.near_end], options))
         os._exit(0)
     else:
         rows = []

@@ -60,7 +60,16 @@ def section(found: dict[str, Any]) -> list[str]:
         "A cable (veth) between two network namespaces (`make rig`):",
         "",
         bandwidth.table(found["cable"]),
+        "",
+        "The most that a setting without more lanes comes to, in the speed of the channel as it comes:",
+        f"{_gain(found['loopback']):.2f} over loopback, {_gain(found['cable']):.2f} over the cable.",
     ]
+
+
+def _gain(rows: Sequence[dict[str, Any]]) -> float:
+    speeds = {row["setting"]: row["gb_per_s"] for row in rows}
+    single = [speed for setting, speed in speeds.items() if "lanes" not in setting]
+    return float(max(single) / speeds["as it comes"])
 
 
 def _in_container(device: str, command: Sequence[str]) -> Any:

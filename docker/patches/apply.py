@@ -15,6 +15,7 @@ from pathlib import Path
 import cpu_dispatch
 import dead_peer
 import double_free
+import export_interval
 import full_sync
 import held_prefix
 import lanes
@@ -54,6 +55,7 @@ PATCHES: tuple[Patch, ...] = (
     lanes.PATCH,
     peer_introduction.PATCH,
     held_prefix.PATCH,
+    export_interval.PATCH,
 )
 DEVICES = ("cpu", "cuda")
 

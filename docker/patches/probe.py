@@ -31,6 +31,7 @@ PROBES = {
     "lanes": "probes.lanes",
     "peer-introduction": "probes.peer_introduction",
     "held-prefix": "probes.held_prefix",
+    "export-interval": "probes.export_interval",
 }
 # Half a minute or more each, too long for every build; tests/patches runs them in the image, with all others.
 SLOW = (

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from kvshare import legs
 from tests.conftest import ROOT
 
 DEVICES = {
@@ -184,6 +185,11 @@ def test_the_original_system_is_what_comes_out() -> None:
         "enable_controller": True,
     }
     assert {key: shared[key] for key in original} == original
+
+
+def test_a_verification_waits_for_the_servers_export() -> None:
+    shared = yaml.safe_load((ROOT / "configs/lmcache.yaml").read_text())
+    assert shared["extra_config"]["stats_log_interval"] < legs.FLUSH_S < legs.COUNTERS_DEADLINE_S
 
 
 @pytest.mark.parametrize("name", ["prefill", "decode"])

@@ -19,7 +19,7 @@ def test_inside_the_image(images: dict[str, str], long: bool) -> None:
         *(part for mount in mounts for part in ("--volume", mount)),
         *(images["prefill"], "/src/tests/patches/run.py", "/pytest", "-p", "no:warnings", "--durations=10"),
         # A probe mostly waits; each has up to four processes of half a GiB.
-        *("--numprocesses", "2"),
+        *("--numprocesses", "4"),
         # What takes minutes, or what the image's build has shown already.
         *(() if long else ("-m", "not slow")),
     )

@@ -55,6 +55,7 @@ SHARED_PATCHES = (
     "lanes",
     "peer-introduction",
     "held-prefix",
+    "export-interval",
 )
 PATCHES = {"cuda": ("packed-kv", *SHARED_PATCHES), "cpu": ("cpu-connector", *SHARED_PATCHES)}
 

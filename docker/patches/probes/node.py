@@ -305,6 +305,13 @@ class _Inside:
         samples = [sample for metric in REJECTED.collect() for sample in metric.samples]
         return {s.labels["socket"]: s.value for s in samples if s.name.endswith("_total")}
 
+    def counted(self, counter: str) -> float:
+        """What LMCache has exported of one of its counters."""
+        from prometheus_client import REGISTRY
+
+        samples = [sample for metric in REGISTRY.collect() for sample in metric.samples]
+        return sum(s.value for s in samples if s.name == counter)
+
     def declined(self) -> float:
         from lmcache.v1.storage_backend.p2p_backend import DECLINED
 

@@ -23,6 +23,8 @@ CORRUPT = (
     "layer[places] = torch.stack([tokens[0, number, skip:], torch.zeros_like(tokens[1, number, skip:])])"
 )
 
+IN_SHORT = ("hash_seed", "reuse_off")
+
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -85,7 +87,9 @@ def test_a_prompt_shorter_than_a_chunk_is_refused(rig: Rig) -> None:
         ("reuse_off", "CONF-06"),
     ],
 )
-def test_a_setting_that_ends_reuse_is_named(rig: Rig, scenario: str, cause: str) -> None:
+def test_a_setting_that_ends_reuse_is_named(rig: Rig, scenario: str, cause: str, long: bool) -> None:
+    if scenario not in IN_SHORT and not long:
+        pytest.skip("one more restart of decode: make test-long")
     rig.use(HERE / scenario / "overlay.yaml")
     outcome = rig.verify()
     assert outcome.code == 1, outcome.said

@@ -23,7 +23,7 @@ from tests.rig.sshd import SshServer
 from tests.scenarios.conftest import Outcome, TwoMachines
 from tests.scenarios.under_faults.traffic import ADMITTED_S, CHUNKS_OF_TOKENS, Traffic
 
-IN_A_ROW, IN_A_ROW_LONG = 3, 20
+IN_A_ROW, IN_A_ROW_LONG = 2, 20
 SSH_TIMEOUT_S = 240
 TWO_DECODE_NODES = settings_for(2)
 THREE_SERVERS_GIB = 9.5

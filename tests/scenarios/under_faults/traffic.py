@@ -155,7 +155,7 @@ class Traffic:
         return found
 
     def evicted(self, host: Host) -> int:
-        """Keys that a server's cache has given up since its start; exported every ten seconds."""
+        """Keys that a server's cache has given up since its start; exported every two seconds."""
         return self._counted(host, "lmcache:local_cpu_evict_keys_count_total")
 
     def declined(self, host: Host) -> int:

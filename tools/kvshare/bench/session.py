@@ -289,7 +289,7 @@ class _Session:
         )
 
     def _await_export(self, before: dict[str, _Seen | None], pulls: int) -> dict[str, _Seen | None]:
-        """Return the servers' counters once LMCache, which exports every 10 s, has counted the pulls."""
+        """Return the servers' counters once LMCache, which exports every 2 s, has counted the pulls."""
         owner, decode = before.get("prefill"), before.get("decode")
         if owner is None or decode is None:
             return {}
