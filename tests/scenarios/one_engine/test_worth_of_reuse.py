@@ -72,16 +72,17 @@ def test_the_stages_of_a_peer_hit_add_up(rig: Rig, tmp_path: Path, long: bool) -
 
 
 def run_vllm_bench(rig: Rig, seed: int) -> dict[str, Any]:
-    """Run `vllm bench serve` in prefill's own container, on random prompts of the same length.
+    """Run `vllm bench serve` in prefill's own container, on fresh prompts of the same length.
 
-    It comes last on the processor: on two cores its work for a token would slow the server's.
+    On two cores it must not work before the server, whose tokens would be late, nor after everything else,
+    or it sees the first token late.
     """
     folder = "/tmp/kvshare"
     command = vllm_bench.command(
         MODEL, PREFILL, tokens=TOKENS, output=OUTPUT, requests=REQUESTS, seed=seed, folder=folder
     )
     before = sources_of_prefill()
-    rig.compose("exec", "-T", "prefill", "nice", "-n", "19", *command)
+    rig.compose("exec", "-T", "prefill", "nice", "-n", "10", *command)
     moved = sources_of_prefill() - before
     assert moved.total == moved.local_compute, "a warm cache has flattered vLLM's benchmark"
     assert moved.total == pytest.approx(TOKENS * REQUESTS, rel=vllm_bench.LENGTHS)
@@ -98,7 +99,7 @@ def sources_of_prefill() -> Sources:
 
 
 def test_vllms_own_benchmark_agrees(rig: Rig, tmp_path: Path, long: bool) -> None:
-    """Both on one server, turn by turn; the medians over all turns must agree."""
+    """Both on one server, turn by turn; the median of the turns' ratios must be 1."""
     if not long:
         pytest.skip("takes minutes on a machine that does nothing else: make test-long")
     rig.use()
@@ -120,8 +121,5 @@ def test_vllms_own_benchmark_agrees(rig: Rig, tmp_path: Path, long: bool) -> Non
         ours["tpot"].append(cold["tpot_ms"]["p50"])
         ours["throughput"].append(cold["output_throughput"])
     for name in ours:
-        assert median(ours[name]) == pytest.approx(median(theirs[name]), rel=vllm_bench.AGREEMENT), (
-            name,
-            ours,
-            theirs,
-        )
+        ratios = [mine / other for mine, other in zip(ours[name], theirs[name], strict=True)]
+        assert median(ratios) == pytest.approx(1, abs=vllm_bench.AGREEMENT), (name, ours, theirs)
