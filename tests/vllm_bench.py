@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-AGREEMENT = 0.03  # of the medians of both benchmarks
+AGREEMENT = 0.03  # by which the figures of both benchmarks may differ
 LENGTHS = 0.01  # by which its prompts, made as text, may differ from the tokens asked for
 RESULT = "vllm-bench.json"
 SUFFIX = 10  # tokens
