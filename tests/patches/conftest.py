@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "docker" / "patches"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from patch import Patch
-from probe import OF_DEVICE
 from upstream import Probe, run_probe
 
 # Without LMCache the only test is the one that runs the others where it is.
@@ -29,14 +28,6 @@ settings.load_profile("same every time")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: runs in the long form alone")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The build of the image that these tests run in has run the quick probes with all patches."""
-    for item in items:
-        name = item.path.stem.removeprefix("test_").replace("_", "-")
-        if item.name == "test_the_probe_passes_with_the_patch" and name in OF_DEVICE["cpu"]:
-            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

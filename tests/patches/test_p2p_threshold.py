@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from p2p_threshold import PATCH
 from patch import Replacement
-from upstream import Probe, patched_files, without
+from upstream import Probe, without
 
 BEFORE_ASKING, AFTER_ASKING = PATCH.replacements[2:4]
 
@@ -28,8 +28,3 @@ def test_half_of_the_patch_is_not_enough(probe: Probe, left_out: Replacement, se
     result = probe("p2p-threshold", PATCH, without(PATCH, left_out))
     assert result.returncode == 1
     assert sentence in result.stderr
-
-
-def test_the_probe_passes_with_the_patch(probe: Probe) -> None:
-    result = probe("p2p-threshold", PATCH, patched_files())
-    assert (result.returncode, result.stdout.splitlines()[-1:]) == (0, ["p2p-threshold: ok"]), result.stderr

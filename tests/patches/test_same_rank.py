@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from same_rank import PATCH
-from upstream import Probe, patched_files, without
+from upstream import Probe, without
 
 
 def test_an_unpatched_controller_sends_every_rank_to_the_first(probe: Probe) -> None:
     result = probe("same-rank", PATCH, without(PATCH))
     assert result.returncode == 1
     assert "Rank 1 should be sent to 'peer:1', but is to 'peer:0'." in result.stderr
-
-
-def test_the_probe_passes_with_the_patch(probe: Probe) -> None:
-    result = probe("same-rank", PATCH, patched_files())
-    assert (result.returncode, result.stdout.splitlines()[-1:]) == (0, ["same-rank: ok"]), result.stderr
