@@ -11,11 +11,13 @@ parts: machine  versions, GPU and driver
        without  the whole chain without packed-kv: must fail, on the answers
        with     the whole chain as the image has it: must be proven; then what --measure says
        fp8      the same with KV_CACHE_DTYPE=fp8
-measures: again      one prompt over and over on the node that pulls it
-          ttft       time to first token, and where a pull's time goes
-          bench      `kvshare bench` over lengths
-          clients    `kvshare bench`: 16 requests in flight, half of each prompt shared
-          agreement  `vllm bench serve` beside `kvshare bench`
+measures: again         one prompt over and over on the node that pulls it
+          ttft          time to first token, and where a pull's time goes
+          bench         `kvshare bench` over lengths
+          clients       `kvshare bench`: 16 requests in flight, half of each prompt shared
+          agreement     `vllm bench serve` beside `kvshare bench`
+          never-slower  decode with the threshold that `kvshare bench --calibrate` derives
+          slow-link     the same with one connection between the servers
 Exit code 0 if every part came out as it must. Each part's result replaces the earlier one in the results.
 """
 
@@ -48,8 +50,8 @@ Keep = Callable[[dict[str, Any]], None]
 RESULTS = ROOT / "tests/gpu/results.json"
 DOCUMENT = ROOT / "docs/gpu.md"
 PARTS = ("machine", "kernel", "without", "with", "fp8")
-MEASURES = ("again", "ttft", "bench", "clients", "agreement")
-LENGTHS = (266, 522, 1034, 2058, 4106, 8202, 16394)
+MEASURES = ("again", "ttft", "bench", "clients", "agreement", "never-slower", "slow-link")
+LENGTHS = (266, 522, 1034, 2058, 4106, 8202, 16394, 32522)
 RIGHT = {"KV-RIGHT-01", "KV-RIGHT-02"}
 
 
@@ -59,6 +61,7 @@ def machine() -> dict[str, Any]:
     on_gpu = torch.cuda.is_available()
     return {
         "date": datetime.now(UTC).date().isoformat(),
+        "gpus": torch.cuda.device_count(),
         "gpu": torch.cuda.get_device_name(0) if on_gpu else "none",
         "driver": _driver() if on_gpu else "none",
         "python": platform.python_version(),
@@ -75,7 +78,7 @@ def _driver() -> str:
 def kernel() -> tuple[dict[str, Any], bool]:
     from tests.gpu import kernel
 
-    found = kernel.run()
+    found = {"on": machine(), **kernel.run()}
     return found, found["exact_with"] == found["tried"] and not found["exact_without"]
 
 
@@ -89,7 +92,7 @@ def chain(options: argparse.Namespace, part: str, keep: Keep) -> bool:
         evidence = options.state / f"evidence-{part}.json"
         judged = chain.verify(native, stack, options.prompts, options.prompt_tokens, evidence)
         environment = native.processes["decode"].environment
-        found: dict[str, Any] = {"vllm_args": environment["KVSHARE_VLLM_ARGS"]}
+        found: dict[str, Any] = {"on": machine(), "vllm_args": environment["KVSHARE_VLLM_ARGS"]}
         found |= chain.summary(judged)
         keep(found)
         print(judged.sentence, flush=True)
@@ -108,7 +111,7 @@ def _measure(
     name: str, options: argparse.Namespace, native: Native, stack: Stack, folder: Path
 ) -> tuple[Any, bool]:
     """One measure; an error is what was found, so that the others are made all the same."""
-    from tests.gpu import again, agreement, bench, measure
+    from tests.gpu import again, agreement, bench, measure, never_slower
 
     logs = {service: process.log for service, process in native.processes.items()}
     try:
@@ -116,11 +119,17 @@ def _measure(
             return again.run(stack, logs, options.times)
         if name == "agreement":
             return agreement.compare(native, stack, folder)
+        if name in ("never-slower", "slow-link"):
+            lanes = 1 if name == "slow-link" else None
+            return never_slower.judge(native, stack, tuple(options.lengths), folder, lanes)
         if name == "ttft":
             seed = random.SystemRandom().randrange(2**31)
             lengths = measure.Measurement(stack, logs).run(options.chunks, options.repetitions, seed)
             return measure.summary(lengths), True
-        return bench.summary(bench.bench(native, stack, _load(name, options), folder)), True
+        document, observed = bench.bench(native, stack, _load(name, options), folder)
+        if name == "clients":
+            return bench.by_order(document, observed), True
+        return bench.summary(document), True
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}, False
@@ -136,8 +145,9 @@ def _load(name: str, options: argparse.Namespace) -> run.Options:
             prompt_tokens=(4106,),
             output_tokens=(64,),
             concurrency=(16,),
+            requests=32,
             shared_percent=(50.0,),
-            repetitions=options.repetitions,
+            repetitions=6,
         )
     arms = ("cold", "local-lmcache", "peer", "recompute")
     return run.Options(arms=arms, prompt_tokens=tuple(options.lengths), repetitions=options.repetitions)
@@ -212,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--also", metavar="TITLE", help="keep the chain's result beside the others, under TITLE"
     )
-    parser.add_argument("--max-model-len", type=int, default=16640, metavar="TOKENS")
+    parser.add_argument("--max-model-len", type=int, default=32768, metavar="TOKENS")
     parser.add_argument("--prompts", type=int, default=5)
     parser.add_argument("--prompt-tokens", type=int, default=1546, metavar="TOKENS")
     parser.add_argument(

@@ -8,8 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from kvshare import tolerance
+from kvshare import metrics, tolerance
 from kvshare.ledger import make_prompts, reusable
+from kvshare.legs import COUNTERS_DEADLINE_S, poll
 from kvshare.openai import complete
 from kvshare.stack import Stack
 from tests.gpu.measure import CHUNK, VOCAB, Measurement
@@ -22,28 +23,40 @@ DOUBLE = re.compile(r"double free", re.IGNORECASE)
 def run(stack: Stack, logs: dict[str, Path], times: int) -> tuple[dict[str, Any], bool]:
     """Let prefill compute it, then ask decode: every other time vLLM's own cache is emptied, so it pulls.
 
+    Decode's LMCache is emptied every time, so the other times only vLLM holds the prompt, and none is pulled.
     The reference is split otherwise than a pull, and may part from it at a near tie.
     """
     at = Measurement(stack, logs)
     (prompt,) = make_prompts(1, TOKENS, VOCAB, random.SystemRandom().randrange(2**31))
     honest = complete(at.http["prefill"], at.model, prompt, "again-honest", OUTPUT).output
     at._await_admission(prompt)
-    before = at._sources("decode")
+    before, transfers = at._sources("decode"), _transfers(at)
     answers = []
+    clear = {"instance_id": stack.decode.instance, "location": "LocalCPUBackend"}
     for number in range(times):
+        at.controller.post("/clear", clear)
         if number % 2 == 0:
             at.http["decode"].post("/reset_prefix_cache", {})
         answers.append(complete(at.http["decode"], at.model, prompt, f"again-{number}", OUTPUT))
     moved = (at._sources("decode") - before).external_kv_transfer
+    pulled = moved // reusable(TOKENS, CHUNK)
+    written = poll(lambda: _transfers(at) - transfers, lambda count: count >= pulled, COUNTERS_DEADLINE_S)
     distances = [tolerance.distance(honest, answer.output) for answer in answers]
     limit = tolerance.floor_of("bfloat16")
     tokens = Counter(tuple(p.token for p in a.output) == tuple(p.token for p in honest) for a in answers)
     found = {
         "times": times,
-        "pulled": moved // reusable(TOKENS, CHUNK),
+        "pulled": pulled,
+        "written": written,
         "same_tokens": tokens[True],
         "worst_distance": max(distances),
         "slowest_ms": max(answer.ttft_ms for answer in answers),
         "double_frees": sum(len(DOUBLE.findall(log.read_text(errors="replace"))) for log in logs.values()),
     }
-    return found, max(distances) <= limit and found["double_frees"] == 0 and found["slowest_ms"] < 3000
+    good = max(distances) <= limit and found["double_frees"] == 0 and found["slowest_ms"] < 3000
+    return found, good and written == pulled == times // 2
+
+
+def _transfers(at: Measurement) -> int:
+    """How often prefill wrote to a peer, by its own count."""
+    return round(metrics.counters(metrics.parse(at.http["prefill"].get("/metrics").text)).transfers)

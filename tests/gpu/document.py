@@ -25,30 +25,36 @@ CHUNK, KV_BYTES = (
 
 def render(results: dict[str, Any]) -> str:
     """Return the document; a part that was not run is left out."""
-    parts = [_head(results["machine"])]
+    last, with_ = results["machine"], results.get("with", {})
+    parts = [_head(last)]
     if "kernel" in results:
-        parts.append(_kernel(results["kernel"]))
+        parts.append(_kernel(results["kernel"]) + _earlier(results["kernel"], last))
     if "with" in results and "without" in results:
-        parts.append(_chain(results["without"], results["with"]))
+        parts.append(_chain(results["without"], with_, last))
     if "bandwidth" in results:
-        parts.append(_bandwidth(results["bandwidth"]))
-    with_ = results.get("with", {})
-    for name, told in {
-        "again": _again,
-        "bench": _bench,
-        "clients": _clients,
-        "agreement": _agreement,
-    }.items():
+        parts.append(_bandwidth(results["bandwidth"]["places"]) + _earlier(results["bandwidth"], last))
+    for name, told in MEASURES.items():
         if "error" not in with_.get(name, {"error"}):
-            parts.append(told(with_[name]))
+            parts.append(told(with_[name]) + _earlier(with_, last))
     if "fp8" in results:
-        parts.append(_fp8(results["fp8"], with_))
+        parts.append(_fp8(results["fp8"], with_) + _earlier(results["fp8"], last))
     if with_.get("ttft"):
-        parts.append(_ttft(with_))
+        parts.append(_ttft(with_) + _earlier(with_, last))
         parts.append(_stages(with_["ttft"]))
     for title, arm in results.get("also", {}).items():
-        parts.append(_also(title, arm))
+        parts.append(_also(title, arm) + _earlier(arm, last))
     return "\n".join(parts)
+
+
+def _earlier(part: dict[str, Any], last: dict[str, Any]) -> str:
+    """Say when and where a part was run, if not with the last one."""
+    on = part["on"]
+    return "" if on == last else f"\nRun on {on['date']}: {_machine(on)}.\n"
+
+
+def _machine(on: dict[str, Any]) -> str:
+    gpus = {1: "one"}.get(on.get("gpus", 1), str(on.get("gpus")))
+    return f"{gpus} {on['gpu']}, driver {on['driver']}, {on['cores']} CPU cores"
 
 
 def _head(machine: dict[str, Any]) -> str:
@@ -56,8 +62,8 @@ def _head(machine: dict[str, Any]) -> str:
     return f"""# On a GPU
 
 Made by `python -m tests.gpu --docs` from `tests/gpu/results.json`, which `python -m tests.gpu` wrote there.
-Run on {machine["date"]}: one {machine["gpu"]}, driver {machine["driver"]}, {machine["cores"]} CPU cores;
-Python {machine["python"]}, {versions}.
+Run last on {machine["date"]}: {_machine(machine)};
+Python {machine["python"]}, {versions}. What is of an earlier run says so.
 
 No container engine ran there: controller, prefill and decode were plain processes (`make native`) with the
 entrypoint, compose.yaml and configs/lmcache.yaml of the containers, both servers on the one GPU, the KV over
@@ -84,7 +90,7 @@ the paged cache for pinned memory and come back at other slots; every byte of ev
 """
 
 
-def _chain(without: dict[str, Any], with_: dict[str, Any]) -> str:
+def _chain(without: dict[str, Any], with_: dict[str, Any], last: dict[str, Any]) -> str:
     rows = [
         [check, _told(without["checks"][check]), _told(with_["checks"][check])]
         for check in SHOWN
@@ -95,14 +101,18 @@ def _chain(without: dict[str, Any], with_: dict[str, Any]) -> str:
 `kvshare verify`'s legs and checks, {with_["prompts"]} prompts of {with_["prompt_tokens"]} tokens.
 Without packed-kv every hit is counted and the answers are wrong.
 
-- servers without the patch: {_servers(without)}
-- servers with it: {_servers(with_)}
+- servers without the patch: {_servers(without)}{_when(without, last)}
+- servers with it: {_servers(with_)}{_when(with_, last)}
 
 {_table(["check", "without packed-kv", "with it"], rows)}
 
 - without: `{without["sentence"]}`
 - with: `{with_["sentence"]}`
 """
+
+
+def _when(part: dict[str, Any], last: dict[str, Any]) -> str:
+    return "" if part["on"] == last else f"; {part['on']['date']}, {part['on']['gpu']}"
 
 
 def _bandwidth(places: dict[str, list[dict[str, Any]]]) -> str:
@@ -146,7 +156,14 @@ On decode, which emptied vLLM's own prefix cache before every other one:
   most, limit 0.1, up to and with the first token that differs, which is a near tie then;
   {found["same_tokens"]} with no such token among 8
 - the slowest first token after {found["slowest_ms"]:.0f} ms; {found["double_frees"]} double frees in the logs
+- {_written(found)}
 """
+
+
+def _written(found: dict[str, Any]) -> str:
+    if "written" not in found:
+        return "how often prefill wrote was not counted"
+    return f"prefill wrote {found['written']} times: what vLLM held itself was not pulled again"
 
 
 def _bench(found: dict[str, Any]) -> str:
@@ -192,11 +209,30 @@ def _clients(found: dict[str, Any]) -> str:
     return f"""## {point["concurrency"]} clients, {point["shared_percent"]:.0f} % of each prompt shared
 
 `kvshare bench`, {point["prompt_tokens"]} prompt and {point["output_tokens"]} output tokens,
-{point["repetitions"]} repetitions. Arm `peer`: decode pulls the shared half and computes the rest;
+{point["requests"]} requests of an arm in each of {point["repetitions"]} repetitions, the arms turned round
+every other time. Arm `peer`: decode pulls the shared half and computes the rest;
 `recompute`: decode computes as many such prompts with nothing to pull.
 
 {_table(header, rows)}
+
+{_orders(found["orders"])}
 """
+
+
+def _orders(orders: dict[str, Any]) -> str:
+    """Peer over recompute, by which of them went first."""
+    names = {
+        "ttft_ms": "TTFT",
+        "ttft_p99_ms": "TTFT p99",
+        "tpot_ms": "TPOT",
+        "request_throughput": "requests/s",
+        "output_throughput": "output tokens/s",
+    }
+    rows = [
+        [f"`{first}`", *(f"{arms['peer'][name] / arms['recompute'][name]:.2f}" for name in names)]
+        for first, arms in orders.items()
+    ]
+    return "Peer over recompute:\n\n" + _table(["first", *names.values()], rows)
 
 
 def _agreement(found: dict[str, Any]) -> str:
@@ -211,6 +247,41 @@ On prefill, turn by turn, {found["requests"]} requests each, one in flight,
 
 {_table(["figure", "kvshare bench", "vllm bench serve", "ratio"], rows)}
 """
+
+
+def _never_slower(found: dict[str, Any]) -> str:
+    return f"""## Never slower: `P2P_MIN_TOKENS`
+
+First what `kvshare bench --calibrate` measures and derives, then decode restarted with it;
+{found["after"][0]["repetitions"]} repetitions a length. Median milliseconds to the first token on decode.
+
+{_threshold(found)}
+"""
+
+
+def _slow_link(found: dict[str, Any]) -> str:
+    return f"""## Never slower on a slower link
+
+The same with one connection between the servers (`LANES={found["lanes"]}`), whose calibration says otherwise.
+
+{_threshold(found)}
+"""
+
+
+def _threshold(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            after["tokens"],
+            f"{before['ratio']:.2f}",
+            f"{after['peer_ms']:.1f}",
+            f"{after['recompute_ms']:.1f}",
+            f"{after['ratio']:.3f}",
+            "pulled" if after["pulled"] else "declined",
+        ]
+        for before, after in zip(found["before"], found["after"], strict=True)
+    ]
+    header = ["tokens", "peer/recompute without threshold", "with it: peer", "recompute", "ratio", "the pull"]
+    return f"`{found['line']}`\n\n{_table(header, rows)}"
 
 
 def _fp8(found: dict[str, Any], with_: dict[str, Any]) -> str:
@@ -320,3 +391,13 @@ def _table(header: list[Any], rows: list[list[Any]]) -> str:
 
 def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values))
+
+
+MEASURES = {
+    "again": _again,
+    "bench": _bench,
+    "clients": _clients,
+    "agreement": _agreement,
+    "never-slower": _never_slower,
+    "slow-link": _slow_link,
+}

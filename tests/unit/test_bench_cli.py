@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from kvshare import cli, client, records
 from kvshare.bench import gather, linkspeed, outputs, report, run
 from kvshare.bench.results import Link
-from kvshare.bench.run import default_lengths
+from kvshare.bench.run import Options, default_lengths, make_points
 from kvshare.bench.spec import ARMS
 from kvshare.settings import Settings
 from kvshare.stack import Stack
@@ -143,7 +143,7 @@ def test_a_server_that_goes_down_half_way_is_exit_code_3_and_keeps_what_was_meas
 
 @pytest.mark.usefixtures("stack")
 def test_a_calibration_writes_what_it_found_into_env(tmp_path: Path) -> None:
-    result = bench(*QUICK, "--arms", "cold,peer", "--calibrate", "--out", str(tmp_path / "out"))
+    result = bench(*QUICK, "--arms", "cold,peer,recompute", "--calibrate", "--out", str(tmp_path / "out"))
     assert result.exit_code == 0, result.output
     line = (tmp_path / ".env").read_text()
     assert line.startswith("P2P_MIN_TOKENS=")
@@ -154,7 +154,7 @@ def test_a_calibration_writes_what_it_found_into_env(tmp_path: Path) -> None:
 
 def test_a_calibration_that_saw_no_pull_writes_nothing(stack: FakeStack, tmp_path: Path) -> None:
     stack.pull_loop_alive = False
-    result = bench(*QUICK, "--arms", "cold,peer", "--calibrate", "--out", str(tmp_path / "out"))
+    result = bench(*QUICK, "--arms", "cold,peer,recompute", "--calibrate", "--out", str(tmp_path / "out"))
     assert result.exit_code == 1
     assert not (tmp_path / ".env").exists()
 
@@ -284,6 +284,11 @@ def test_default_lengths_suit_the_model() -> None:
     assert default_lengths(256, 1600, 16) == (266, 522, 1034, 1546)
     assert default_lengths(256, 131072, 128) == (2058, 4106, 8202, 16394, 32778)
     assert default_lengths(256, 600, 16) == (266, 522)
+
+
+def test_a_calibration_measures_from_the_shortest_length_on() -> None:
+    points = make_points(Options(calibrate=True), 256, 131072)
+    assert [point.prompt_tokens for point in points] == [266, 522, 1034, 2058, 4106, 8202, 16394, 32778]
 
 
 def test_two_runs_are_compared(tmp_path: Path) -> None:

@@ -10,14 +10,15 @@ import pytest
 from kvshare import threshold, verify
 from kvshare.bench import calibrate
 from kvshare.bench.cost import first_worthwhile
+from kvshare.bench.observed import ArmRun, Observed
 from kvshare.bench.results import Document, Link
 from kvshare.bench.run import Facts, exit_code, make_document
-from kvshare.bench.spec import COLD, BenchSpec
+from kvshare.bench.spec import PEER, RECOMPUTE, BenchSpec
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.evidence import Spec
 from kvshare.settings import load_settings
 from kvshare.threshold import Threshold
-from tests.unit.bench_build import KV_BYTES, POINTS, SPEC, document, observed
+from tests.unit.bench_build import KV_BYTES, POINTS, SPEC, cold_ms, document, observed
 from tests.unit.build import STACK, edit, proven
 
 NEVER = Threshold(None)
@@ -151,6 +152,38 @@ def test_where_no_length_pays_it_is_never(break_even: float | None, why: str) ->
     assert why in line
 
 
+def test_a_length_at_which_a_pull_was_slower_is_declined_whatever_the_fit_says() -> None:
+    """The fit crosses at 400 tokens or so; at 522 the pulls were slower all the same."""
+    slower = with_ttft(observed(), PEER, 522, 1e4)
+    cost = document().cost
+    found = replace(document(slower), cost=cost, verdict="worth it from 512 tokens")
+    assert calibrate.threshold(found) == Threshold(768)
+    assert calibrate.line(found).endswith("worth it from 512 tokens, but measured slower at 512")
+
+
+def test_a_pull_is_compared_with_decodes_own_computation() -> None:
+    """Decode's GPU is twice as fast as prefill's here."""
+    quick = observed()
+    for point in POINTS:
+        quick = with_ttft(quick, RECOMPUTE, point.prompt_tokens, cold_ms(point.prompt_tokens) / 2)
+    plain, found = document().cost, document(quick).cost
+    assert plain is not None
+    assert found is not None
+    assert found.prefill.linear_s == pytest.approx(plain.prefill.linear_s / 2, rel=0.05)
+
+
+def with_ttft(seen: Observed, arm: str, tokens: int, ttft_ms: float) -> Observed:
+    """The same, but with these times to first token of one arm at one length."""
+
+    def changed(run: ArmRun) -> ArmRun:
+        if run.arm != arm or run.requests[0].prompt_tokens != tokens:
+            return run
+        return replace(run, requests=(replace(run.requests[0], ttft_ms=ttft_ms),))
+
+    made = tuple(replace(r, arms=tuple(changed(run) for run in r.arms)) for r in seen.repetitions)
+    return replace(seen, repetitions=made)
+
+
 NO_LINK = Link(None, "", "nobody measured it")
 
 
@@ -164,7 +197,7 @@ def test_without_a_fit_nothing_is_written() -> None:
     [
         ({"threshold": Threshold(256)}, "decode runs with P2P_MIN_TOKENS=256, and shorter pulls cannot be"),
         ({"threshold": NEVER}, "set P2P_MIN_TOKENS=0 in .env, type make up NODE=decode"),
-        ({"arms": (COLD,)}, "a calibration compares the arms cold and peer"),
+        ({"arms": (PEER,)}, "a calibration compares the arms peer and recompute"),
         ({"points": POINTS[:1]}, "two prompt lengths or more"),
         ({"points": tuple(replace(p, concurrency=4) for p in POINTS)}, "one request in flight"),
     ],

@@ -181,6 +181,14 @@ class Native:
             self._launch(process)
             self._await(process)
 
+    def restart(self, service: str, changes: Mapping[str, str]) -> None:
+        """Stop one, and start it with its environment changed; EndedError if it does not come up."""
+        process = self.processes[service]
+        process.stop()
+        process.environment = {**process.environment, **changes}
+        self._launch(process)
+        self._await(process)
+
     def watch(self) -> None:
         """Return never, EndedError as soon as one process ends by itself."""
         while True:

@@ -24,9 +24,14 @@ class Threshold:
         return self.tokens != 0
 
     @property
+    def setting(self) -> str:
+        """Return the value that a server is given."""
+        return NEVER if self.tokens is None else str(self.tokens)
+
+    @property
     def assignment(self) -> str:
         """Return it as `.env` has it."""
-        return f"{NAME}={NEVER if self.tokens is None else self.tokens}"
+        return f"{NAME}={self.setting}"
 
     def declines(self, tokens: int) -> bool:
         """Return whether a pull of that many tokens is not made."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvshare.bench.cost import first_worthwhile
 from kvshare.bench.outputs import pull_words
 from kvshare.bench.results import Document
-from kvshare.bench.spec import COLD, PEER, BenchSpec
+from kvshare.bench.spec import PEER, RECOMPUTE, BenchSpec
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.threshold import NAME, Threshold
 
@@ -17,10 +17,9 @@ def require(spec: BenchSpec) -> None:
             f"decode runs with {spec.threshold.assignment}, and shorter pulls cannot be measured: "
             f"set {NAME}=0 in .env, type make up NODE=decode, and calibrate again."
         )
-    if not {COLD, PEER} <= set(spec.arms):
-        raise KvshareError(f"a calibration compares the arms {COLD} and {PEER}: leave both in --arms.")
-    alone = (p for p in spec.points if p.concurrency == 1 and p.rate is None and p.shared_percent == 100)
-    if len({point.prompt_tokens for point in alone}) < 2:
+    if not {PEER, RECOMPUTE} <= set(spec.arms):
+        raise KvshareError(f"a calibration compares the arms {PEER} and {RECOMPUTE}: leave both in --arms.")
+    if len({point.prompt_tokens for point in spec.points if point.tells_costs}) < 2:
         raise KvshareError(
             "a calibration needs two prompt lengths or more, wholly shared, one request in flight: "
             "leave --prompt-tokens, --shared, --concurrency and --rate as they are."
@@ -28,11 +27,31 @@ def require(spec: BenchSpec) -> None:
 
 
 def threshold(document: Document) -> Threshold:
-    """Return the first whole chunks that pay, or never; CouldNotCheckError if nothing could be fitted."""
+    """Return the first whole chunks that pay, or never; CouldNotCheckError if nothing could be fitted.
+
+    A fit evens out what was measured, so a length at which pulls were slower is declined whatever it says.
+    """
     if document.cost is None:
         raise CouldNotCheckError(f"{NAME} cannot be derived, see above; .env is as it was.")
-    return Threshold(
-        first_worthwhile(document.cost.break_even_tokens, document.chunk_size, document.model.max_model_len)
+    fitted = document.cost.break_even_tokens
+    tokens = None if fitted is None else max(fitted, _longest_loss(document) + 1)
+    return Threshold(first_worthwhile(tokens, document.chunk_size, document.model.max_model_len))
+
+
+def _longest_loss(document: Document) -> int:
+    """Return the tokens of the longest pull that was slower than decode's own computation, 0 if none was."""
+    return max(
+        (
+            result.point.shared_tokens(document.chunk_size)
+            for result in document.points
+            if result.point.tells_costs
+            and (peer := result.arm(PEER)) is not None
+            and (recompute := result.arm(RECOMPUTE)) is not None
+            and peer.ttft_ms is not None
+            and recompute.ttft_ms is not None
+            and peer.ttft_ms.p50 > recompute.ttft_ms.p50
+        ),
+        default=0,
     )
 
 
@@ -42,7 +61,10 @@ def line(document: Document) -> str:
     assert document.cost is not None
     speed = document.link.gb_per_s
     link = "" if speed is None else f" on a link of {speed:.2f} GB/s"
+    loss = _longest_loss(document)
+    fitted = document.cost.break_even_tokens
+    measured = "" if fitted is None or loss < fitted else f", but measured slower at {loss:,}"
     return (
         f"{found.assignment}  # kvshare bench --calibrate, {document.started[:10]}: "
-        f"{pull_words(document.cost.pull)}{link}; {document.verdict}"
+        f"{pull_words(document.cost.pull)}{link}; {document.verdict}{measured}"
     )

@@ -107,7 +107,7 @@ def _ttft_chart(document: Document) -> Any | None:
     """TTFT medians of each arm over the lengths, one request in flight; n* as an upright line."""
     import pygal
 
-    alone = [r for r in document.points if r.point.concurrency == 1 and r.point.rate is None]
+    alone = [r for r in document.points if r.point.is_alone]
     output = min((r.point.output_tokens for r in alone), default=0)
     alone = [r for r in alone if r.point.output_tokens == output and r.point.shared_percent == 100]
     if not alone:

@@ -29,6 +29,7 @@ DEFAULT_CHUNK_SIZE = 256
 DEFAULT_MAX_MODEL_LEN = 1600
 LONGEST_DEFAULT = 32768  # tokens; longer ones only on request
 DEFAULT_LENGTHS = 5
+ALL_LENGTHS = 16  # of a calibration: the break-even may be at the shortest
 COMPLETE, INTERRUPTED_BY_USER = "complete", "interrupted by Ctrl-C"
 
 
@@ -185,7 +186,8 @@ def make_spec(
 
 def make_points(options: Options, chunk_size: int, longest: int) -> tuple[Point, ...]:
     """Return every combination of what the user chose, the shortest prompts first."""
-    lengths = options.prompt_tokens or default_lengths(chunk_size, longest, max(options.output_tokens))
+    most = ALL_LENGTHS if options.calibrate else DEFAULT_LENGTHS
+    lengths = options.prompt_tokens or default_lengths(chunk_size, longest, max(options.output_tokens), most)
     for tokens, output in product(lengths, options.output_tokens):
         require_prompt_tokens(tokens, chunk_size, longest, output)
     loads: list[tuple[int, float | None]] = [(c, None) for c in options.concurrency]
@@ -199,8 +201,10 @@ def make_points(options: Options, chunk_size: int, longest: int) -> tuple[Point,
     )
 
 
-def default_lengths(chunk_size: int, longest: int, output_tokens: int) -> tuple[int, ...]:
-    """Return doubling prompt lengths up to the longest that the model takes, the five longest of them."""
+def default_lengths(
+    chunk_size: int, longest: int, output_tokens: int, count: int = DEFAULT_LENGTHS
+) -> tuple[int, ...]:
+    """Return prompt lengths that double up to the longest that the model takes, the ``count`` longest."""
     most = min(longest - output_tokens - TAIL, LONGEST_DEFAULT) // chunk_size
     if most < 1:
         raise KvshareError(
@@ -210,7 +214,7 @@ def default_lengths(chunk_size: int, longest: int, output_tokens: int) -> tuple[
     chunks = {most} | {2**power for power in range(most.bit_length()) if 2**power <= most}
     # One that is nearly as long as the longest tells little and costs as much.
     kept = sorted(c for c in chunks if c == most or c <= 0.75 * most)
-    return tuple(c * chunk_size + TAIL for c in kept[-DEFAULT_LENGTHS:])
+    return tuple(c * chunk_size + TAIL for c in kept[-count:])
 
 
 def _requests(concurrency: int, rate: float | None) -> int:

@@ -56,6 +56,16 @@ class Point:
         return math.floor(chunks * self.shared_percent / 100 + 1e-9) * chunk_size
 
     @property
+    def is_alone(self) -> bool:
+        """Return whether each request had the servers to itself."""
+        return self.concurrency == 1 and self.rate is None
+
+    @property
+    def tells_costs(self) -> bool:
+        """Return whether times to first token are those of one whole pull or one whole prefill."""
+        return self.is_alone and self.shared_percent == 100
+
+    @property
     def label(self) -> str:
         """The point in a few words, e.g. ``1546+16 tokens, 4 in flight``."""
         load = f"{self.concurrency} in flight" if self.rate is None else f"{self.rate:g} req/s"

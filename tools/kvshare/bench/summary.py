@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from kvshare.bench import cost, rules, stages
 from kvshare.bench.observed import ArmRun, EngineTimes, Observed, PointEnd, Repetition, Request
 from kvshare.bench.results import Arm, Cost, Link, PointResult, Transfer
-from kvshare.bench.spec import COLD, NODE_OF, PEER, BenchSpec, Goodput, Point
+from kvshare.bench.spec import COLD, NODE_OF, PEER, RECOMPUTE, BenchSpec, Goodput, Point
 from kvshare.bench.stages import Moments
 from kvshare.bench.stats import Distribution, distribution, median
 from kvshare.evidence import Sources
@@ -48,14 +48,13 @@ def _point(
     names = list(dict.fromkeys(run.arm for run in sorted_runs(repetitions)))
     waits = [r.admission_s for r in kept if r.admission_s is not None]
     peers = [run for r in kept if (run := r.arm(PEER)) is not None]
-    alone = point.concurrency == 1 and point.rate is None
     return PointResult(
         point=point,
         arms=tuple(arm_figures(name, [run for r in kept if (run := r.arm(name))], goodput) for name in names),
         repetitions=len(kept),
         admission_ms=median(waits) * 1000 if waits else None,
         transfer=_transfer(end, point.shared_tokens(spec.chunk_size), kv_bytes, link),
-        stages=stages.split(peers, moments) if alone else None,
+        stages=stages.split(peers, moments) if point.is_alone else None,
         notes=(*_declined(point, spec), *_notes(repetitions)),
     )
 
@@ -157,19 +156,21 @@ def fit_cost(
 ) -> Cost | None:
     """Return the fits over the points of one request in flight and a whole shared prefix that was pulled.
 
+    What a pull saves is decode's own computation: the arm recompute, or cold where that was not measured.
     None with fewer than two lengths, or where a token's bytes are not known.
     """
     lengths = {
         number: point
         for number, point in enumerate(observed.opening.points if observed.opening else ())
-        if point.concurrency == 1 and point.rate is None and point.shared_percent == 100
+        if point.tells_costs
     }
-    cold = _samples(observed, lengths, COLD, lambda point: point.prompt_tokens)
+    computing = RECOMPUTE if RECOMPUTE in spec.arms else COLD
+    computed = _samples(observed, lengths, computing, lambda point: point.prompt_tokens)
     pulled = {number: point for number, point in lengths.items() if not spec.declined(point)}
     peer = _samples(observed, pulled, PEER, lambda point: point.prompt_tokens)
-    if kv_bytes is None or min(len({n for n, _ in cold}), len({n for n, _ in peer})) < 2:
+    if kv_bytes is None or min(len({n for n, _ in computed}), len({n for n, _ in peer})) < 2:
         return None
-    pull, prefill = cost.fit_pull(peer, kv_bytes), cost.fit_prefill(cold)
+    pull, prefill = cost.fit_pull(peer, kv_bytes), cost.fit_prefill(computed)
     tokens = [n for n, _ in peer]
     moved = [
         (float(r.point.shared_tokens(spec.chunk_size)), r.transfer.mean_ms / 1000)
