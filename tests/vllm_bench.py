@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import random
+
 AGREEMENT = 0.03  # by which the figures of both benchmarks may differ
-LENGTHS = 0.01  # by which its prompts, made as text, may differ from the tokens asked for
-RESULT = "vllm-bench.json"
-SUFFIX = 10  # tokens
+TRACE, RESULT = "trace.jsonl", "vllm-bench.json"
 
 
-def command(
-    model: str, url: str, *, tokens: int, output: int, requests: int, seed: int, folder: str
-) -> list[str]:
-    """Fresh prompts one after the other on the server at ``url``; its figures go to RESULT in ``folder``.
+def trace(tokens: int, output: int, requests: int, seed: int) -> str:
+    """What TRACE must hold: requests of fresh random prompts.
 
-    Each prompt is a "repeated prefix" that is used once: those of the dataset `random` begin at a random id
-    and count up, so with a small vocabulary some are equal, and answered from the cache.
+    Of vLLM's datasets only a trace is sent as token ids, as `kvshare bench` sends them: the server does not
+    have to turn text into tokens, which takes milliseconds of the time to first token.
     """
+    draw = random.Random(seed)
+    entry = {"timestamp": 0, "input_length": tokens, "output_length": output}
+    # A prompt's tokens follow from its one hash.
+    return "".join(json.dumps({**entry, "hash_ids": [draw.randrange(2**31)]}) + "\n" for _ in range(requests))
+
+
+def command(model: str, url: str, tokens: int, folder: str) -> list[str]:
+    """The requests of TRACE one after the other on the server at ``url``; both files are in ``folder``."""
     return [
         "vllm", "bench", "serve", "--backend", "openai", "--model", model,
         "--base-url", url, "--endpoint", "/v1/completions",
-        "--dataset-name", "prefix_repetition", "--prefix-repetition-num-prefixes", str(requests),
-        "--prefix-repetition-prefix-len", str(tokens - SUFFIX),
-        "--prefix-repetition-suffix-len", str(SUFFIX), "--prefix-repetition-output-len", str(output),
-        "--num-prompts", str(requests), "--max-concurrency", "1", "--ignore-eos",
-        "--seed", str(seed), "--temperature", "0", "--disable-tqdm", "--save-result",
+        "--dataset-name", "timed_trace", "--dataset-path", f"{folder}/{TRACE}", "--no-self-timed",
+        "--timed-trace-chunk-hash-size", str(tokens), "--max-concurrency", "1",
+        "--temperature", "0", "--disable-tqdm", "--save-result",
         "--result-dir", folder, "--result-filename", RESULT,
     ]  # fmt: skip

@@ -16,7 +16,7 @@ measures: again         one prompt over and over on the node that pulls it
           bench         `kvshare bench` over lengths
           clients       `kvshare bench`: 16 requests in flight, half of each prompt shared
           agreement     `vllm bench serve` beside `kvshare bench`
-          never-slower  decode with the threshold that `kvshare bench --calibrate` derives
+          never-slower  decode with the threshold that `kvshare bench --calibrate` derives from `bench`
           slow-link     the same with one connection between the servers
 Exit code 0 if every part came out as it must. Each part's result replaces the earlier one in the results.
 """
@@ -100,7 +100,9 @@ def chain(options: argparse.Namespace, part: str, keep: Keep) -> bool:
             return bool(set(found["failed"]) & RIGHT)
         good = judged.proven
         for name in options.measure:
-            found[name], as_it_must = _measure(name, options, native, stack, options.state / part / name)
+            found[name], as_it_must = _measure(
+                name, options, native, stack, options.state / part / name, found
+            )
             print(f"{name}: {'as it must be' if as_it_must else 'NOT as it must be'}", flush=True)
             keep(found)
             good &= as_it_must
@@ -108,9 +110,14 @@ def chain(options: argparse.Namespace, part: str, keep: Keep) -> bool:
 
 
 def _measure(
-    name: str, options: argparse.Namespace, native: Native, stack: Stack, folder: Path
+    name: str,
+    options: argparse.Namespace,
+    native: Native,
+    stack: Stack,
+    folder: Path,
+    found: dict[str, Any],
 ) -> tuple[Any, bool]:
-    """One measure; an error is what was found, so that the others are made all the same."""
+    """One measure, after those in ``found``; an error is what it finds, so that the others are made too."""
     from tests.gpu import again, agreement, bench, measure, never_slower
 
     logs = {service: process.log for service, process in native.processes.items()}
@@ -119,17 +126,20 @@ def _measure(
             return again.run(stack, logs, options.times)
         if name == "agreement":
             return agreement.compare(native, stack, folder)
-        if name in ("never-slower", "slow-link"):
-            lanes = 1 if name == "slow-link" else None
-            return never_slower.judge(native, stack, tuple(options.lengths), folder, lanes)
+        lengths = tuple(options.lengths)
+        if name == "never-slower":
+            return never_slower.judge(native, stack, found["bench"]["calibrated"], lengths, folder)
+        if name == "slow-link":
+            calibrated = never_slower.calibrate_on(native, stack, 1, lengths, folder)
+            return never_slower.judge(native, stack, calibrated, lengths, folder)
         if name == "ttft":
             seed = random.SystemRandom().randrange(2**31)
-            lengths = measure.Measurement(stack, logs).run(options.chunks, options.repetitions, seed)
-            return measure.summary(lengths), True
+            measured = measure.Measurement(stack, logs).run(options.chunks, options.repetitions, seed)
+            return measure.summary(measured), True
         document, observed = bench.bench(native, stack, _load(name, options), folder)
         if name == "clients":
             return bench.by_order(document, observed), True
-        return bench.summary(document), True
+        return {**bench.summary(document), "calibrated": never_slower.calibrated_by(document)}, True
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}, False

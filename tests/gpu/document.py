@@ -252,8 +252,8 @@ On prefill, turn by turn, {found["requests"]} requests each, one in flight,
 def _never_slower(found: dict[str, Any]) -> str:
     return f"""## Never slower: `P2P_MIN_TOKENS`
 
-First what `kvshare bench --calibrate` measures and derives, then decode restarted with it;
-{found["after"][0]["repetitions"]} repetitions a length. Median milliseconds to the first token on decode.
+First what `kvshare bench --calibrate` makes of the benchmark above, then decode restarted with it. Median
+milliseconds to the first token on decode.
 
 {_threshold(found)}
 """
@@ -276,11 +276,20 @@ def _threshold(found: dict[str, Any]) -> str:
             f"{after['peer_ms']:.1f}",
             f"{after['recompute_ms']:.1f}",
             f"{after['ratio']:.3f}",
-            "pulled" if after["pulled"] else "declined",
+            "made" if after["pulled"] else "declined",
+            after["repetitions"],
         ]
         for before, after in zip(found["before"], found["after"], strict=True)
     ]
-    header = ["tokens", "peer/recompute without threshold", "with it: peer", "recompute", "ratio", "the pull"]
+    header = [
+        "tokens",
+        "peer/recompute without threshold",
+        "with it: peer",
+        "recompute",
+        "ratio",
+        "the pull",
+        "repetitions",
+    ]
     return f"`{found['line']}`\n\n{_table(header, rows)}"
 
 

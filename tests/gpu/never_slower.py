@@ -13,31 +13,41 @@ from kvshare.stack import Stack
 from tests.gpu.bench import bench
 
 OUTPUT = 2  # tokens; the first one is what is judged
-CALIBRATING, JUDGING = 5, 11  # repetitions of a length; to tell 3 % apart takes more of them
+CALIBRATING = 5  # repetitions of a length, as `kvshare bench` makes them
+# To tell 3 % apart takes more: of 25 ms a single time to first token is off by several milliseconds.
+JUDGING = {2500: 41, 40_000: 9}  # up to so many tokens
 NEVER_SLOWER = 1.03
 THRESHOLD = "LMCACHE_P2P_MIN_TOKENS"
 
 
 def judge(
-    native: Native, stack: Stack, lengths: tuple[int, ...], folder: Path, lanes: int | None
+    native: Native, stack: Stack, calibrated: dict[str, Any], lengths: tuple[int, ...], folder: Path
 ) -> tuple[dict[str, Any], bool]:
-    """Calibrate, restart decode with the threshold, and compare its peer arm with its recompute arm.
+    """Restart decode with the threshold, and compare its peer arm with its recompute arm."""
+    _serve_with(native, {THRESHOLD: calibrated["threshold"]})
+    judged: list[dict[str, Any]] = []
+    for longest, repetitions in JUDGING.items():
+        if part := tuple(tokens for tokens in lengths[len(judged) :] if tokens <= longest):
+            judged += _ratios(_bench(native, stack, part, repetitions, folder / str(longest)))
+    found = {**calibrated, "after": judged}
+    return found, all(point["ratio"] <= NEVER_SLOWER for point in judged)
 
-    ``lanes`` limits the connections of a pull, so that the link is slower; None leaves them as they are.
-    """
-    narrow = {} if lanes is None else {"KVSHARE_LANES": str(lanes)}
-    _serve_with(native, {**narrow, THRESHOLD: "0"})
-    calibrating = _bench(native, stack, lengths, CALIBRATING, folder / "calibrating")
-    threshold = calibrate.threshold(calibrating)
-    _serve_with(native, {THRESHOLD: threshold.setting})
-    judging = _bench(native, stack, lengths, JUDGING, folder / "judging")
-    found = {
-        "lanes": lanes,
-        "line": calibrate.line(calibrating),
-        "before": _ratios(calibrating),
-        "after": _ratios(judging),
+
+def calibrate_on(
+    native: Native, stack: Stack, lanes: int, lengths: tuple[int, ...], folder: Path
+) -> dict[str, Any]:
+    """Restart decode with so many connections to its peer, and calibrate: fewer are a slower link."""
+    _serve_with(native, {"KVSHARE_LANES": str(lanes), THRESHOLD: "0"})
+    return {"lanes": lanes, **calibrated_by(_bench(native, stack, lengths, CALIBRATING, folder))}
+
+
+def calibrated_by(document: Document) -> dict[str, Any]:
+    """What `kvshare bench --calibrate` makes of a benchmark."""
+    return {
+        "threshold": calibrate.threshold(document).setting,
+        "line": calibrate.line(document),
+        "before": _ratios(document),
     }
-    return found, all(point["ratio"] <= NEVER_SLOWER for point in found["after"])
 
 
 def _serve_with(native: Native, settings: dict[str, str]) -> None:
