@@ -45,9 +45,8 @@ PATCH = Patch(
         "All of a transfer goes through one TCP connection, which one thread fills and one empties: 3 GB/s "
         "on the machine of docs/gpu.md, whatever the network could carry. UCX opens no second connection on "
         "one network card for such writes, and NIXL's `num_threads` adds threads that send to one that still "
-        "receives alone. So the channel gets several NIXL agents, and every object is cut into 8 pieces, "
-        "which are dealt out to all of them: a short prompt is a single object. How many is agreed on with "
-        "each peer: the lower number of the two."
+        "receives alone. So the channel gets several NIXL agents; each writes its share of the objects. How "
+        "many is agreed on with each peer: the lower number of the two."
     ),
     upstream="LMCache 0.5.6 creates one agent and passes NIXL no parameters; no issue known.",
     probe=(

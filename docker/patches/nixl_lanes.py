@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several NIXL agents that look like one: a transfer's objects are cut up and dealt out to all of them.
+"""Several NIXL agents that look like one: a transfer's objects are dealt out to all of them.
 
 Each agent has a connection and a thread of its own at both ends, and one of either fills only so much of a
 network. NIXL's `num_threads` adds senders alone: at the receiver one thread would still take it all.
@@ -11,7 +11,6 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -21,17 +20,6 @@ from nixl._api import nixl_agent, nixl_agent_config
 logger = init_logger(__name__)
 
 VARIABLE = "KVSHARE_LANES"  # how many; a peer that has fewer is sent to on those that it has
-PIECES = 8  # of an object, on every node, however many lanes it has: a short prompt is one object or two
-SMALLEST_PIECE = 256 * 1024  # bytes; smaller ones would cost more than another lane brings
-
-Place = tuple[int, int, int]  # address, bytes, device
-
-
-class Introduction(msgspec.Struct):
-    """What a peer needs to know: into how many pieces objects are cut, and each agent's own metadata."""
-
-    pieces: int
-    agents: list[bytes]
 
 
 class Lanes:
@@ -42,9 +30,9 @@ class Lanes:
         config = nixl_agent_config(backends=backends)
         self._agents = [nixl_agent(str(uuid.uuid4()), config) for _ in range(count)]
         self._peers: dict[bytes, list[bytes]] = {}  # names of a peer's agents, by the first one's
-        self._pieces = 1
         # Descriptors are addresses, no matter whose.
         self.get_reg_descs = self._agents[0].get_reg_descs
+        self.get_xfer_descs = self._agents[0].get_xfer_descs
         self.get_serialized_descs = self._agents[0].get_serialized_descs
         self.deserialize_descs = self._agents[0].deserialize_descs
         logger.info("KV travels on %d lane(s)", count)
@@ -57,22 +45,12 @@ class Lanes:
         for agent in self._agents:
             agent.deregister_memory(descriptors)
 
-    def get_xfer_descs(self, places: list[Place], mem_type: str) -> Any:
-        self._pieces = min(PIECES, max(1, places[0][1] // SMALLEST_PIECE))
-        cut = [piece for place in places for piece in _cut(place, self._pieces)]
-        return self._agents[0].get_xfer_descs(cut, mem_type)
-
     def get_agent_metadata(self) -> bytes:
-        agents = [agent.get_agent_metadata() for agent in self._agents]
-        return msgspec.msgpack.encode(Introduction(self._pieces, agents))
+        return msgspec.msgpack.encode([agent.get_agent_metadata() for agent in self._agents])
 
     def add_remote_agent(self, metadata: bytes) -> bytes:
-        theirs = msgspec.msgpack.decode(metadata, type=Introduction)
-        if theirs.pieces != self._pieces:
-            raise ValueError(
-                f"A peer's objects should be cut into {self._pieces} pieces and are into {theirs.pieces}."
-            )
-        names = [agent.add_remote_agent(one) for agent, one in self._with(theirs.agents)]
+        theirs = msgspec.msgpack.decode(metadata, type=list[bytes])
+        names = [agent.add_remote_agent(one) for agent, one in self._with(theirs)]
         self._peers[names[0]] = names
         return names[0]
 
@@ -94,11 +72,10 @@ class Lanes:
     def make_prepped_xfer(
         self, operation: str, near: list[Any], near_indices: Any, far: list[Any], far_indices: Any
     ) -> list[Any]:
-        sources, targets = self._pieces_of(near_indices), self._pieces_of(far_indices)
-        lanes = min(len(near), len(far), len(sources))
+        lanes = min(len(near), len(far), len(near_indices))
         return [
             self._agents[lane].make_prepped_xfer(
-                operation, near[lane], sources[lane::lanes], far[lane], targets[lane::lanes]
+                operation, near[lane], near_indices[lane::lanes], far[lane], far_indices[lane::lanes]
             )
             for lane in range(lanes)
         ]
@@ -109,20 +86,9 @@ class Lanes:
     def check_xfer_state(self, handles: list[Any]) -> str:
         return _together([agent.check_xfer_state(handle) for agent, handle in self._with(handles)])
 
-    def _pieces_of(self, objects: Any) -> list[int]:
-        """The pieces' places in the list of descriptors."""
-        return [number * self._pieces + piece for number in objects for piece in range(self._pieces)]
-
     def _with(self, items: list[Any]) -> Iterator[tuple[Any, Any]]:
         """The agents, each with its item, for as many as there are of both."""
         return zip(self._agents, items, strict=False)
-
-
-def _cut(place: Place, pieces: int) -> Iterator[Place]:
-    address, size, device = place
-    ends = [size * number // pieces for number in range(pieces + 1)]
-    for start, end in pairwise(ends):
-        yield address + start, end - start, device
 
 
 def _together(states: list[str]) -> str:

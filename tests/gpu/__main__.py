@@ -139,7 +139,7 @@ def _measure(
         document, observed = bench.bench(native, stack, _load(name, options), folder)
         if name == "clients":
             return bench.by_order(document, observed), True
-        return {**bench.summary(document), "calibrated": never_slower.calibrated_by(document)}, True
+        return {**bench.summary(document), "calibrated": never_slower.calibrated_by(document, observed)}, True
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}, False

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from kvshare.bench import calibrate, run
+from kvshare.bench.observed import Observed
 from kvshare.bench.results import Document
 from kvshare.bench.spec import COLD, PEER, RECOMPUTE
 from kvshare.native import Native
@@ -17,6 +21,7 @@ CALIBRATING = 5  # repetitions of a length, as `kvshare bench` makes them
 # To tell 3 % apart takes more: of 25 ms a single time to first token is off by several milliseconds.
 JUDGING = {2500: 41, 40_000: 9}  # up to so many tokens
 NEVER_SLOWER = 1.03
+RESAMPLED, SEED = 2000, 1
 THRESHOLD = "LMCACHE_P2P_MIN_TOKENS"
 
 
@@ -28,7 +33,7 @@ def judge(
     judged: list[dict[str, Any]] = []
     for longest, repetitions in JUDGING.items():
         if part := tuple(tokens for tokens in lengths[len(judged) :] if tokens <= longest):
-            judged += _ratios(_bench(native, stack, part, repetitions, folder / str(longest)))
+            judged += _ratios(*_bench(native, stack, part, repetitions, folder / str(longest)))
     found = {**calibrated, "after": judged}
     return found, all(point["ratio"] <= NEVER_SLOWER for point in judged)
 
@@ -38,15 +43,15 @@ def calibrate_on(
 ) -> dict[str, Any]:
     """Restart decode with so many connections to its peer, and calibrate: fewer are a slower link."""
     _serve_with(native, {"KVSHARE_LANES": str(lanes), THRESHOLD: "0"})
-    return {"lanes": lanes, **calibrated_by(_bench(native, stack, lengths, CALIBRATING, folder))}
+    return {"lanes": lanes, **calibrated_by(*_bench(native, stack, lengths, CALIBRATING, folder))}
 
 
-def calibrated_by(document: Document) -> dict[str, Any]:
+def calibrated_by(document: Document, observed: Observed) -> dict[str, Any]:
     """What `kvshare bench --calibrate` makes of a benchmark."""
     return {
         "threshold": calibrate.threshold(document).setting,
         "line": calibrate.line(document),
-        "before": _ratios(document),
+        "before": _ratios(document, observed),
     }
 
 
@@ -58,33 +63,47 @@ def _serve_with(native: Native, settings: dict[str, str]) -> None:
 
 def _bench(
     native: Native, stack: Stack, lengths: tuple[int, ...], repetitions: int, folder: Path
-) -> Document:
+) -> tuple[Document, Observed]:
     options = run.Options(
         arms=(COLD, PEER, RECOMPUTE),
         prompt_tokens=lengths,
         output_tokens=(OUTPUT,),
         repetitions=repetitions,
     )
-    return bench(native, stack, options, folder)[0]
+    return bench(native, stack, options, folder)
 
 
-def _ratios(document: Document) -> list[dict[str, Any]]:
-    """Of each length: median milliseconds of both arms, their ratio, and whether decode pulled."""
+def _ratios(document: Document, observed: Observed) -> list[dict[str, Any]]:
+    """Of each length: both arms' median milliseconds, their ratio and its interval, whether decode pulled."""
     found = []
-    for point in document.points:
-        peer, recompute = point.arm(PEER), point.arm(RECOMPUTE)
-        assert peer is not None
-        assert peer.ttft_ms is not None
-        assert recompute is not None
-        assert recompute.ttft_ms is not None
+    for number, result in enumerate(document.points):
+        samples = {arm: _ttft_ms(observed, number, arm) for arm in (PEER, RECOMPUTE)}
+        medians = {arm: median(sample) for arm, sample in samples.items()}
+        peer = result.arm(PEER)
         found.append(
             {
-                "tokens": point.point.prompt_tokens,
-                "peer_ms": peer.ttft_ms.p50,
-                "recompute_ms": recompute.ttft_ms.p50,
-                "ratio": peer.ttft_ms.p50 / recompute.ttft_ms.p50,
-                "repetitions": peer.repetitions,
-                "pulled": peer.sources.external_kv_transfer > 0,
+                "tokens": result.point.prompt_tokens,
+                "peer_ms": medians[PEER],
+                "recompute_ms": medians[RECOMPUTE],
+                "ratio": medians[PEER] / medians[RECOMPUTE],
+                "interval": interval(samples[PEER], samples[RECOMPUTE]),
+                "repetitions": len(samples[PEER]),
+                "pulled": peer is not None and peer.sources.external_kv_transfer > 0,
             }
         )
     return found
+
+
+def _ttft_ms(observed: Observed, point: int, arm: str) -> list[float]:
+    runs = [found for r in observed.repetitions if r.point == point and (found := r.arm(arm))]
+    return [request.ttft_ms for run in runs for request in run.requests if request.ttft_ms is not None]
+
+
+def interval(peer: Sequence[float], recompute: Sequence[float]) -> tuple[float, float]:
+    """Return the middle 95 % of the ratios of medians of resampled times (Efron's percentile bootstrap)."""
+    draw = random.Random(SEED)
+    ratios = sorted(
+        median(draw.choices(peer, k=len(peer))) / median(draw.choices(recompute, k=len(recompute)))
+        for _ in range(RESAMPLED)
+    )
+    return ratios[RESAMPLED // 40], ratios[-RESAMPLED // 40]

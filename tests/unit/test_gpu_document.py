@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from tests.conftest import ROOT
-from tests.gpu import document
+from tests.gpu import document, never_slower
 
 
 def results() -> dict[str, Any]:
@@ -29,6 +29,29 @@ def test_the_chain_was_proven_with_the_patch_and_failed_on_the_answers_without()
     assert found["with"]["proven"]
     assert {"KV-RIGHT-01", "KV-RIGHT-02"} <= set(found["without"]["failed"])
     assert found["without"]["checks"]["KV-PEER-01"][0] == "success"
+
+
+def test_the_same_prompt_was_pulled_once_for_each_time_that_nobody_on_decode_held_it() -> None:
+    again = results()["with"]["again"]
+    assert again["pulled"] == again["written"] == again["times"] // 2
+    assert again["double_frees"] == 0
+
+
+def test_fp8_was_proven_with_half_the_bytes() -> None:
+    found = results()
+    assert found["fp8"]["proven"]
+    whole = {p["prompt_tokens"]: p["transfer"]["bytes_per_pull"] for p in found["with"]["bench"]["points"]}
+    for point in found["fp8"]["bench"]["points"]:
+        assert point["transfer"]["bytes_per_pull"] == whole[point["prompt_tokens"]] / 2
+
+
+def test_with_the_calibrated_threshold_no_length_was_slower_for_having_a_peer() -> None:
+    """On the slower link one length's median lies above, where both arms compute; the noise tells."""
+    found = results()["with"]
+    for point in (*found["never-slower"]["after"], *found["slow-link"]["after"]):
+        assert point["interval"][0] <= never_slower.NEVER_SLOWER
+    assert all(point["ratio"] <= never_slower.NEVER_SLOWER for point in found["never-slower"]["after"])
+    assert found["never-slower"]["after"][-1]["ratio"] < 0.5
 
 
 def test_a_part_that_was_not_run_is_left_out() -> None:
