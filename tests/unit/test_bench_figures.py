@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,6 +27,16 @@ from kvshare.evidence import Sources
 from tests.unit.bench_build import CHUNK, KV_BYTES, POINTS, SPEC, cold_ms, document, observed, pull_ms
 
 # --- percentiles --------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_ratio_holds_the_true_one_and_narrows_with_the_sample() -> None:
+    draw = random.Random(2)
+    above, below = ([draw.gauss(mean, 5) for _ in range(400)] for mean in (100, 50))
+    low, high = stats.ratio_interval(above, below)
+    assert 1.9 < low < 2 < high < 2.1
+    fewer = stats.ratio_interval(above[:20], below[:20])
+    assert fewer[1] - fewer[0] > 2 * (high - low)
+    assert stats.ratio_interval([3.0], [2.0]) == (1.5, 1.5)
 
 
 def test_percentiles_are_linear_between_neighbours() -> None:

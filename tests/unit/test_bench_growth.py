@@ -20,7 +20,7 @@ def growth(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import growth
 
     yield growth
-    for name in ("growth", "rig_growth", "client_overhead"):
+    for name in ("growth", "rig_growth", "client_overhead", "under_load", "rig_never_slower"):
         sys.modules.pop(name, None)
 
 
@@ -54,3 +54,41 @@ def test_links_and_nodes_have_a_row_for_each_point() -> None:
     assert sum(line.startswith("| no limit |") for line in lines) == points
     assert lines[-1] == "| 2 | 200 | 50 | 0.25 |"
     assert rig_growth.section({}) == []
+
+
+def test_requests_under_load_are_kept_apart_by_the_arm_that_went_first(growth: ModuleType) -> None:
+    import under_load
+
+    del growth
+    lines = []
+    for repetition, arms in enumerate((("cold", "peer", "recompute"), ("recompute", "cold", "peer"))):
+        for arm in arms:
+            for sent_s in (0.0, 1.0):
+                ttft_ms = {"peer": 50.0, "recompute": 100.0}.get(arm, 1.0) * (1 + repetition)
+                lines.append(
+                    {"repetition": repetition, "arm": arm, "counted": True, "sent_s": sent_s}
+                    | {"ttft_ms": ttft_ms, "e2e_ms": 1000.0}
+                )
+    orders = under_load.by_order(lines)
+    assert orders["peer"]["peer"] == {"ttft_ms": 50.0, "ttft_p99_ms": 50.0, "requests_per_s": 1.0}
+    assert orders["recompute"]["recompute"]["ttft_ms"] == 200.0
+    assert "| recompute | 100.0 / 200.0 = 0.50 | 100.0 / 200.0 = 0.50 | 1.0 / 1.0 = 1.00 |" in (
+        under_load.section(orders)
+    )
+
+
+@pytest.mark.usefixtures("growth")
+def test_each_length_of_each_link_has_its_ratio_before_and_after_the_threshold() -> None:
+    import rig_never_slower
+
+    requests = [
+        {"counted": True, "prompt_tokens": tokens, "arm": arm, "ttft_ms": ttft_ms}
+        for tokens, arm, ttft_ms in ((266, "peer", 90.0), (266, "recompute", 60.0), (522, "peer", 30.0),
+                                     (522, "recompute", 120.0), (522, "cold", 1.0))
+    ]  # fmt: skip
+    measured = rig_never_slower.ratios([*requests, {**requests[0], "counted": False, "ttft_ms": 1.0}])
+    lines = rig_never_slower.section({"300": {"threshold": "512", "before": measured, "after": measured}})
+    assert lines[-2:] == [
+        "| 300 Mbit/s | 512 | 266 | 1.50 | declined | 90 | 60 | 1.50 (1.50–1.50) |",
+        "| 300 Mbit/s | 512 | 522 | 0.25 | made | 30 | 120 | 0.25 (0.25–0.25) |",
+    ]

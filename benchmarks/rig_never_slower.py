@@ -1,0 +1,110 @@
+"""Whether a calibrated P2P_MIN_TOKENS keeps decode from being slower than recomputing, on any link.
+
+make benchmarks ARGS="--part never-slower"
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from growth import run  # beside this file
+from rig_growth import stack
+
+from kvshare.bench import calibrate, outputs
+from kvshare.bench.spec import PEER, RECOMPUTE
+from kvshare.bench.stats import median, ratio_interval
+from tests.rig import network
+from tests.rig.network import DECODE
+
+MBITS = (100, 300, 1000)
+LENGTHS = "266,522,1034,1546"
+CALIBRATING, JUDGING = 5, 11  # repetitions of a length
+# The longest pull takes longer than the 3 s that a server waits by default; `make doctor` would say so.
+SETTINGS = {"LOOKUP_TIMEOUT_MS": "15000"}
+
+
+def measure_never_slower() -> dict[str, Any]:
+    """On each link: calibrate, restart decode with the threshold, and compare its arms peer and recompute."""
+    os.environ.update(SETTINGS)
+    found: dict[str, Any] = {}
+    with stack(1) as settings:
+        for mbit in MBITS:
+            network.limit(DECODE, mbit * 1e6 / 8)
+            line, before = _measure(CALIBRATING, settings)
+            name, _, threshold = line.split()[0].partition("=")
+            run("up", "decode", environment={**os.environ, **settings, name: threshold})
+            _, after = _measure(JUDGING, settings)
+            run("up", "decode", environment={**os.environ, **settings})
+            found[str(mbit)] = {"threshold": threshold, "line": line, "before": before, "after": after}
+    return found
+
+
+def _measure(repetitions: int, settings: Mapping[str, str]) -> tuple[str, list[dict[str, Any]]]:
+    """Return the line that `--calibrate` would put into .env, and the ratios by length."""
+    options = ("--prompt-tokens", LENGTHS, "--arms", "cold,peer,recompute", "--output-tokens", "2")
+    with tempfile.TemporaryDirectory() as folder:
+        run(
+            "bench", *options, "--repetitions", str(repetitions), "--out", folder,
+            environment={**os.environ, **settings},
+        )  # fmt: skip
+        document = outputs.load(Path(folder) / outputs.JSON)
+        lines = (Path(folder) / outputs.LINES).read_text().splitlines()
+    line = "" if document.cost is None else calibrate.line(document)
+    return line, ratios([json.loads(text) for text in lines])
+
+
+def ratios(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each length, from a benchmark's requests: peer over recompute, and the ratio's 95 % interval."""
+    times: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for request in requests:
+        if request["counted"] and request["ttft_ms"] is not None:
+            times[request["prompt_tokens"]][request["arm"]].append(request["ttft_ms"])
+    return [
+        {
+            "tokens": tokens,
+            "peer_ms": median(of[PEER]),
+            "recompute_ms": median(of[RECOMPUTE]),
+            "interval": ratio_interval(of[PEER], of[RECOMPUTE]),
+        }
+        for tokens, of in sorted(times.items())
+    ]
+
+
+def section(found: dict[str, Any]) -> list[str]:
+    """Return the document's lines on the threshold."""
+    rows = []
+    for mbit, link in found.items():
+        declined = float("inf") if link["threshold"] == "never" else int(link["threshold"])
+        for before, after in zip(link["before"], link["after"], strict=True):
+            low, high = after["interval"]
+            cells = (
+                f"{int(mbit):,} Mbit/s", link["threshold"], f"{after['tokens']:,}",
+                f"{_ratio(before):.2f}",
+                "declined" if after["tokens"] // 256 * 256 < declined else "made",
+                f"{after['peer_ms']:.0f}", f"{after['recompute_ms']:.0f}",
+                f"{_ratio(after):.2f} ({low:.2f}–{high:.2f})",
+            )  # fmt: skip
+            rows.append(f"| {' | '.join(cells)} |")
+    return [
+        "",
+        "## Never slower, on any link",
+        "",
+        "The rig's cable limited by the kernel; `P2P_MIN_TOKENS` as `kvshare bench --calibrate` derives it",
+        "from what is measured first, then decode restarted with it. Peer over recompute, medians of",
+        f"{CALIBRATING} repetitions before and {JUDGING} after, there with the middle 95 % of 2,000",
+        "bootstrap samples. Where the pull is declined both arms compute.",
+        "",
+        "| link | threshold | tokens | before | the pull | peer TTFT, ms | recompute TTFT, ms | after |",
+        "|---|---|---|---|---|---|---|---|",
+        *rows,
+    ]
+
+
+def _ratio(point: Mapping[str, Any]) -> float:
+    return float(point["peer_ms"] / point["recompute_ms"])
