@@ -17,6 +17,7 @@ from growth import run  # beside this file
 from rig_growth import stack
 
 from kvshare.bench import calibrate, outputs
+from kvshare.bench.run import SPIN_S
 from kvshare.bench.spec import PEER, RECOMPUTE
 from kvshare.bench.stats import median, ratio_interval
 from tests.rig import network
@@ -48,6 +49,7 @@ def measure_never_slower() -> dict[str, Any]:
 def _measure(repetitions: int, settings: Mapping[str, str]) -> tuple[str, list[dict[str, Any]]]:
     """Return the line that `--calibrate` would put into .env, and the ratios by length."""
     options = ("--prompt-tokens", LENGTHS, "--arms", "cold,peer,recompute", "--output-tokens", "2")
+    options += ("--settle", str(SPIN_S))  # both hosts of the rig share this machine's cores
     with tempfile.TemporaryDirectory() as folder:
         run(
             "bench", *options, "--repetitions", str(repetitions), "--out", folder,
