@@ -25,7 +25,7 @@ from tests.rig.network import DECODE
 
 MBITS = (100, 300, 1000)
 LENGTHS = "266,522,1034,1546"
-CALIBRATING, JUDGING = 5, 11  # repetitions of a length
+CALIBRATING, JUDGING = 5, 9  # repetitions of a length
 # The longest pull takes longer than the 3 s that a server waits by default; `make doctor` would say so.
 SETTINGS = {"LOOKUP_TIMEOUT_MS": "15000"}
 
