@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from tests.conftest import ROOT
@@ -52,6 +53,18 @@ def test_with_the_calibrated_threshold_no_length_was_slower_for_having_a_peer() 
         assert point["interval"][0] <= never_slower.NEVER_SLOWER
     assert all(point["ratio"] <= never_slower.NEVER_SLOWER for point in found["never-slower"]["after"])
     assert found["never-slower"]["after"][-1]["ratio"] < 0.5
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    readme, found = (ROOT / "README.md").read_text(), results()["with"]
+    for point in found["bench"]["points"]:
+        if point["prompt_tokens"] in (4106, 32522):
+            ratio = point["arms"]["peer"]["ttft_ms"] / point["arms"]["cold"]["ttft_ms"]
+            assert re.search(rf"{ratio:.2f} (of computing it )?at {point['prompt_tokens']:,}", readme)
+    arms = found["clients"]["points"][0]["arms"]
+    faster = arms["peer"]["request_throughput"] / arms["recompute"]["request_throughput"]
+    assert re.search(rf"get {faster:.2f} times the requests", readme)
+    assert f"Below {int(found['never-slower']['line'].split()[0].split('=')[1]):,} tokens" in readme
 
 
 def test_a_part_that_was_not_run_is_left_out() -> None:
