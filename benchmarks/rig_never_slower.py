@@ -16,7 +16,9 @@ from typing import Any
 from growth import run  # beside this file
 from rig_growth import stack
 
+from kvshare import threshold
 from kvshare.bench import calibrate, outputs
+from kvshare.bench.results import Document
 from kvshare.bench.run import SPIN_S
 from kvshare.bench.spec import PEER, RECOMPUTE
 from kvshare.bench.stats import median, ratio_interval
@@ -37,17 +39,18 @@ def measure_never_slower() -> dict[str, Any]:
     with stack(1) as settings:
         for mbit in MBITS:
             network.limit(DECODE, mbit * 1e6 / 8)
-            line, before = _measure(CALIBRATING, settings)
-            name, _, threshold = line.split()[0].partition("=")
-            run("up", "decode", environment={**os.environ, **settings, name: threshold})
-            _, after = _measure(JUDGING, settings)
             run("up", "decode", environment={**os.environ, **settings})
-            found[str(mbit)] = {"threshold": threshold, "line": line, "before": before, "after": after}
+            document, before = _measure(CALIBRATING, settings)
+            derived = calibrate.threshold(document).setting
+            run("up", "decode", environment={**os.environ, **settings, threshold.NAME: derived})
+            _, after = _measure(JUDGING, settings)
+            line = calibrate.line(document)
+            found[str(mbit)] = {"threshold": derived, "line": line, "before": before, "after": after}
     return found
 
 
-def _measure(repetitions: int, settings: Mapping[str, str]) -> tuple[str, list[dict[str, Any]]]:
-    """Return the line that `--calibrate` would put into .env, and the ratios by length."""
+def _measure(repetitions: int, settings: Mapping[str, str]) -> tuple[Document, list[dict[str, Any]]]:
+    """Return the benchmark's document, and the ratios by length."""
     options = ("--prompt-tokens", LENGTHS, "--arms", "cold,peer,recompute", "--output-tokens", "2")
     options += ("--settle", str(SPIN_S))  # both hosts of the rig share this machine's cores
     with tempfile.TemporaryDirectory() as folder:
@@ -57,8 +60,7 @@ def _measure(repetitions: int, settings: Mapping[str, str]) -> tuple[str, list[d
         )  # fmt: skip
         document = outputs.load(Path(folder) / outputs.JSON)
         lines = (Path(folder) / outputs.LINES).read_text().splitlines()
-    line = "" if document.cost is None else calibrate.line(document)
-    return line, ratios([json.loads(text) for text in lines])
+    return document, ratios([json.loads(text) for text in lines])
 
 
 def ratios(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -82,13 +84,13 @@ def section(found: dict[str, Any]) -> list[str]:
     """Return the document's lines on the threshold."""
     rows = []
     for mbit, link in found.items():
-        declined = float("inf") if link["threshold"] == "never" else int(link["threshold"])
+        applied = threshold.of_server({"p2p_min_tokens": link["threshold"]})
         for before, after in zip(link["before"], link["after"], strict=True):
             low, high = after["interval"]
             cells = (
                 f"{int(mbit):,} Mbit/s", link["threshold"], f"{after['tokens']:,}",
                 f"{_ratio(before):.2f}",
-                "declined" if after["tokens"] // 256 * 256 < declined else "made",
+                "declined" if applied.declines(after["tokens"] // 256 * 256) else "made",
                 f"{after['peer_ms']:.0f}", f"{after['recompute_ms']:.0f}",
                 f"{_ratio(after):.2f} ({low:.2f}–{high:.2f})",
             )  # fmt: skip

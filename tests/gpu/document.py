@@ -41,8 +41,6 @@ def render(results: dict[str, Any]) -> str:
     if with_.get("ttft"):
         parts.append(_ttft(with_) + _earlier(with_, last))
         parts.append(_stages(with_["ttft"]))
-    if "tried" in results:
-        parts.append(_tried(results["tried"]["rows"]) + _earlier(results["tried"], last))
     for title, arm in results.get("also", {}).items():
         parts.append(_also(title, arm) + _earlier(arm, last))
     return "\n".join(parts)
@@ -300,6 +298,7 @@ def _fp8(found: dict[str, Any], with_: dict[str, Any]) -> str:
     parts = [
         "## `KV_CACHE_DTYPE=fp8`\n",
         f"`{found['sentence']}`\n",
+        *([f"{found['remark']}\n"] if "remark" in found else ()),
         *told,
     ]
     bench = found.get("bench", {})
@@ -320,19 +319,6 @@ def _fp8(found: dict[str, Any], with_: dict[str, Any]) -> str:
         header = ["tokens", "MiB a pull", "MiB in bfloat16", "transfer, ms", "peer hit, ms", "peer/cold"]
         parts += ["", _table(header, rows)]
     return "\n".join(parts) + "\n"
-
-
-def _tried(rows: list[list[float]]) -> str:
-    header = ["tokens", "transfer, ms: whole", "in pieces", "peer hit, ms: whole", "in pieces"]
-    return f"""## Tried and not kept: an object in pieces
-
-With 8 lanes, a pull of one chunk is one object on one lane. Cut into 8 pieces and dealt out to all lanes, on
-another machine of the kind, it came a little sooner, and four chunks later; why was not found (both ends of
-all lanes share these 16 cores). Medians of 3 and of 5 pulls; the figures in pieces are from the servers' log
-lines, to 1 ms. The run with fp8 above had its objects in pieces, too.
-
-{_table(header, rows)}
-"""
 
 
 def _servers(arm: dict[str, Any]) -> str:
