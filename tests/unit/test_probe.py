@@ -259,7 +259,19 @@ def test_both_ends_meet_and_the_connections_add_up(
     assert found.error == ""
     assert found.bytes_per_s == pytest.approx(expected * 1024 * 1024)
     assert found.latency_s == pytest.approx(31.5e-6)
-    assert not {*ports.bandwidth, ports.latency} & {place.port for place in reach.taken()}
+
+
+def test_the_ports_are_free_again_when_the_far_end_is_left(
+    perftest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    much_memory = "held = bytearray(300 * 2**20)\nheld[::4096] = bytes([1]) * len(held[::4096])\n"
+    perftest.write_text(f"#!{sys.executable}\n{much_memory}{FAR_END}")
+    # Below the range in which another test's port could be one of these by chance.
+    monkeypatch.setenv("UCX_TCP_PORT_RANGE", "28710-28712")
+    monkeypatch.setenv("KVSHARE_LANES", "2")
+    with link.serving() as ports:
+        own = {*ports.bandwidth, ports.latency}
+    assert not own & {place.port for place in reach.taken()}
 
 
 def test_the_far_end_stays_in_the_range_that_the_firewall_lets_through(

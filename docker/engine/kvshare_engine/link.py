@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from kvshare_engine.environment import refuse
 
 PROGRAM = "ucx_perftest"
 MESSAGE_BYTES = 32 * 1024 * 1024
-START_TIMEOUT_S = 15.0
+START_TIMEOUT_S, END_TIMEOUT_S, POLL_S = 15.0, 5.0, 0.05
 TEST_TIMEOUT_S = 50.0
 AGAIN_S, RETRY_S = 10.0, 0.2  # the far end starts anew after each test, and refuses until it listens again
 MIB, MICROSECOND = 1024 * 1024, 1e-6
@@ -52,12 +52,16 @@ class Measurement:
 
 @contextmanager
 def serving() -> Iterator[Ports]:
-    """Wait for the near end: one server for latency; for bandwidth some that start again after each test."""
+    """Wait for the near end: one server for latency; for bandwidth some that start again after each test.
+
+    Its ports are free again when it is left.
+    """
     latency, *bandwidth = _free_ports(1 + _lanes())
     ports = Ports(tuple(bandwidth), latency)
     again = (f"while {PROGRAM} -p {port}; do :; done" for port in ports.bandwidth)
     commands = [*(["sh", "-c", one] for one in again), [PROGRAM, "-p", str(ports.latency)]]
     with ExitStack() as servers:
+        servers.callback(_wait_until_free, {*ports.bandwidth, ports.latency})
         for command in commands:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
@@ -148,8 +152,23 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _wait_until_listening(ports: set[int]) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not ports <= {place.port for place in reach.taken()}:
+    if not _comes(lambda: ports <= _taken(), START_TIMEOUT_S):
+        refuse(f"expected {PROGRAM} to listen within {START_TIMEOUT_S:.0f} s and found that it does not")
+
+
+def _wait_until_free(ports: set[int]) -> None:
+    """A killed shell's child is nobody's to wait for, and listens until the kernel has freed its memory."""
+    _comes(lambda: not ports & _taken(), END_TIMEOUT_S)
+
+
+def _taken() -> set[int]:
+    return {place.port for place in reach.taken()}
+
+
+def _comes(condition: Callable[[], bool], within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while not condition():
         if time.monotonic() > deadline:
-            refuse(f"expected {PROGRAM} to listen within {START_TIMEOUT_S:.0f} s and found that it does not")
-        time.sleep(0.1)
+            return False
+        time.sleep(POLL_S)
+    return True
