@@ -21,7 +21,6 @@ sys.path.insert(0, str(ROOT))
 
 from growth import bench, run  # noqa: E402  (beside this file)
 
-from kvshare.bench.run import SPIN_S  # noqa: E402
 from kvshare.ledger import make_prompts  # noqa: E402
 from kvshare.openai import complete  # noqa: E402
 from tests.rig import engines, network  # noqa: E402
@@ -34,8 +33,7 @@ NODES = (1, 2, 3)
 LENGTHS = "266,1546"
 TOKENS, ROUNDS = 522, 7
 Prompt = tuple[int, ...]
-# Both hosts of the rig share this machine's cores.
-ARMS = ("--arms", "cold,peer,recompute", "--repetitions", "5", "--settle", str(SPIN_S))
+ARMS = ("--arms", "cold,peer,recompute", "--repetitions", "5")
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from rig_growth import stack
 from kvshare import threshold
 from kvshare.bench import calibrate, outputs
 from kvshare.bench.results import Document
-from kvshare.bench.run import SPIN_S
 from kvshare.bench.spec import PEER, RECOMPUTE
 from kvshare.bench.stats import median, ratio_interval
 from tests.rig import network
@@ -52,7 +51,6 @@ def measure_never_slower() -> dict[str, Any]:
 def _measure(repetitions: int, settings: Mapping[str, str]) -> tuple[Document, list[dict[str, Any]]]:
     """Return the benchmark's document, and the ratios by length."""
     options = ("--prompt-tokens", LENGTHS, "--arms", "cold,peer,recompute", "--output-tokens", "2")
-    options += ("--settle", str(SPIN_S))  # both hosts of the rig share this machine's cores
     with tempfile.TemporaryDirectory() as folder:
         run(
             "bench", *options, "--repetitions", str(repetitions), "--out", folder,

@@ -149,6 +149,21 @@ PATCH = Patch(
     ),
     more=(
         Edit(
+            module="lmcache.v1.cache_controller.worker",
+            sha256_before="e6cb437fc098e2f38af17293c7ff783f5d20730c16b443929ae78a3042cea798",
+            sha256_after="a08a9117aefa2abf21cf5e19ce99e8d28b5143469e70998a88d3127b4bb55815",
+            replacements=(
+                Replacement(
+                    old="        if not ret_msg.has_commands():\n",
+                    new="        if not ret_msg.has_commands() or self.lmcache_engine.storage_manager is None:\n",
+                    reason=(
+                        "A worker whose cache is still being made, which takes seconds where it is pinned, waits "
+                        "for the next heartbeat's command instead of failing at this one's."
+                    ),
+                ),
+            ),
+        ),
+        Edit(
             module="lmcache.v1.cache_controller.controllers.full_sync_tracker",
             sha256_before="ad6b6cfd9ed845509ffab1e6036050a212c2a697f1b790e24055429407f23ded",
             sha256_after="87d3878bff1e68c748cb583133ed136d3f6d39531ae7675c001160488b243c9d",

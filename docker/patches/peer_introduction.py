@@ -144,8 +144,8 @@ INTRODUCTION_INTERVAL_S = 1.0
         ),
         Edit(
             module="lmcache.v1.cache_controller.worker",
-            sha256_before="39a6ca620317f3a4d09335c020e25f6e7ee9f317a4a109fcb7824a935c15ced4",
-            sha256_after="fe6d37a472bba241839569729b1319479e576b4519ca5ce38b9357a37796cac6",
+            sha256_before="6e4c34b067e39da13bf37d18673caa606abb37016c22d62d03fa638c93b535c2",
+            sha256_after="1ea076140abbdc416cfa83aede7c7e66b7dcb4e49c76eb540a5ae6bb24c896bb",
             replacements=(
                 Replacement(
                     old="        self.controller_answers = False\n\n        # Heartbeat socket",

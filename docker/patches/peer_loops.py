@@ -127,8 +127,8 @@ PATCH = Patch(
         ),
         Edit(
             module="lmcache.v1.cache_controller.worker",
-            sha256_before="e6cb437fc098e2f38af17293c7ff783f5d20730c16b443929ae78a3042cea798",
-            sha256_after="7519261c39cb510a1e812eb418f3ca493e3469d5de6e7340b437c8c0e55ce711",
+            sha256_before="a08a9117aefa2abf21cf5e19ce99e8d28b5143469e70998a88d3127b4bb55815",
+            sha256_after="d5ca69289942b26587ee8ab22d219e0d559037017465051df2aedfd693d966d7",
             replacements=(
                 Replacement(
                     old="from lmcache.v1.rpc_utils import (\n",

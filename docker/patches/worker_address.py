@@ -8,8 +8,8 @@ PATCH = Patch(
     distribution="lmcache",
     version="0.5.6",
     module="lmcache.v1.cache_controller.worker",
-    sha256_before="7519261c39cb510a1e812eb418f3ca493e3469d5de6e7340b437c8c0e55ce711",
-    sha256_after="39a6ca620317f3a4d09335c020e25f6e7ee9f317a4a109fcb7824a935c15ced4",
+    sha256_before="d5ca69289942b26587ee8ab22d219e0d559037017465051df2aedfd693d966d7",
+    sha256_after="6e4c34b067e39da13bf37d18673caa606abb37016c22d62d03fa638c93b535c2",
     replacements=(
         Replacement(
             old="""\

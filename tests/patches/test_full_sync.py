@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 from full_sync import PATCH
@@ -19,3 +20,17 @@ def test_an_unpatched_worker_loses_keys(probe: Probe) -> None:
     found = re.search(r"know (\d+) keys, but has \((?:True|False), (\d+)\)", result.stderr)
     assert found is not None, result.stderr
     assert int(found[2]) < int(found[1])
+
+
+def test_a_worker_whose_cache_is_still_being_made_waits_for_the_next_command() -> None:
+    from lmcache.v1.cache_controller.worker import LMCacheWorker
+
+    executed: list[object] = []
+    command = SimpleNamespace(describe=lambda: "full sync", execute=executed.append)
+    answer = SimpleNamespace(has_commands=lambda: True, commands=[command])
+    worker = SimpleNamespace(lmcache_engine=SimpleNamespace(storage_manager=None))
+    LMCacheWorker._handle_heartbeat_commands(worker, answer)
+    assert executed == []
+    worker.lmcache_engine.storage_manager = "made"
+    LMCacheWorker._handle_heartbeat_commands(worker, answer)
+    assert executed == [worker]

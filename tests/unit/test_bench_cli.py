@@ -95,7 +95,7 @@ def bench(*arguments: str) -> Result:
     return result
 
 
-QUICK = ("--prompt-tokens", "266,522,1034", "--output-tokens", "3", "--repetitions", "2", "--settle", "0")
+QUICK = ("--prompt-tokens", "266,522,1034", "--output-tokens", "3", "--repetitions", "2")
 
 
 def test_a_run_prints_a_table_and_writes_its_files(stack: FakeStack, tmp_path: Path) -> None:
@@ -258,16 +258,6 @@ def test_ctrl_c_keeps_what_was_measured(
     (command,) = removed
     assert command[:2] == ("rm", "--force")
     assert command[2].startswith("kvshare-bench-")
-
-
-@pytest.mark.parametrize(("decode", "settle_s"), [("192.0.2.1", 1.2), ("192.0.2.2", 0.0)])
-def test_servers_of_one_machine_are_left_alone_before_the_other_is_asked(
-    decode: str, settle_s: float
-) -> None:
-    prefill = replace(STACK.prefill, host="192.0.2.1")
-    stack = replace(STACK, prefill=prefill, decodes=(replace(STACK.decode, host=decode),))
-    assert run.make_spec(stack, PRINT, run.Options()).settle_s == settle_s
-    assert run.make_spec(stack, PRINT, run.Options(settle_s=3)).settle_s == 3
 
 
 def test_the_client_ends_on_sigint_without_a_traceback() -> None:

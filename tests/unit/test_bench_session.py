@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -74,15 +72,6 @@ def test_every_arm_gets_its_tokens_from_where_it_must(run: Run) -> None:
             RECOMPUTE: Sources(N, 0, 0),
         }
         assert all(r.fault is None for r in repetition.arms)
-
-
-def test_an_arm_waits_before_it_moves_to_the_other_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whose worker may still be busy on the cores that both share; on the same server nothing has to wait."""
-    waits: list[float] = []
-    monkeypatch.setattr(session, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic))
-    run(arms=(COLD, PEER, RECOMPUTE), settle_s=1.2)
-    # Warming up: recompute, cold, peer; then cold, peer, recompute, and turned round recompute, cold, peer.
-    assert waits == [1.2] * (2 + 2 + 2)
 
 
 def test_a_declined_pull_is_no_fault_of_the_peer_arm(run: Run, stack: FakeStack) -> None:

@@ -62,6 +62,14 @@ def test_a_healthy_stack_is_proven(rig: Rig) -> None:
     assert outcome.failed_ids() == []
 
 
+def test_a_server_computes_in_its_engines_process(rig: Rig) -> None:
+    """As one with a GPU does: vLLM calls its processes VLLM::EngineCore, and a worker's VLLM::Worker."""
+    for service in ("prefill", "decode"):
+        processes = rig.compose("top", service)
+        assert processes.count("VLLM::EngineCore") == 1, processes
+        assert "VLLM::Worker" not in processes
+
+
 def test_the_doctor_takes_a_running_stacks_ports_for_its_own(rig: Rig) -> None:
     outcome = rig.kvshare("doctor", "--output", "json", timeout=VERIFY_TIMEOUT_S)
     assert outcome.code == 0, outcome.said
@@ -76,6 +84,16 @@ def test_a_prompt_shorter_than_a_chunk_is_refused(rig: Rig) -> None:
     assert outcome.code == 2
     assert "chunk" in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_reuse_is_proven_with_workers_of_their_own(rig: Rig, long: bool) -> None:
+    """As servers of several GPUs have them."""
+    if not long:
+        pytest.skip("one more restart of both servers: make test-long")
+    rig.use(HERE / "own_worker/overlay.yaml")
+    assert "VLLM::Worker" in rig.compose("top", "decode")
+    outcome = rig.verify()
+    assert outcome.code == 0, outcome.said
 
 
 @pytest.mark.parametrize(

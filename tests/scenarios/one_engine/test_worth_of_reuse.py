@@ -38,9 +38,8 @@ def arms(document: dict[str, Any], point: int = 0) -> dict[str, dict[str, Any]]:
 def test_every_arm_gets_its_tokens_from_where_it_must(rig: Rig, tmp_path: Path) -> None:
     rig.use()
     outcome, document = bench(
-        rig, tmp_path, "--prompt-tokens", f"266,{TOKENS}", "--output-tokens", "8", "--repetitions", "3",
-        "--settle", "0",
-    )  # fmt: skip
+        rig, tmp_path, "--prompt-tokens", f"266,{TOKENS}", "--output-tokens", "8", "--repetitions", "3"
+    )
     assert outcome.code == 0, outcome.said
     jsonschema.validate(document, json.loads((ROOT / "docs/bench.schema.json").read_text()))
     assert document["model"]["kv_bytes_per_token"] == 25600

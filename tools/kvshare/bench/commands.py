@@ -99,10 +99,6 @@ class Numbers(click.ParamType[tuple[float, ...]]):
     help="How long servers that are still starting may take.",
 )  # fmt: skip
 @click.option(
-    "--settle", "settle_s", type=click.FloatRange(0), metavar="SECONDS",
-    help="Quiet before an arm moves to the other server.  [default: 1.2 with both on one machine, else 0]",
-)  # fmt: skip
-@click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
     help="Where bench.json, requests.jsonl, summary.csv and report.html go.  [default: .kvshare/bench/TIME]",
 )  # fmt: skip
@@ -125,7 +121,6 @@ def bench(
     seed: int | None,
     node: str | None,
     wait_s: float,
-    settle_s: float | None,
     out: Path | None,
     calibrate: bool,
 ) -> None:
@@ -174,7 +169,6 @@ def bench(
         goodput=parse_goodput(goodput),
         node=node,
         calibrate=calibrate,
-        settle_s=settle_s,
     )
     settings = load_settings(find_root())
     folder = out or settings.root / ".kvshare/bench" / f"{datetime.now():%Y%m%d-%H%M%S}"

@@ -30,7 +30,6 @@ DEFAULT_MAX_MODEL_LEN = 1600
 LONGEST_DEFAULT = 32768  # tokens; longer ones only on request
 DEFAULT_LENGTHS = 5
 ALL_LENGTHS = 16  # of a calibration: the break-even may be at the shortest
-SPIN_S = 1.2  # vLLM's worker looks for more work on a core of its own for a second after each request
 COMPLETE, INTERRUPTED_BY_USER = "complete", "interrupted by Ctrl-C"
 
 
@@ -51,7 +50,6 @@ class Options:
     goodput: Goodput | None = None
     node: str | None = None
     calibrate: bool = False
-    settle_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -182,14 +180,8 @@ def make_spec(
         chunk_size=chunk_size,
         seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
         wait_s=options.wait_s,
-        settle_s=_settle_s(stack) if options.settle_s is None else options.settle_s,
         threshold=running,
     )
-
-
-def _settle_s(stack: Stack) -> float:
-    """Return how long one server disturbs another after its last request: only on the same machine."""
-    return SPIN_S if stack.prefill.host == stack.decode.host else 0.0
 
 
 def make_points(options: Options, chunk_size: int, longest: int) -> tuple[Point, ...]:

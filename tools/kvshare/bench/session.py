@@ -91,7 +91,6 @@ class _Session:
         self.model = ""
         self.draw = random.Random(spec.seed)
         self.serial = 0
-        self.asked: str | None = None  # the node that was sent to last
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -191,9 +190,6 @@ class _Session:
 
     def _send(self, arm: str, point: Point, prompts: Sequence[Prompt]) -> ArmRun:
         node = NODE_OF[arm]
-        if self.asked not in (None, node):
-            time.sleep(self.spec.settle_s)
-        self.asked = node
         self.serial += 1
         # vLLM's cache keys hold the salt and LMCache's do not, so a new one leaves only LMCache to hit.
         salt = f"kvshare-{self.spec.seed}-{self.serial}" if arm == LOCAL_LMCACHE else None

@@ -78,7 +78,6 @@ class BenchSpec:
     """The client container's task: addresses, the points, and the seed of everything random.
 
     ``threshold`` is the running decode server's: what is below it is recomputed, and no pull expected.
-    ``settle_s`` are the seconds that neither server is asked for anything before an arm moves to the other.
     """
 
     prefill: str
@@ -92,7 +91,6 @@ class BenchSpec:
     seed: int
     vocab: int = 259
     wait_s: float = 0.0
-    settle_s: float = 0.0
     threshold: Threshold = PULL_ALWAYS
 
     def declined(self, point: Point) -> bool:
