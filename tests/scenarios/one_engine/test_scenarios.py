@@ -23,12 +23,14 @@ CORRUPT = (
     "layer[places] = torch.stack([tokens[0, number, skip:], torch.zeros_like(tokens[1, number, skip:])])"
 )
 
+KILLED = 128 + signal.SIGKILL
 IN_SHORT = ("hash_seed", "reuse_off")
 
 pytestmark = pytest.mark.timeout(900)
 
 
 def test_ctrl_c_during_a_start_leaves_nothing_running(rig: Rig) -> None:
+    since = time.time()
     process = subprocess.Popen(
         [sys.executable, "-m", "kvshare", "demo"],
         cwd=ROOT, env=rig.environment, stderr=subprocess.PIPE, text=True,
@@ -44,6 +46,16 @@ def test_ctrl_c_during_a_start_leaves_nothing_running(rig: Rig) -> None:
     assert process.returncode == 130, narration + rest
     assert "Traceback" not in rest
     assert rig.compose("ps", "--all", "--quiet") == "", narration + rest
+    assert set(exit_codes(since)) == {"kvshare-controller-1", "kvshare-prefill-1", "kvshare-decode-1"}
+    assert KILLED not in exit_codes(since).values()
+
+
+def exit_codes(since: float) -> dict[str, int]:
+    """Of each container that has ended since that moment, by its name."""
+    command = ["docker", "events", "--filter=event=die", f"--since={since:.3f}", f"--until={time.time():.3f}"]
+    shown = "--format={{.Actor.Attributes.name}} {{.Actor.Attributes.exitCode}}"
+    ended = subprocess.run([*command, shown], capture_output=True, text=True, check=True, timeout=60)
+    return {name: int(code) for name, code in map(str.split, ended.stdout.splitlines())}
 
 
 def test_a_taken_port_is_named_with_its_process(rig: Rig) -> None:
