@@ -157,8 +157,8 @@ PATCH = Patch(
                     old="        if not ret_msg.has_commands():\n",
                     new="        if not ret_msg.has_commands() or self.lmcache_engine.storage_manager is None:\n",
                     reason=(
-                        "A worker whose cache is still being made, which takes seconds where it is pinned, waits "
-                        "for the next heartbeat's command instead of failing at this one's."
+                        "A worker whose cache is still being made, which takes seconds where it is pinned, "
+                        "waits for the next heartbeat's command instead of failing at this one's."
                     ),
                 ),
             ),

@@ -58,14 +58,14 @@ def test_an_unknown_host_key_is_refused_with_the_command_that_adds_it(
 def test_an_engine_that_keeps_silent_is_named_with_what_to_type_next(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         if "inspect" not in command:
-            raise subprocess.TimeoutExpired(command, contexts.DOCKER_TIMEOUT_S)
+            raise subprocess.TimeoutExpired(command, contexts.ANSWER_TIMEOUT_S)
         described = {"Endpoints": {"docker": {"Host": SSH}}, "Storage": {"TLSPath": "/tls"}}
         return subprocess.CompletedProcess(command, 0, json.dumps(described), "")
 
     monkeypatch.setattr(subprocess, "run", run)
     refused = refusal()
     assert refused.exit_code == COULD_NOT_CHECK
-    assert f"context gpu-b: no Docker engine answers at {SSH} (nothing within 60 s): type" in refused.message
+    assert f"context gpu-b: no Docker engine answers at {SSH} (nothing within 20 s): type" in refused.message
 
 
 def test_an_engine_that_does_not_answer_names_its_context(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from kvshare.errors import CouldNotCheckError, KvshareError
 
 DOCKER_TIMEOUT_S = 60
+ANSWER_TIMEOUT_S = 20  # for an engine to say who it is; docker tells ssh to try for 30 s, and tries it twice
 MINIMUM_ENGINE = (25, 0)  # compose.yaml uses start_interval
 
 
@@ -77,10 +78,9 @@ def read_info(context: str) -> dict[str, Any]:
     endpoint = resolve(context)
     command = ["docker", "--context", context, "info", "--format", "{{json .}}"]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=DOCKER_TIMEOUT_S)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        # ssh gives up by itself after 30 s, but docker may try it more than once.
-        raise _no_answer(endpoint, f"nothing within {DOCKER_TIMEOUT_S} s") from None
+        raise _no_answer(endpoint, f"nothing within {ANSWER_TIMEOUT_S} s") from None
     found: dict[str, Any] = json.loads(result.stdout) if result.stdout.startswith("{") else {}
     if not found.get("ServerVersion"):
         raise _no_answer(endpoint, result.stderr or "; ".join(found.get("ServerErrors") or ()))

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPResponse
+from pathlib import Path
 from typing import IO
 
 import msgspec
@@ -24,8 +25,12 @@ from probes import ProbeError
 START_TIMEOUT_S = 240
 REPLY_TIMEOUT_S = 20
 STOP_TIMEOUT_S = 10
-# Without vLLM, which the controller imports for a hash function, uses no more, and takes seconds to import.
-START = "import sys; sys.modules['vllm'] = None; from lmcache.v1.api_server.__main__ import main; main()"
+START = """
+from probes import leave_out_slow_imports
+leave_out_slow_imports()
+from lmcache.v1.api_server.__main__ import main
+main()
+"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,10 @@ def running_controller(ports: Ports) -> Iterator[None]:
     command = [sys.executable, "-c", START, "--host=127.0.0.1", f"--port={ports.http}"]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            [*command, f"--monitor-ports={monitor}"], stdout=log, stderr=subprocess.STDOUT
+            [*command, f"--monitor-ports={monitor}"],
+            cwd=Path(__file__).parents[1],
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
         try:
             _wait_until_it_answers(process, ports.http, log)
@@ -83,7 +91,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, log: IO[
             get(port, "/controller/workers").close()
             return
         except urllib.error.URLError:
-            time.sleep(0.5)
+            time.sleep(0.2)
     log.seek(0)
     last_lines = "".join(log.readlines()[-15:])
     raise ProbeError(

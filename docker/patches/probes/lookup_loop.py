@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from probes import ProbeError
+from probes import ProbeError, leave_out_slow_imports
 from probes.controller import free_ports, running_controller
 
 LOOKUPS = 200
@@ -42,6 +42,7 @@ def probe() -> None:
 
 
 def _look_up(pull: int, reply: int) -> int:
+    leave_out_slow_imports()
     from lmcache.v1.cache_controller.message import BatchedP2PLookupMsg
     from lmcache.v1.cache_controller.worker import LMCacheWorker
     from lmcache.v1.config import LMCacheEngineConfig

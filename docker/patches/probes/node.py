@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from probes import ProbeError
+from probes import ProbeError, leave_out_slow_imports
 from probes.controller import Ports, free_ports, get
 
 CHUNK = 16
@@ -339,7 +339,7 @@ def _nothing(*_: Any) -> None:
 
 
 def _run(settings: Settings) -> None:
-    sys.modules["vllm"] = None  # type: ignore[assignment]  # slow to import, and not needed
+    leave_out_slow_imports()
     node = _Inside(settings)
     for line in sys.stdin:
         command, arguments = json.loads(line)
