@@ -151,11 +151,14 @@ PATCH = Patch(
         Edit(
             module="lmcache.v1.cache_controller.worker",
             sha256_before="e6cb437fc098e2f38af17293c7ff783f5d20730c16b443929ae78a3042cea798",
-            sha256_after="a08a9117aefa2abf21cf5e19ce99e8d28b5143469e70998a88d3127b4bb55815",
+            sha256_after="dfab92ff72d2234429850a42e52333cc74d2567c12f6e98437e2a07d105bfc6f",
             replacements=(
                 Replacement(
                     old="        if not ret_msg.has_commands():\n",
-                    new="        if not ret_msg.has_commands() or self.lmcache_engine.storage_manager is None:\n",
+                    new=(
+                        "        cache = self.lmcache_engine.storage_manager\n"
+                        "        if cache is None or not ret_msg.has_commands():\n"
+                    ),
                     reason=(
                         "A worker whose cache is still being made, which takes seconds where it is pinned, "
                         "waits for the next heartbeat's command instead of failing at this one's."

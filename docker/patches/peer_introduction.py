@@ -144,8 +144,8 @@ INTRODUCTION_INTERVAL_S = 1.0
         ),
         Edit(
             module="lmcache.v1.cache_controller.worker",
-            sha256_before="6e4c34b067e39da13bf37d18673caa606abb37016c22d62d03fa638c93b535c2",
-            sha256_after="1ea076140abbdc416cfa83aede7c7e66b7dcb4e49c76eb540a5ae6bb24c896bb",
+            sha256_before="063af2b927a4c677f1a11bf4018533dc8ef9b34b7809b2a233b12f54e4ecd7bf",
+            sha256_after="d92b3eea8f26af5baa1bf79af1aad02fd7482cfc3f9de952cea80983fb4f2350",
             replacements=(
                 Replacement(
                     old="        self.controller_answers = False\n\n        # Heartbeat socket",

@@ -127,8 +127,8 @@ PATCH = Patch(
         ),
         Edit(
             module="lmcache.v1.cache_controller.worker",
-            sha256_before="a08a9117aefa2abf21cf5e19ce99e8d28b5143469e70998a88d3127b4bb55815",
-            sha256_after="d5ca69289942b26587ee8ab22d219e0d559037017465051df2aedfd693d966d7",
+            sha256_before="dfab92ff72d2234429850a42e52333cc74d2567c12f6e98437e2a07d105bfc6f",
+            sha256_after="d2ba78e6b580faa60f165c3a3cf4bf99dcc4af4b8f6ea5d8e480a4c94f020145",
             replacements=(
                 Replacement(
                     old="from lmcache.v1.rpc_utils import (\n",

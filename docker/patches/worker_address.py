@@ -8,8 +8,8 @@ PATCH = Patch(
     distribution="lmcache",
     version="0.5.6",
     module="lmcache.v1.cache_controller.worker",
-    sha256_before="d5ca69289942b26587ee8ab22d219e0d559037017465051df2aedfd693d966d7",
-    sha256_after="6e4c34b067e39da13bf37d18673caa606abb37016c22d62d03fa638c93b535c2",
+    sha256_before="d2ba78e6b580faa60f165c3a3cf4bf99dcc4af4b8f6ea5d8e480a4c94f020145",
+    sha256_after="063af2b927a4c677f1a11bf4018533dc8ef9b34b7809b2a233b12f54e4ecd7bf",
     replacements=(
         Replacement(
             old="""\
