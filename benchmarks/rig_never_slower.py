@@ -5,10 +5,8 @@ make benchmarks ARGS="--part never-slower"
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,7 @@ from rig_growth import stack
 from kvshare import threshold
 from kvshare.bench import calibrate, outputs
 from kvshare.bench.results import Document
-from kvshare.bench.spec import PEER, RECOMPUTE
-from kvshare.bench.stats import median, ratio_interval
+from tests.gpu.never_slower import ratios
 from tests.rig import network
 from tests.rig.network import DECODE
 
@@ -39,58 +36,40 @@ def measure_never_slower() -> dict[str, Any]:
         for mbit in MBITS:
             network.limit(DECODE, mbit * 1e6 / 8)
             run("up", "decode", environment={**os.environ, **settings})
-            document, before = _measure(CALIBRATING, settings)
+            document = _measure(CALIBRATING, settings)
             derived = calibrate.threshold(document).setting
             run("up", "decode", environment={**os.environ, **settings, threshold.NAME: derived})
-            _, after = _measure(JUDGING, settings)
-            line = calibrate.line(document)
-            found[str(mbit)] = {"threshold": derived, "line": line, "before": before, "after": after}
+            found[str(mbit)] = {
+                "threshold": derived,
+                "line": calibrate.line(document),
+                "before": ratios(document),
+                "after": ratios(_measure(JUDGING, settings)),
+            }
     return found
 
 
-def _measure(repetitions: int, settings: Mapping[str, str]) -> tuple[Document, list[dict[str, Any]]]:
-    """Return the benchmark's document, and the ratios by length."""
+def _measure(repetitions: int, settings: Mapping[str, str]) -> Document:
     options = ("--prompt-tokens", LENGTHS, "--arms", "cold,peer,recompute", "--output-tokens", "2")
     with tempfile.TemporaryDirectory() as folder:
         run(
             "bench", *options, "--repetitions", str(repetitions), "--out", folder,
             environment={**os.environ, **settings},
         )  # fmt: skip
-        document = outputs.load(Path(folder) / outputs.JSON)
-        lines = (Path(folder) / outputs.LINES).read_text().splitlines()
-    return document, ratios([json.loads(text) for text in lines])
-
-
-def ratios(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each length, from a benchmark's requests: peer over recompute, and the ratio's 95 % interval."""
-    times: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for request in requests:
-        if request["counted"] and request["ttft_ms"] is not None:
-            times[request["prompt_tokens"]][request["arm"]].append(request["ttft_ms"])
-    return [
-        {
-            "tokens": tokens,
-            "peer_ms": median(of[PEER]),
-            "recompute_ms": median(of[RECOMPUTE]),
-            "interval": ratio_interval(of[PEER], of[RECOMPUTE]),
-        }
-        for tokens, of in sorted(times.items())
-    ]
+        return outputs.load(Path(folder) / outputs.JSON)
 
 
 def section(found: dict[str, Any]) -> list[str]:
     """Return the document's lines on the threshold."""
     rows = []
     for mbit, link in found.items():
-        applied = threshold.of_server({"p2p_min_tokens": link["threshold"]})
         for before, after in zip(link["before"], link["after"], strict=True):
             low, high = after["interval"]
             cells = (
                 f"{int(mbit):,} Mbit/s", link["threshold"], f"{after['tokens']:,}",
-                f"{_ratio(before):.2f}",
-                "declined" if applied.declines(after["tokens"] // 256 * 256) else "made",
+                f"{before['ratio']:.2f}",
+                "made" if after["pulled"] else "declined",
                 f"{after['peer_ms']:.0f}", f"{after['recompute_ms']:.0f}",
-                f"{_ratio(after):.2f} ({low:.2f}–{high:.2f})",
+                f"{after['ratio']:.2f} ({low:.2f}–{high:.2f})",
             )  # fmt: skip
             rows.append(f"| {' | '.join(cells)} |")
     return [
@@ -106,7 +85,3 @@ def section(found: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
         *rows,
     ]
-
-
-def _ratio(point: Mapping[str, Any]) -> float:
-    return float(point["peer_ms"] / point["recompute_ms"])

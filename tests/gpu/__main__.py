@@ -118,7 +118,7 @@ def _measure(
     found: dict[str, Any],
 ) -> tuple[Any, bool]:
     """One measure, after those in ``found``; an error is what it finds, so that the others are made too."""
-    from tests.gpu import again, agreement, bench, measure, never_slower
+    from tests.gpu import again, agreement, bench, measure, never_slower, orders
 
     logs = {service: process.log for service, process in native.processes.items()}
     try:
@@ -136,10 +136,10 @@ def _measure(
             seed = random.SystemRandom().randrange(2**31)
             measured = measure.Measurement(stack, logs).run(options.chunks, options.repetitions, seed)
             return measure.summary(measured), True
-        document, observed = bench.bench(native, stack, _load(name, options), folder)
+        document = bench.bench(native, stack, _load(name, options), folder)
         if name == "clients":
-            return bench.by_order(document, observed), True
-        return {**bench.summary(document), "calibrated": never_slower.calibrated_by(document, observed)}, True
+            return {**bench.summary(document), "orders": orders.of_folder(folder)}, True
+        return {**bench.summary(document), "calibrated": never_slower.calibrated_by(document)}, True
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}, False

@@ -68,7 +68,7 @@ def _ours(native: Native, stack: Stack, folder: Path) -> dict[str, float]:
         requests=REQUESTS,
         repetitions=1,
     )
-    (cold,) = bench(native, stack, options, folder)[0].points[0].arms
+    (cold,) = bench(native, stack, options, folder).points[0].arms
     assert cold.ttft_ms is not None
     assert cold.tpot_ms is not None
     assert cold.output_throughput is not None

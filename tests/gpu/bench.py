@@ -16,10 +16,9 @@ from unittest.mock import patch
 
 from kvshare import threshold
 from kvshare.bench import gather, outputs, run
-from kvshare.bench.observed import Observed, Repetition
+from kvshare.bench.observed import Observed
 from kvshare.bench.results import Document, Link
-from kvshare.bench.spec import PEER, RECOMPUTE, BenchSpec
-from kvshare.bench.summary import arm_figures
+from kvshare.bench.spec import BenchSpec
 from kvshare.native import Native
 from kvshare.stack import Controller, Server, Stack
 from kvshare_engine import link as engine_link
@@ -52,8 +51,8 @@ class Processes(gather.Containers):
         return {name: json.loads(p.fingerprint.read_text()) for name, p in self._processes.items()}
 
 
-def bench(native: Native, stack: Stack, options: run.Options, folder: Path) -> tuple[Document, Observed]:
-    """Measure and write what `kvshare bench` writes, but for the page; return its document and its source."""
+def bench(native: Native, stack: Stack, options: run.Options, folder: Path) -> Document:
+    """Measure, and write what `kvshare bench` writes but for the page; return its document."""
     started, begun = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     processes = Processes(stack, native)
     prints = processes.fingerprints()
@@ -70,7 +69,7 @@ def bench(native: Native, stack: Stack, options: run.Options, folder: Path) -> t
     facts = run.Facts(started, ended, seconds, kv_bytes, moments, link, fingerprint)
     document = run.make_document(observed, spec, options.goodput, facts)
     outputs.write(folder, document, observed)
-    return document, observed
+    return document
 
 
 def observe(spec: BenchSpec) -> Observed:
@@ -115,23 +114,6 @@ def summary(document: Document) -> dict[str, Any]:
             for result in document.points
         ],
     }
-
-
-def by_order(document: Document, observed: Observed) -> dict[str, Any]:
-    """What a document of one point comes to, and apart by which of its two arms on decode went first."""
-    kept = [repetition for repetition in observed.repetitions if repetition.discarded is None]
-    orders = {}
-    for first in (PEER, RECOMPUTE):
-        of_order = [r for r in kept if _first(r) == first]
-        orders[first] = {
-            arm: _figures(arm_figures(arm, [run for r in of_order if (run := r.arm(arm))], None))
-            for arm in (PEER, RECOMPUTE)
-        }
-    return {**summary(document), "orders": orders}
-
-
-def _first(repetition: Repetition) -> str:
-    return next(run.arm for run in repetition.arms if run.arm in (PEER, RECOMPUTE))
 
 
 def _figures(arm: Any) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.gpu.orders import FIGURES
+
 SHOWN = (
     "KV-PEER-01",
     "KV-PEER-02",
@@ -221,18 +223,12 @@ every other time. Arm `peer`: decode pulls the shared half and computes the rest
 
 def _orders(orders: dict[str, Any]) -> str:
     """Peer over recompute, by which of them went first."""
-    names = {
-        "ttft_ms": "TTFT",
-        "ttft_p99_ms": "TTFT p99",
-        "tpot_ms": "TPOT",
-        "request_throughput": "requests/s",
-        "output_throughput": "output tokens/s",
-    }
     rows = [
-        [f"`{first}`", *(f"{arms['peer'][name] / arms['recompute'][name]:.2f}" for name in names)]
+        [f"`{first}`", *(f"{arms['peer'][name] / arms['recompute'][name]:.2f}" for name in FIGURES)]
         for first, arms in orders.items()
     ]
-    return "Peer over recompute:\n\n" + _table(["first", *names.values()], rows)
+    header = ["first", *(words.removesuffix(", ms") for words in FIGURES.values())]
+    return "Peer over recompute:\n\n" + _table(header, rows)
 
 
 def _agreement(found: dict[str, Any]) -> str:

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from kvshare.bench import calibrate, run
-from kvshare.bench.observed import Observed
 from kvshare.bench.results import Document
 from kvshare.bench.spec import COLD, PEER, RECOMPUTE
-from kvshare.bench.stats import median, ratio_interval
 from kvshare.native import Native
 from kvshare.stack import Stack
 from tests.gpu.bench import bench
@@ -30,7 +28,7 @@ def judge(
     judged: list[dict[str, Any]] = []
     for longest, repetitions in JUDGING.items():
         if part := tuple(tokens for tokens in lengths[len(judged) :] if tokens <= longest):
-            judged += _ratios(*_bench(native, stack, part, repetitions, folder / str(longest)))
+            judged += ratios(_bench(native, stack, part, repetitions, folder / str(longest)))
     found = {**calibrated, "after": judged}
     return found, all(point["ratio"] <= NEVER_SLOWER for point in judged)
 
@@ -40,15 +38,15 @@ def calibrate_on(
 ) -> dict[str, Any]:
     """Restart decode with so many connections to its peer, and calibrate: fewer are a slower link."""
     _serve_with(native, {"KVSHARE_LANES": str(lanes), THRESHOLD: "0"})
-    return {"lanes": lanes, **calibrated_by(*_bench(native, stack, lengths, CALIBRATING, folder))}
+    return {"lanes": lanes, **calibrated_by(_bench(native, stack, lengths, CALIBRATING, folder))}
 
 
-def calibrated_by(document: Document, observed: Observed) -> dict[str, Any]:
+def calibrated_by(document: Document) -> dict[str, Any]:
     """What `kvshare bench --calibrate` makes of a benchmark."""
     return {
         "threshold": calibrate.threshold(document).setting,
         "line": calibrate.line(document),
-        "before": _ratios(document, observed),
+        "before": ratios(document),
     }
 
 
@@ -60,7 +58,7 @@ def _serve_with(native: Native, settings: dict[str, str]) -> None:
 
 def _bench(
     native: Native, stack: Stack, lengths: tuple[int, ...], repetitions: int, folder: Path
-) -> tuple[Document, Observed]:
+) -> Document:
     options = run.Options(
         arms=(COLD, PEER, RECOMPUTE),
         prompt_tokens=lengths,
@@ -70,27 +68,21 @@ def _bench(
     return bench(native, stack, options, folder)
 
 
-def _ratios(document: Document, observed: Observed) -> list[dict[str, Any]]:
+def ratios(document: Document) -> list[dict[str, Any]]:
     """Of each length: both arms' median milliseconds, their ratio and its interval, whether decode pulled."""
     found = []
-    for number, result in enumerate(document.points):
-        samples = {arm: _ttft_ms(observed, number, arm) for arm in (PEER, RECOMPUTE)}
-        medians = {arm: median(sample) for arm, sample in samples.items()}
-        peer = result.arm(PEER)
+    for result in document.points:
+        ratio, peer = result.peer_over_recompute, result.arm(PEER)
+        assert ratio is not None, f"{result.point.label}: one of the two arms has no figures"
         found.append(
             {
                 "tokens": result.point.prompt_tokens,
-                "peer_ms": medians[PEER],
-                "recompute_ms": medians[RECOMPUTE],
-                "ratio": medians[PEER] / medians[RECOMPUTE],
-                "interval": ratio_interval(samples[PEER], samples[RECOMPUTE]),
-                "repetitions": len(samples[PEER]),
+                "peer_ms": result.ttft_ms(PEER),
+                "recompute_ms": result.ttft_ms(RECOMPUTE),
+                "ratio": ratio.value,
+                "interval": (ratio.low, ratio.high),
+                "repetitions": result.repetitions,
                 "pulled": peer is not None and peer.sources.external_kv_transfer > 0,
             }
         )
     return found
-
-
-def _ttft_ms(observed: Observed, point: int, arm: str) -> list[float]:
-    runs = [found for r in observed.repetitions if r.point == point and (found := r.arm(arm))]
-    return [request.ttft_ms for run in runs for request in run.requests if request.ttft_ms is not None]

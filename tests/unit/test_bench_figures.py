@@ -32,11 +32,30 @@ from tests.unit.bench_build import CHUNK, KV_BYTES, POINTS, SPEC, cold_ms, docum
 def test_the_interval_of_a_ratio_holds_the_true_one_and_narrows_with_the_sample() -> None:
     draw = random.Random(2)
     above, below = ([draw.gauss(mean, 5) for _ in range(400)] for mean in (100, 50))
-    low, high = stats.ratio_interval(above, below)
-    assert 1.9 < low < 2 < high < 2.1
-    fewer = stats.ratio_interval(above[:20], below[:20])
-    assert fewer[1] - fewer[0] > 2 * (high - low)
-    assert stats.ratio_interval([3.0], [2.0]) == (1.5, 1.5)
+    many = stats.ratio_of_medians(above, below)
+    assert 1.9 < many.low < many.value < many.high < 2.1
+    fewer = stats.ratio_of_medians(above[:20], below[:20])
+    assert fewer.high - fewer.low > 2 * (many.high - many.low)
+    assert stats.ratio_of_medians([3.0], [2.0]) == stats.Ratio(1.5, 1.5, 1.5)
+
+
+def test_a_pull_is_compared_with_decodes_own_computation_where_requests_are_alone() -> None:
+    seen = observed()
+    assert seen.opening is not None
+    crowded = replace(POINTS[0], concurrency=4)
+    seen = replace(seen, opening=replace(seen.opening, points=(crowded, *POINTS[1:])))
+    first, *others = document(seen).points
+    assert first.peer_over_recompute is None
+    for result in others:
+        assert result.peer_over_recompute is not None
+        assert result.peer_over_recompute.value == result.ttft_ms(PEER) / result.ttft_ms(RECOMPUTE)
+
+
+@pytest.mark.parametrize(("repetitions", "between"), [(5, True), (4, False)])
+def test_a_ratio_of_few_repetitions_is_told_without_how_sure_it_is(repetitions: int, between: bool) -> None:
+    result = replace(document().points[0], repetitions=repetitions)
+    (line,) = [line for line in outputs.below(result) if "peer over recompute" in line]
+    assert line.endswith("with 95 % confidence)") == between
 
 
 def test_percentiles_are_linear_between_neighbours() -> None:

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from kvshare import records
+from tests.gpu import orders
 from tests.unit.bench_build import document
 
 
@@ -56,10 +57,10 @@ def test_links_and_nodes_have_a_row_for_each_point() -> None:
     assert rig_growth.section({}) == []
 
 
-def test_requests_under_load_are_kept_apart_by_the_arm_that_went_first(growth: ModuleType) -> None:
+@pytest.mark.usefixtures("growth")
+def test_requests_under_load_are_kept_apart_by_the_arm_that_went_first() -> None:
     import under_load
 
-    del growth
     lines = []
     for repetition, arms in enumerate((("cold", "peer", "recompute"), ("recompute", "cold", "peer"))):
         for arm in arms:
@@ -67,13 +68,19 @@ def test_requests_under_load_are_kept_apart_by_the_arm_that_went_first(growth: M
                 ttft_ms = {"peer": 50.0, "recompute": 100.0}.get(arm, 1.0) * (1 + repetition)
                 lines.append(
                     {"repetition": repetition, "arm": arm, "counted": True, "sent_s": sent_s}
-                    | {"ttft_ms": ttft_ms, "e2e_ms": 1000.0}
+                    | {"ttft_ms": ttft_ms, "tpot_ms": 9.0, "e2e_ms": 1000.0, "output_tokens": 16}
                 )
-    orders = under_load.by_order(lines)
-    assert orders["peer"]["peer"] == {"ttft_ms": 50.0, "ttft_p99_ms": 50.0, "requests_per_s": 1.0}
-    assert orders["recompute"]["recompute"]["ttft_ms"] == 200.0
+    found = orders.by_order(lines)
+    assert found["peer"]["peer"] == {
+        "ttft_ms": 50.0,
+        "ttft_p99_ms": 50.0,
+        "tpot_ms": 9.0,
+        "request_throughput": 1.0,
+        "output_throughput": 16.0,
+    }
+    assert found["recompute"]["recompute"]["ttft_ms"] == 200.0
     assert "| recompute | 100.0 / 200.0 = 0.50 | 100.0 / 200.0 = 0.50 | 1.0 / 1.0 = 1.00 |" in (
-        under_load.section(orders)
+        under_load.section(found)
     )
 
 
@@ -81,14 +88,13 @@ def test_requests_under_load_are_kept_apart_by_the_arm_that_went_first(growth: M
 def test_each_length_of_each_link_has_its_ratio_before_and_after_the_threshold() -> None:
     import rig_never_slower
 
-    requests = [
-        {"counted": True, "prompt_tokens": tokens, "arm": arm, "ttft_ms": ttft_ms}
-        for tokens, arm, ttft_ms in ((266, "peer", 90.0), (266, "recompute", 60.0), (522, "peer", 30.0),
-                                     (522, "recompute", 120.0), (522, "cold", 1.0))
-    ]  # fmt: skip
-    measured = rig_never_slower.ratios([*requests, {**requests[0], "counted": False, "ttft_ms": 1.0}])
+    ended = {"ratio": 1.5, "interval": (1.4, 1.6)}, {"ratio": 0.25, "interval": (0.2, 0.3)}
+    measured = [
+        {"tokens": 266, "peer_ms": 90.0, "recompute_ms": 60.0, "pulled": False, **ended[0]},
+        {"tokens": 522, "peer_ms": 30.0, "recompute_ms": 120.0, "pulled": True, **ended[1]},
+    ]
     lines = rig_never_slower.section({"300": {"threshold": "512", "before": measured, "after": measured}})
     assert lines[-2:] == [
-        "| 300 Mbit/s | 512 | 266 | 1.50 | declined | 90 | 60 | 1.50 (1.50–1.50) |",
-        "| 300 Mbit/s | 512 | 522 | 0.25 | made | 30 | 120 | 0.25 (0.25–0.25) |",
+        "| 300 Mbit/s | 512 | 266 | 1.50 | declined | 90 | 60 | 1.50 (1.40–1.60) |",
+        "| 300 Mbit/s | 512 | 522 | 0.25 | made | 30 | 120 | 0.25 (0.20–0.30) |",
     ]

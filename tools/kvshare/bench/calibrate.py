@@ -45,11 +45,8 @@ def _longest_loss(document: Document) -> int:
             result.point.shared_tokens(document.chunk_size)
             for result in document.points
             if result.point.tells_costs
-            and (peer := result.arm(PEER)) is not None
-            and (recompute := result.arm(RECOMPUTE)) is not None
-            and peer.ttft_ms is not None
-            and recompute.ttft_ms is not None
-            and peer.ttft_ms.p50 > recompute.ttft_ms.p50
+            and result.peer_over_recompute is not None
+            and result.peer_over_recompute.value > 1
         ),
         default=0,
     )

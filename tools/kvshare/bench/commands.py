@@ -16,7 +16,7 @@ from kvshare.bench import plan as planning
 from kvshare.bench.cost import verdict
 from kvshare.bench.observed import Line
 from kvshare.bench.results import Document
-from kvshare.bench.spec import ARMS, BenchSpec, Goodput
+from kvshare.bench.spec import ARMS, WORTH_QUOTING, BenchSpec, Goodput
 from kvshare.errors import PROVEN, Group, KvshareError, did_you_mean
 from kvshare.settings import find_root, load_settings
 
@@ -82,7 +82,7 @@ class Numbers(click.ParamType[tuple[float, ...]]):
     help="Requests of each arm in a repetition.  [default: one wave, or five seconds of arrivals]",
 )  # fmt: skip
 @click.option(
-    "--repetitions", type=click.IntRange(1), default=5, show_default=True, metavar="N",
+    "--repetitions", type=click.IntRange(1), default=WORTH_QUOTING, show_default=True, metavar="N",
     help="Repetitions that must count; fewer than five are not worth quoting.",
 )  # fmt: skip
 @click.option(

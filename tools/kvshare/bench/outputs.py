@@ -18,7 +18,7 @@ from kvshare.bench.compare import Difference
 from kvshare.bench.cost import Pull
 from kvshare.bench.observed import Observed
 from kvshare.bench.results import SCHEMA_VERSION, Arm, Document, PointResult
-from kvshare.bench.spec import MEANING
+from kvshare.bench.spec import MEANING, WORTH_QUOTING
 from kvshare.errors import KvshareError
 
 JSON, LINES, CSV, REPORT = "bench.json", "requests.jsonl", "summary.csv", "report.html"
@@ -108,7 +108,7 @@ def show(document: Document, console: Console) -> None:
     for result in document.points:
         console.print(Text(result.point.label, "bold"))
         console.print(_table(result))
-        for line in (*_below(result), *result.notes):
+        for line in (*below(result), *result.notes):
             console.print(line)
         console.print()
     if document.first_pull_ms is not None:
@@ -184,7 +184,8 @@ def _pulled(peer: Arm | None) -> bool:
     return peer is not None and peer.sources.external_kv_transfer > 0
 
 
-def _below(result: PointResult) -> Iterable[str]:
+def below(result: PointResult) -> Iterable[str]:
+    """Yield what is said of a point below its table, a sentence each."""
     cold, peer = result.arm("cold"), result.arm("peer")
     if _pulled(peer) and peer and peer.prefill_ms is not None and cold and cold.prefill_ms is not None:
         decode = "" if peer.decode_ms is None else f"; decode time {peer.decode_ms:.0f} ms"
@@ -192,6 +193,10 @@ def _below(result: PointResult) -> Iterable[str]:
             f"engine's prefill time: {cold.prefill_ms:.0f} ms cold, {peer.prefill_ms:.0f} ms after a pull: "
             f"{cold.prefill_ms - peer.prefill_ms:.0f} ms of the engine saved a request{decode}"
         )
+    if (ratio := result.peer_over_recompute) is not None:
+        quoted = result.repetitions >= WORTH_QUOTING
+        between = f" ({ratio.low:.2f} to {ratio.high:.2f} with 95 % confidence)" if quoted else ""
+        yield f"decode's first token, peer over recompute: {ratio.value:.2f}{between}"
     for arm in result.arms:
         if arm.goodput is not None:
             yield f"goodput, {arm.arm}: {arm.goodput:.2f} req/s"

@@ -197,7 +197,7 @@ def _point_table(result: PointResult) -> str:
             cells += ["" if found is None else f"{getattr(found, name):.1f}" for name in names]
         cells += ["" if v is None else f"{v:.2f}" for v in (arm.request_throughput, arm.output_throughput)]
         rows.append(cells)
-    notes = "".join(f"<p>{escape(note)}</p>" for note in result.notes)
+    notes = "".join(f"<p>{escape(note)}</p>" for note in (*outputs.below(result), *result.notes))
     return f"<h3>{escape(result.point.label)}</h3>{_html_table(headings, rows)}{notes}"
 
 

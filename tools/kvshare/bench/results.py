@@ -8,7 +8,7 @@ from typing import Any
 from kvshare.bench.cost import Prefill, Pull
 from kvshare.bench.spec import Goodput, Point
 from kvshare.bench.stages import Stages
-from kvshare.bench.stats import Distribution
+from kvshare.bench.stats import Distribution, Ratio
 from kvshare.evidence import Sources
 from kvshare.threshold import PULL_ALWAYS, Threshold
 
@@ -61,7 +61,11 @@ class Transfer:
 
 @dataclass(frozen=True)
 class PointResult:
-    """What one point gave; ``notes`` say what was discarded, and why."""
+    """What one point gave; ``notes`` say what was discarded, and why.
+
+    ``peer_over_recompute`` is of times to first token, on decode, of requests that had the servers to
+    themselves; None where there were others, or one of the two arms was not measured.
+    """
 
     point: Point
     arms: tuple[Arm, ...]
@@ -70,10 +74,18 @@ class PointResult:
     transfer: Transfer | None
     stages: Stages | None
     notes: tuple[str, ...]
+    peer_over_recompute: Ratio | None = None
 
     def arm(self, name: str) -> Arm | None:
         """Return an arm that has figures."""
         return next((arm for arm in self.arms if arm.arm == name and arm.ttft_ms is not None), None)
+
+    def ttft_ms(self, name: str) -> float:
+        """Return an arm's median time to first token; LookupError if it has none."""
+        found = self.arm(name)
+        if found is None or found.ttft_ms is None:
+            raise LookupError(f"the arm {name} has no figures at {self.point.label}")
+        return found.ttft_ms.p50
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from kvshare.bench import calibrate, gather, linkspeed, summary
 from kvshare.bench.observed import Observed
 from kvshare.bench.progress import following
 from kvshare.bench.results import SCHEMA_VERSION, Document, Link, Model, RunFingerprint
-from kvshare.bench.spec import ARMS, PEER, BenchSpec, Goodput, Point
+from kvshare.bench.spec import ARMS, PEER, WORTH_QUOTING, BenchSpec, Goodput, Point
 from kvshare.bench.stages import Moments
 from kvshare.errors import COULD_NOT_CHECK, FAILED, INTERRUPTED, PROVEN, KvshareError, did_you_mean
 from kvshare.ledger import TAIL, require_prompt_tokens
@@ -44,7 +44,7 @@ class Options:
     rates: tuple[float, ...] = ()
     shared_percent: tuple[float, ...] = (100.0,)
     requests: int | None = None
-    repetitions: int = 5
+    repetitions: int = WORTH_QUOTING
     seed: int | None = None
     wait_s: float = 60.0
     goodput: Goodput | None = None

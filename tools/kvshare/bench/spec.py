@@ -22,6 +22,7 @@ NODE_OF = {
     PEER: "decode",
     RECOMPUTE: "decode",
 }
+WORTH_QUOTING = 5  # repetitions
 NEEDS_COLD = (LOCAL_PREFIX, LOCAL_LMCACHE, PEER)  # they reuse what the cold arm has computed
 MEANING = {
     COLD: "prefill computes a fresh prompt",

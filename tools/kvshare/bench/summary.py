@@ -9,7 +9,7 @@ from kvshare.bench.observed import ArmRun, EngineTimes, Observed, PointEnd, Repe
 from kvshare.bench.results import Arm, Cost, Link, PointResult, Transfer
 from kvshare.bench.spec import COLD, NODE_OF, PEER, RECOMPUTE, BenchSpec, Goodput, Point
 from kvshare.bench.stages import Moments
-from kvshare.bench.stats import Distribution, distribution, median
+from kvshare.bench.stats import Distribution, Ratio, distribution, median, ratio_of_medians
 from kvshare.evidence import Sources
 
 GB = 1e9
@@ -56,7 +56,22 @@ def _point(
         transfer=_transfer(end, point.shared_tokens(spec.chunk_size), kv_bytes, link),
         stages=stages.split(peers, moments) if point.is_alone else None,
         notes=(*_declined(point, spec), *_notes(repetitions)),
+        peer_over_recompute=_peer_over_recompute(kept) if point.is_alone else None,
     )
+
+
+def _peer_over_recompute(repetitions: Sequence[Repetition]) -> Ratio | None:
+    peer, recompute = (
+        [
+            request.ttft_ms
+            for repetition in repetitions
+            if (run := repetition.arm(arm)) is not None
+            for request in run.requests
+            if request.ttft_ms is not None
+        ]
+        for arm in (PEER, RECOMPUTE)
+    )
+    return ratio_of_medians(peer, recompute) if peer and recompute else None
 
 
 def sorted_runs(repetitions: Iterable[Repetition]) -> list[ArmRun]:
