@@ -11,20 +11,27 @@ EVERY_PORT = range(1, 65536)
 SCAN_TIMEOUT_S = 300
 # Dials ports of a host, a thousand at a time, and prints those that answer.
 SCAN = """
-import asyncio, sys
-async def main(host, first, last):
-    gate = asyncio.Semaphore(1000)
-    async def dial(port):
-        async with gate:
-            try:
-                _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 3)
-            except (OSError, TimeoutError, asyncio.TimeoutError):
-                return None
-            writer.close()
-            return port
-    found = await asyncio.gather(*map(dial, range(int(first), int(last) + 1)))
-    print(*(port for port in found if port))
-asyncio.run(main(*sys.argv[1:]))
+import errno, select, socket, sys, time
+def answering(host, ports):
+    waiting, dialled, found = select.poll(), {}, []
+    for port in ports:
+        dialler = socket.socket()
+        dialler.setblocking(False)
+        if dialler.connect_ex((host, port)) in (0, errno.EINPROGRESS):
+            dialled[dialler.fileno()] = dialler, port
+            waiting.register(dialler, select.POLLOUT)
+    end = time.monotonic() + 3
+    while dialled and time.monotonic() < end:
+        for number, _ in waiting.poll(3000):
+            waiting.unregister(number)
+            dialler, port = dialled.pop(number)
+            if dialler.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                found.append(port)
+            dialler.close()
+    return found
+host, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+for start in range(first, last + 1, 1000):
+    print(*answering(host, range(start, min(start + 1000, last + 1))))
 """
 
 
