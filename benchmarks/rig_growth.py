@@ -145,7 +145,6 @@ def _nodes(found: dict[str, Any]) -> list[str]:
         "",
         f"All decode nodes pull from the one prefill node at the same moment, {TOKENS} tokens each; they all",
         f"share this machine's cores, so the ratio counts. Medians over the nodes and {ROUNDS} rounds.",
-        "With fewer cores than servers one waits for another's ([bench.md](bench.md#how-far-to-trust-it)).",
         "",
         "| decode nodes | recompute TTFT, ms | peer TTFT, ms | peer/recompute |",
         "|---|---|---|---|",
