@@ -15,6 +15,7 @@ from typing import Any
 import client_overhead  # beside this file
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # for tests.rig and tests.gpu, which what imports this file uses
 ARMS = ("cold", "local-prefix", "local-lmcache", "peer", "recompute")
 LENGTHS = ("--prompt-tokens", "266,522,1034,1546")
 LOADS = ("--prompt-tokens", "522", "--concurrency", "1,4,16", "--arms", "cold,peer,recompute")

@@ -12,21 +12,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from growth import bench, run  # beside this file
 
-from growth import bench, run  # noqa: E402  (beside this file)
-
-from kvshare.ledger import make_prompts  # noqa: E402
-from kvshare.openai import complete  # noqa: E402
-from tests.rig import engines, network  # noqa: E402
-from tests.rig.__main__ import settings_for  # noqa: E402
-from tests.rig.network import DECODE, OPERATOR, PREFILL, Host  # noqa: E402
-from tests.scenarios.under_faults.traffic import ADMITTED_S, CHUNK, MODEL, OUTPUT, VOCAB, Traffic  # noqa: E402
+from kvshare.ledger import make_prompts
+from kvshare.openai import complete
+from tests.rig import engines, network
+from tests.rig.__main__ import settings_for
+from tests.rig.network import DECODE, OPERATOR, PREFILL, Host
+from tests.scenarios.under_faults.traffic import ADMITTED_S, CHUNK, MODEL, OUTPUT, VOCAB, Traffic
 
 GBITS = (1, 10, 25)
 NODES = (1, 2, 3)

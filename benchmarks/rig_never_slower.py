@@ -17,13 +17,13 @@ from rig_growth import stack
 from kvshare import threshold
 from kvshare.bench import calibrate, outputs
 from kvshare.bench.results import Document
-from tests.gpu.never_slower import ratios
+from tests.gpu.never_slower import CALIBRATING, ratios
 from tests.rig import network
 from tests.rig.network import DECODE
 
 MBITS = (100, 300, 1000)
 LENGTHS = "266,522,1034,1546"
-CALIBRATING, JUDGING = 5, 9  # repetitions of a length
+JUDGING = 9  # repetitions of a length; CALIBRATING before
 # The longest pull takes longer than the 3 s that a server waits by default; `make doctor` would say so.
 SETTINGS = {"LOOKUP_TIMEOUT_MS": "15000"}
 

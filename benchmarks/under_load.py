@@ -5,17 +5,13 @@ make benchmarks ARGS="--part load"
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from growth import run  # beside this file
 
-from growth import run  # noqa: E402  (beside this file)
-
-from kvshare.bench.spec import PEER, RECOMPUTE  # noqa: E402
-from tests.gpu import orders  # noqa: E402
+from kvshare.bench.spec import PEER, RECOMPUTE
+from tests.gpu import orders
 
 # Not more: prefill holds 20,000 tokens of the demo model.
 CLIENTS, REQUESTS, REPETITIONS, TOKENS, OUTPUT, SHARED = 16, 16, 8, 1034, 16, 50

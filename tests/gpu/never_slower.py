@@ -7,13 +7,13 @@ from typing import Any
 
 from kvshare.bench import calibrate, run
 from kvshare.bench.results import Document
-from kvshare.bench.spec import COLD, PEER, RECOMPUTE
+from kvshare.bench.spec import COLD, PEER, RECOMPUTE, WORTH_QUOTING
 from kvshare.native import Native
 from kvshare.stack import Stack
 from tests.gpu.bench import bench
 
 OUTPUT = 2  # tokens; the first one is what is judged
-CALIBRATING = 5  # repetitions of a length, as `kvshare bench` makes them
+CALIBRATING = WORTH_QUOTING  # repetitions of a length, as `kvshare bench` makes them
 # To tell 3 % apart takes more: of 25 ms a single time to first token is off by several milliseconds.
 JUDGING = {2500: 41, 40_000: 9}  # up to so many tokens
 NEVER_SLOWER = 1.03

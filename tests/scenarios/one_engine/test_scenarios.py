@@ -46,8 +46,9 @@ def test_ctrl_c_during_a_start_leaves_nothing_running(rig: Rig) -> None:
     assert process.returncode == 130, narration + rest
     assert "Traceback" not in rest
     assert rig.compose("ps", "--all", "--quiet") == "", narration + rest
-    assert set(exit_codes(since)) == {"kvshare-controller-1", "kvshare-prefill-1", "kvshare-decode-1"}
-    assert KILLED not in exit_codes(since).values()
+    ended = exit_codes(since)
+    assert set(ended) == {"kvshare-controller-1", "kvshare-prefill-1", "kvshare-decode-1"}
+    assert KILLED not in ended.values()
 
 
 def exit_codes(since: float) -> dict[str, int]:

@@ -62,16 +62,15 @@ def _point(
 
 def _peer_over_recompute(repetitions: Sequence[Repetition]) -> Ratio | None:
     peer, recompute = (
-        [
-            request.ttft_ms
-            for repetition in repetitions
-            if (run := repetition.arm(arm)) is not None
-            for request in run.requests
-            if request.ttft_ms is not None
-        ]
+        [ttft_ms for repetition in repetitions for ttft_ms in _first_tokens_ms(repetition, arm)]
         for arm in (PEER, RECOMPUTE)
     )
     return ratio_of_medians(peer, recompute) if peer and recompute else None
+
+
+def _first_tokens_ms(repetition: Repetition, arm: str) -> list[float]:
+    run = repetition.arm(arm)
+    return [] if run is None else [r.ttft_ms for r in run.requests if r.ttft_ms is not None]
 
 
 def sorted_runs(repetitions: Iterable[Repetition]) -> list[ArmRun]:
@@ -203,11 +202,10 @@ def _samples(
 ) -> list[tuple[float, float]]:
     """Return (tokens, seconds to first token) of every counted request of an arm."""
     return [
-        (float(tokens_of(lengths[repetition.point])), request.ttft_ms / 1000)
+        (float(tokens_of(lengths[repetition.point])), ttft_ms / 1000)
         for repetition in observed.repetitions
-        if repetition.point in lengths and (run := repetition.arm(arm)) is not None
-        for request in run.requests
-        if request.ttft_ms is not None
+        if repetition.point in lengths
+        for ttft_ms in _first_tokens_ms(repetition, arm)
     ]
 
 
