@@ -23,7 +23,7 @@ down: ## Stop what demo or up started (the engine too, where demo started it)
 	@if [ -x .venv/bin/kvshare ]; then $(KVSHARE) down $(ARGS); else echo "nothing was started from here"; fi
 
 native: ## Without a container engine: all three as plain processes, from PYTHON's vLLM, LMCache and NIXL
-	@$(if $(DEVICE),DEVICE=$(DEVICE)) PYTHONPATH=tools $(PYTHON) -m kvshare.native
+	@$(if $(DEVICE),DEVICE=$(DEVICE)) PYTHONPATH=tools $(PYTHON) -m kvshare.site.native
 
 ##@ Two machines
 doctor: setup ## Whether the machines can run it, before anything is up; the link measured (ARGS="--write")

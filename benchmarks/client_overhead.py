@@ -17,8 +17,9 @@ import multiprocessing
 import time
 from multiprocessing.queues import Queue
 
-from kvshare.bench import load, stats, wire
-from kvshare.bench.wire import Ask
+from kvshare.bench import load, stats
+from kvshare.servers import wire
+from kvshare.servers.wire import Ask
 
 PROMPT_TOKENS = 522
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from growth import bench, run  # beside this file
 
-from kvshare.ledger import make_prompts
-from kvshare.openai import complete
+from kvshare.servers.openai import complete
+from kvshare.verify.ledger import make_prompts
 from tests.rig import engines, network
 from tests.rig.__main__ import settings_for
 from tests.rig.network import DECODE, OPERATOR, PREFILL, Host

@@ -14,9 +14,9 @@ from typing import Any
 from growth import run  # beside this file
 from rig_growth import stack
 
-from kvshare import threshold
 from kvshare.bench import calibrate, outputs
 from kvshare.bench.results import Document
+from kvshare.config import threshold
 from tests.gpu.never_slower import CALIBRATING, ratios
 from tests.rig import network
 from tests.rig.network import DECODE

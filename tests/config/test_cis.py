@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kvshare.ports import registry
+from kvshare.stack.ports import registry
 from tests.config.test_rendered import DEVICES, services
 from tests.conftest import ROOT
 from tests.unit.build import STACK

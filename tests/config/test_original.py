@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kvshare import native
+from kvshare.site import native
 from tests.config import original
 from tests.conftest import ROOT
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kvshare import legs
+from kvshare.verify import legs
 from tests.conftest import ROOT
 
 DEVICES = {

@@ -42,8 +42,8 @@ from tests.gpu import ROOT
 
 if TYPE_CHECKING:
     from kvshare.bench import run
-    from kvshare.native import Native
-    from kvshare.stack import Stack
+    from kvshare.site.native import Native
+    from kvshare.stack.members import Stack
 
 Keep = Callable[[dict[str, Any]], None]
 

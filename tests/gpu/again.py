@@ -8,11 +8,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from kvshare import metrics, tolerance
-from kvshare.ledger import make_prompts, reusable
-from kvshare.legs import COUNTERS_DEADLINE_S, poll
-from kvshare.openai import complete
-from kvshare.stack import Stack
+from kvshare.servers import metrics
+from kvshare.servers.openai import complete
+from kvshare.stack.members import Stack
+from kvshare.verify import tolerance
+from kvshare.verify.ledger import make_prompts, reusable
+from kvshare.verify.legs import COUNTERS_DEADLINE_S, poll
 from tests.gpu.measure import CHUNK, VOCAB, Measurement
 
 OUTPUT = 8

@@ -11,8 +11,8 @@ from statistics import median
 from typing import Any
 
 from kvshare.bench import run
-from kvshare.native import Native
-from kvshare.stack import Stack
+from kvshare.site.native import Native
+from kvshare.stack.members import Stack
 from tests import vllm_bench
 from tests.gpu.bench import bench
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from kvshare import threshold
 from kvshare.bench import gather, outputs, run
 from kvshare.bench.observed import Observed
 from kvshare.bench.results import Document, Link
 from kvshare.bench.spec import BenchSpec
-from kvshare.native import Native
-from kvshare.stack import Controller, Server, Stack
+from kvshare.config import threshold
+from kvshare.site.native import Native
+from kvshare.stack.members import Controller, Server, Stack
 from kvshare_engine import link as engine_link
 from tests.gpu import ROOT
 from tests.gpu.chain import uncoloured

@@ -1,4 +1,4 @@
-"""The whole chain on one GPU: three plain processes (kvshare.native), kvshare's own legs and checks."""
+"""The whole chain on one GPU: three plain processes (kvshare.site.native), kvshare's own legs and checks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import apply
 import packed_kv
 from guard import commit, plan
 
-from kvshare import checks, ledger
-from kvshare.engines import _ANSI, Engines, parse_fingerprint
-from kvshare.evidence import LEGS, Container, EngineProbe, Evidence, Spec, Traffic
-from kvshare.judgement import Judgement, judge
-from kvshare.native import Native
+from kvshare.config.settings import load_settings
 from kvshare.records import dumps, loads
-from kvshare.settings import load_settings
-from kvshare.stack import Stack, parse_stack
+from kvshare.site.engines import _ANSI, Engines, parse_fingerprint
+from kvshare.site.native import Native
+from kvshare.stack.members import Stack, parse_stack
+from kvshare.verify import checks, ledger
+from kvshare.verify.evidence import LEGS, Container, EngineProbe, Evidence, Spec, Traffic
+from kvshare.verify.judgement import Judgement, judge
 from tests.gpu import ROOT
 from tests.patches import upstream
 

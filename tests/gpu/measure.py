@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from kvshare import metrics
-from kvshare.evidence import Sources
-from kvshare.ledger import TAIL, make_prompts, reusable
-from kvshare.openai import Http, complete
-from kvshare.stack import Stack
+from kvshare.servers import metrics
+from kvshare.servers.openai import Http, complete
+from kvshare.stack.members import Stack
+from kvshare.verify.evidence import Sources
+from kvshare.verify.ledger import TAIL, make_prompts, reusable
 from tests.gpu.chain import uncoloured
 
 CHUNK = 256

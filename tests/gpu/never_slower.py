@@ -8,8 +8,8 @@ from typing import Any
 from kvshare.bench import calibrate, run
 from kvshare.bench.results import Document
 from kvshare.bench.spec import COLD, PEER, RECOMPUTE, WORTH_QUOTING
-from kvshare.native import Native
-from kvshare.stack import Stack
+from kvshare.site.native import Native
+from kvshare.stack.members import Stack
 from tests.gpu.bench import bench
 
 OUTPUT = 2  # tokens; the first one is what is judged

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kvshare.checks import PATCHES
+from kvshare.verify.checks import PATCHES
 from tests.config.test_rendered import VLLM_CACHE
 from tests.conftest import BUILD_TIMEOUT_S, CPU, ROOT
 
@@ -124,7 +124,8 @@ def test_the_cuda_lock_still_holds_and_its_patches_apply() -> None:
     """What of the CUDA image can be proven without its gigabytes."""
     run("docker/locks/compile.sh", "--check", timeout=600)
     command = (
-        "import os; from kvshare.lifecycle import build_target; from kvshare.settings import load_settings;"
-        "from pathlib import Path; build_target(load_settings(Path('.')), 'default', 'engine-cuda-check')"
+        "from pathlib import Path; from kvshare.config.settings import load_settings;"
+        "from kvshare.operate.lifecycle import build_target;"
+        "build_target(load_settings(Path('.')), 'default', 'engine-cuda-check')"
     )
     run(sys.executable, "-c", command, timeout=900)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from kvshare import firewall, ports
+from kvshare.stack import firewall, ports
 from tests.unit.build import STACK
 
 PREFILL, DECODE, STRANGER = STACK.prefill.host, STACK.decode.host, "192.168.110.200"

@@ -18,7 +18,7 @@ from kvshare.bench.results import Document, Link, RunFingerprint
 from kvshare.bench.run import COMPLETE, Facts, make_document
 from kvshare.bench.spec import ARMS, COLD, LOCAL_PREFIX, PEER, RECOMPUTE, BenchSpec, Goodput, Point
 from kvshare.bench.stages import Moments
-from kvshare.evidence import Counters, Sources
+from kvshare.verify.evidence import Counters, Sources
 
 CHUNK, TAIL, KV_BYTES = 256, 10, 25600
 POINTS = tuple(Point(chunks * CHUNK + TAIL, 4) for chunks in (1, 2, 4))

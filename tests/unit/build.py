@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from kvshare.checks import PATCHES
-from kvshare.evidence import (
+from kvshare.stack.members import Controller, Server, Stack
+from kvshare.verify.checks import PATCHES
+from kvshare.verify.evidence import (
     CONTROL,
     PEER,
     REFERENCE,
@@ -32,7 +33,6 @@ from kvshare.evidence import (
     Traffic,
     Worker,
 )
-from kvshare.stack import Controller, Server, Stack
 
 T = TypeVar("T")
 TOKENS, REUSABLE, PROMPTS, SEED = 1546, 1536, 3, 7

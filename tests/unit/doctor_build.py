@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from kvshare.checks import PATCHES
 from kvshare.doctor.evidence import (
     OPERATOR,
     Clock,
@@ -24,9 +23,10 @@ from kvshare.doctor.evidence import (
     Ucx,
 )
 from kvshare.doctor.routes import private, required
-from kvshare.images import Image
-from kvshare.preflight import GIB
-from kvshare.stack import Controller, Server, Stack
+from kvshare.operate.preflight import GIB
+from kvshare.site.images import Image
+from kvshare.stack.members import Controller, Server, Stack
+from kvshare.verify.checks import PATCHES
 from tests.unit.build import STACK
 
 MACHINES = {"default": "machine-a", "gpu-b": "machine-b"}

@@ -5,19 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from kvshare.doctor.evidence import (
-    OPERATOR,
-    Clock,
-    Endpoint,
-    Evidence,
-    Gpus,
-    Hub,
-    Link,
-    Model,
-    Operator,
-    Ucx,
-)
-from kvshare.preflight import GIB
+from kvshare.doctor.evidence import OPERATOR, Clock, Endpoint, Evidence, Gpus, Hub, Link, Model, Operator, Ucx
+from kvshare.operate.preflight import GIB
 from tests.unit.doctor_build import (
     IMAGE,
     LLAMA,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from kvshare.evidence import Spec
+from kvshare.verify.evidence import Spec
 from tests.unit.build import output
 
 BLOCK, CHUNK = 16, 256

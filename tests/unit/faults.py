@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kvshare.evidence import (
+from kvshare.verify.evidence import (
     CONTROL,
     PEER,
     REFERENCE,

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from kvshare import cli, client, legs
+from kvshare import cli
+from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
-from kvshare.evidence import Spec
-from kvshare.settings import Settings
+from kvshare.site import client
+from kvshare.verify import legs
+from kvshare.verify.evidence import Spec
 from tests.unit.build import SPEC, STACK, proven
 from tests.unit.fake_stack import FakeStack, serve
 

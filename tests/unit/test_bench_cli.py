@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from kvshare import cli, client, records
+from kvshare import cli, records
 from kvshare.bench import gather, linkspeed, outputs, report, run
 from kvshare.bench.results import Link
 from kvshare.bench.run import Options, default_lengths, make_points
 from kvshare.bench.spec import ARMS
-from kvshare.settings import Settings
-from kvshare.stack import Stack
+from kvshare.config.settings import Settings
+from kvshare.site import client
+from kvshare.stack.members import Stack
 from tests.unit.bench_build import document
 from tests.unit.build import STACK
 from tests.unit.fake_stack import FakeStack, serve
@@ -33,7 +34,7 @@ CONFIG = {
 }  # fmt: skip
 PRINT = {"model": "/models/x", "dtype": "float32", "max_model_len": 1600, "lmcache": {"chunk_size": 256}}
 IMPATIENT = (
-    "from kvshare import legs\nfrom kvshare.bench import session\n"
+    "from kvshare.verify import legs\nfrom kvshare.bench import session\n"
     "legs.LEDGER_DEADLINE_S = legs.COUNTERS_DEADLINE_S = session.ADMISSION_DEADLINE_S = 0.05\n"
     "legs.POLL_S = 0.01\nfrom kvshare.cli import main\nmain(prog_name='kvshare')\n"
 )

@@ -16,14 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvshare import records
-from kvshare.bench import compare, cost, load, outputs, rules, stages, stats, summary
+from kvshare.bench import compare, load, outputs, rules, stages, stats, summary
 from kvshare.bench.observed import ArmRun, Observed, Request
 from kvshare.bench.progress import done_and_total, left_s
 from kvshare.bench.results import Document
 from kvshare.bench.run import exit_code
 from kvshare.bench.spec import COLD, LOCAL_LMCACHE, LOCAL_PREFIX, PEER, RECOMPUTE, Goodput, Point
+from kvshare.cost import measured as cost
 from kvshare.errors import KvshareError
-from kvshare.evidence import Sources
+from kvshare.verify.evidence import Sources
 from tests.unit.bench_build import CHUNK, KV_BYTES, POINTS, SPEC, cold_ms, document, observed, pull_ms
 
 # --- percentiles --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kvshare import cli
-from kvshare.bench import plan
+from kvshare.cost import plan
 from kvshare.errors import KvshareError
 
 GIB = 1024**3

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from kvshare import bundle, records
+from kvshare import records
+from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
-from kvshare.evidence import Evidence
-from kvshare.settings import Settings
+from kvshare.operate import bundle
+from kvshare.verify.evidence import Evidence
 from tests.unit.build import STACK, proven
 from tests.unit.fake_docker import FakeDocker
 from tests.unit.test_cli import invoke
@@ -221,7 +222,7 @@ def test_a_file_that_cannot_be_is_refused_before_anything_is_asked(
 def test_the_command_prints_the_files_name_and_names_what_is_missing(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvshare.observe.load_settings", lambda _: settings)
+    monkeypatch.setattr("kvshare.commands.bundle.load_settings", lambda _: settings)
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".kvshare/verify.json").unlink()
     result = invoke("bundle")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from kvshare import checks
-from kvshare.checks import REGISTRY
-from kvshare.evidence import PEER, Evidence
-from kvshare.judgement import Judgement, judge
-from kvshare.registry import ERROR, SKIPPED, SUCCESS, WARNING, Result
+from kvshare.checking.registry import ERROR, SKIPPED, SUCCESS, WARNING, Result
+from kvshare.verify import checks
+from kvshare.verify.checks import REGISTRY
+from kvshare.verify.evidence import PEER, Evidence
+from kvshare.verify.judgement import Judgement, judge
 from tests.unit.build import edit, edit_legs, proven
 from tests.unit.faults import FAULTS, Fault, moved
 

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from kvshare import checks, cli, legs, records, verify
-from kvshare.evidence import Traffic
-from kvshare.judgement import judge
+from kvshare import cli, records
+from kvshare.verify import checks, legs
+from kvshare.verify import run as verify
+from kvshare.verify.evidence import Traffic
+from kvshare.verify.judgement import judge
 from tests.unit.build import proven
 from tests.unit.fake_stack import FakeStack, serve
 from tests.unit.faults import FAULTS
@@ -96,7 +98,7 @@ def test_ctrl_c_is_130_and_a_sentence(saved: Path, monkeypatch: pytest.MonkeyPat
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_read_evidence", interrupted)
+    monkeypatch.setattr("kvshare.commands.verify._read_evidence", interrupted)
     result = invoke("verify", "--from-evidence", str(saved))
     assert result.exit_code == 130
     assert result.stderr == "Error: interrupted by Ctrl-C, nothing was concluded.\n"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kvshare import contexts
 from kvshare.errors import COULD_NOT_CHECK, USAGE, KvshareError
+from kvshare.site import contexts
 
 SSH = "ssh://root@192.168.110.97:2222"
 

@@ -13,10 +13,11 @@ from typing import Any
 import click
 import pytest
 
-from kvshare import checks, rendering
+from kvshare.checking import rendering
+from kvshare.checking.registry import ERROR, Check, Result
 from kvshare.cli import main
 from kvshare.doctor import checks as doctor
-from kvshare.registry import ERROR, Check, Result
+from kvshare.verify import checks
 from tests.unit import doctor_faults, faults
 
 SECTION = re.compile(

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from kvshare.checking.registry import ERROR, SKIPPED, SUCCESS, WARNING, Result
 from kvshare.doctor import checks
 from kvshare.doctor.checks import REGISTRY
 from kvshare.doctor.evidence import Clock, Evidence, Hub, Link, Model, PrefillSpeed
 from kvshare.doctor.judgement import Diagnosis, judge
-from kvshare.registry import ERROR, SKIPPED, SUCCESS, WARNING, Result
-from kvshare.stack import Stack
+from kvshare.stack.members import Stack
 from tests.unit.build import STACK
 from tests.unit.doctor_build import (
     LLAMA,

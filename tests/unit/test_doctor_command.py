@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from kvshare import cli, dotenv
-from kvshare.doctor import command, gather
+from kvshare import cli
+from kvshare.commands import doctor as command
+from kvshare.config import dotenv
+from kvshare.config.settings import Settings
+from kvshare.doctor import gather
 from kvshare.doctor.dotenv import derived_line
 from kvshare.doctor.evidence import Evidence, Link
 from kvshare.errors import CouldNotCheckError
-from kvshare.settings import Settings
 from tests.unit.doctor_build import healthy
 from tests.unit.doctor_faults import FAULTS
 
@@ -113,7 +115,7 @@ def test_written_twice_it_stands_once_and_the_files_mode_stays(tmp_path: Path) -
 
 
 def test_the_settings_read_what_was_written(tmp_path: Path) -> None:
-    from kvshare.settings import load_settings
+    from kvshare.config.settings import load_settings
 
     (tmp_path / ".env.example").write_text(
         "DEVICE=cpu\nCOMPOSE_FILE=compose.yaml:compose.cpu.yaml\nLOOKUP_TIMEOUT_MS=3000\n"

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from kvshare import contexts
+from kvshare.checking.registry import SUCCESS, WARNING
+from kvshare.config.settings import Settings
 from kvshare.doctor import checks, containers, gather, links, network, probing, routes
 from kvshare.doctor import engines as engine_side
 from kvshare.doctor.containers import OneOffs
@@ -21,8 +22,7 @@ from kvshare.doctor.evidence import OPERATOR, Engine, Evidence, Gpus
 from kvshare.doctor.judgement import judge
 from kvshare.doctor.services import service_of
 from kvshare.errors import CouldNotCheckError, KvshareError
-from kvshare.registry import SUCCESS, WARNING
-from kvshare.settings import Settings
+from kvshare.site import contexts
 from tests.unit.build import STACK
 from tests.unit.doctor_build import IMAGE, environment, healthy, running
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvshare.doctor import link
+from kvshare.cost import link
 from kvshare.doctor.evidence import Link, Model
 from tests.unit.doctor_build import LLAMA, with_gpus
 

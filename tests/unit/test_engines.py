@@ -17,9 +17,9 @@ import requests
 from docker.errors import APIError, DockerException
 from docker.transport import sshconn
 
-from kvshare import engines
-from kvshare.engines import Engines
-from kvshare.evidence import Hit
+from kvshare.site import engines
+from kvshare.site.engines import Engines
+from kvshare.verify.evidence import Hit
 from tests.unit.build import STACK
 from tests.unit.test_stack import Answer
 

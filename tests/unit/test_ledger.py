@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvshare import ledger
 from kvshare.errors import KvshareError
-from kvshare.evidence import CONTROL, PEER, REFERENCE, Leg, Sources
+from kvshare.verify import ledger
+from kvshare.verify.evidence import CONTROL, PEER, REFERENCE, Leg, Sources
 from tests.unit.build import leg, legs
 
 COUNTS = st.integers(min_value=0, max_value=10**9)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from kvshare import legs
 from kvshare.errors import KvshareError
-from kvshare.evidence import CONTROL, PEER, REFERENCE, SAME_SPLIT, Sources, Spec, Traffic
-from kvshare.ledger import of
+from kvshare.verify import legs
+from kvshare.verify.evidence import CONTROL, PEER, REFERENCE, SAME_SPLIT, Sources, Spec, Traffic
+from kvshare.verify.ledger import of
 from tests.unit.fake_stack import FakeStack, serve
 
 Run = Callable[..., Traffic]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from kvshare import demo, lifecycle
+from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
-from kvshare.lifecycle import ContainerState
-from kvshare.settings import Settings
-from kvshare.stack import Controller, Server, Stack
+from kvshare.operate import demo, lifecycle
+from kvshare.operate.lifecycle import ContainerState
+from kvshare.stack.members import Controller, Server, Stack
 from tests.conftest import ROOT
 from tests.unit.build import STACK
 

@@ -9,9 +9,9 @@ import time
 import pytest
 from rich.console import Console
 
-from kvshare import logs
 from kvshare.errors import KvshareError
-from kvshare.logs import Line, Selection
+from kvshare.operate import logs
+from kvshare.operate.logs import Line, Selection
 from tests.unit.build import STACK
 from tests.unit.fake_docker import FakeDocker
 from tests.unit.test_cli import invoke
@@ -21,7 +21,7 @@ T = "2026-11-24T08:00:0{}.000000000Z"
 
 @pytest.fixture(autouse=True)
 def stack(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvshare.stack.read_stack", lambda _: STACK)
+    monkeypatch.setattr("kvshare.stack.members.read_stack", lambda _: STACK)
 
 
 @pytest.fixture

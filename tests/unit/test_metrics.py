@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kvshare import metrics
-from kvshare.evidence import Counters, PullSample, Sources
+from kvshare.servers import metrics
+from kvshare.verify.evidence import Counters, PullSample, Sources
 
 SERVER = """\
 # HELP vllm:prompt_tokens_by_source_total Number of prompt tokens by source.

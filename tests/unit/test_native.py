@@ -18,10 +18,10 @@ import psutil
 import pytest
 import yaml
 
-from kvshare import native
+from kvshare.config.settings import Settings, load_settings
 from kvshare.errors import KvshareError
-from kvshare.native import EndedError, Native, Process
-from kvshare.settings import Settings, load_settings
+from kvshare.site import native
+from kvshare.site.native import EndedError, Native, Process
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / "tests/config/golden"
@@ -174,7 +174,7 @@ def test_an_environment_without_the_engine_is_refused_in_a_sentence(tmp_path: Pa
     site = os.pathsep.join(p for p in sys.path if p.endswith("site-packages"))
     code = (
         f"import sys; sys.path += {site.split(os.pathsep)!r}\n"
-        "from kvshare import native\n"
+        "from kvshare.site import native\n"
         "native._require_free = lambda ports: None\n"  # whatever else runs on this machine
         "raise SystemExit(native.main())"
     )

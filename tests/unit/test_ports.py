@@ -13,9 +13,12 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from kvshare import cli, firewall, ports, preflight, stack
+from kvshare import cli
 from kvshare.errors import KvshareError
-from kvshare.stack import Stack
+from kvshare.operate import preflight
+from kvshare.stack import firewall, ports
+from kvshare.stack import members as stack
+from kvshare.stack.members import Stack
 from tests.unit.build import STACK
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from kvshare import preflight
+from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
-from kvshare.settings import Settings
-from kvshare.stack import Controller
+from kvshare.operate import preflight
+from kvshare.stack.members import Controller
 from tests.conftest import ROOT
 from tests.unit.build import STACK
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kvshare import push
+from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
-from kvshare.settings import Settings
+from kvshare.operate import push
 from tests.conftest import ROOT
 
 

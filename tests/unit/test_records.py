@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvshare import records
-from kvshare.evidence import Evidence, Spec
+from kvshare.verify.evidence import Evidence, Spec
 from tests.unit.build import SPEC, proven
 from tests.unit.faults import FAULTS
 

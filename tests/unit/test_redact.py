@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvshare import records
-from kvshare.evidence import Evidence
-from kvshare.redact import REMOVED, Redactor, is_secret_name, secret_values
+from kvshare.operate.redact import REMOVED, Redactor, is_secret_name, secret_values
+from kvshare.verify.evidence import Evidence
 from tests.unit.build import proven
 
 SECRET = "s3cr3t-Value.99"

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from kvshare import checks, judgement
+from kvshare.checking.registry import ERROR, WARNING, Check, Registry, Result
 from kvshare.doctor import checks as doctor_checks
 from kvshare.doctor import judgement as doctor_judgement
 from kvshare.errors import KvshareError
-from kvshare.registry import ERROR, WARNING, Check, Registry, Result
+from kvshare.verify import checks, judgement
 from tests.unit import doctor_faults, faults
 
 

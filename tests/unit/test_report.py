@@ -14,9 +14,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from kvshare import checks, report
-from kvshare.evidence import REFERENCE, SAME_SPLIT, Evidence
-from kvshare.judgement import Judgement, judge
+from kvshare.verify import checks, report
+from kvshare.verify.evidence import REFERENCE, SAME_SPLIT, Evidence
+from kvshare.verify.judgement import Judgement, judge
 from tests.unit.build import edit_legs, proven
 from tests.unit.faults import FAULTS, moved
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kvshare.config.settings import find_root, load_settings, validate_node
 from kvshare.errors import KvshareError
-from kvshare.settings import find_root, load_settings, validate_node
 
 EXAMPLE = """\
 # cpu or cuda

@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kvshare import images, preflight, progress, ship
+from kvshare import progress
+from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
-from kvshare.settings import Settings
-from kvshare.ship import Shipment
+from kvshare.operate import preflight, ship
+from kvshare.operate.ship import Shipment
+from kvshare.site import images
 from tests.conftest import ROOT
 from tests.unit.build import STACK
 from tests.unit.fake_docker import FakeDocker
@@ -195,7 +197,8 @@ def test_ctrl_c_leaves_no_tag_and_no_process(fake_docker: FakeDocker) -> None:
     fake_docker.add_image("default", ENGINE, "a")
     fake_docker.engine("default", "slow-save")
     program = (
-        "from kvshare import images, ship; from tests.unit import test_ship\n"
+        "from kvshare.operate import ship\nfrom kvshare.site import images\n"
+        "from tests.unit import test_ship\n"
         "images.names = lambda _, services: (test_ship.ENGINE,)\n"
         "ship.run(test_ship.SETTINGS, test_ship.STACK, 'decode', None)"
     )

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from kvshare import stack
+from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
-from kvshare.settings import Settings
+from kvshare.stack import members as stack
 
 SETTINGS = Settings(Path("/nowhere"), {"DEVICE": "cpu", "DECODE_CONTEXT": "gpu-b"})
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from kvshare import cli, status
+from kvshare import cli
+from kvshare.operate import status
 from tests.unit.build import STACK
 from tests.unit.fake_docker import FakeDocker
 from tests.unit.test_cli import invoke
@@ -37,7 +38,7 @@ def running(fake_docker: FakeDocker) -> FakeDocker:
 
 @pytest.fixture(autouse=True)
 def stack(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvshare.stack.read_stack", lambda _: STACK)
+    monkeypatch.setattr("kvshare.stack.members.read_stack", lambda _: STACK)
 
 
 def test_each_node_with_its_image_and_what_the_controller_knows(running: FakeDocker) -> None:

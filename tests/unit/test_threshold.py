@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from kvshare import threshold, verify
 from kvshare.bench import calibrate
-from kvshare.bench.cost import first_worthwhile
 from kvshare.bench.observed import ArmRun, Observed
 from kvshare.bench.results import Document, Link
 from kvshare.bench.run import Facts, exit_code, make_document
 from kvshare.bench.spec import PEER, RECOMPUTE, BenchSpec
+from kvshare.config import threshold
+from kvshare.config.settings import load_settings
+from kvshare.config.threshold import Threshold
+from kvshare.cost.measured import first_worthwhile
 from kvshare.errors import CouldNotCheckError, KvshareError
-from kvshare.evidence import Spec
-from kvshare.settings import load_settings
-from kvshare.threshold import Threshold
+from kvshare.verify import run as verify
+from kvshare.verify.evidence import Spec
 from tests.unit.bench_build import KV_BYTES, POINTS, SPEC, cold_ms, document, observed
 from tests.unit.build import STACK, edit, proven
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvshare.evidence import Position
-from kvshare.tolerance import (
+from kvshare.verify.evidence import Position
+from kvshare.verify.tolerance import (
     CEILING_FACTOR,
     FLOORS,
     NOISE_FACTOR,

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from kvshare import checks, records, verify
-from kvshare.engines import Engines
+from kvshare import records
+from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
-from kvshare.evidence import Container, EngineProbe, Evidence, Logs, Spec
-from kvshare.settings import Settings
-from kvshare.stack import Stack
+from kvshare.site.engines import Engines
+from kvshare.stack.members import Stack
+from kvshare.verify import checks
+from kvshare.verify import run as verify
+from kvshare.verify.evidence import Container, EngineProbe, Evidence, Logs, Spec
 from tests.unit.build import SPEC, STACK, edit, proven
 from tests.unit.test_stack import Answer
 

@@ -1,25 +1,31 @@
-"""The commands. Each parses its options, calls the module that does the work, and prints."""
+"""The command group; every command is a file of kvshare.commands."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from kvshare import __version__, api_key, legs, operate, options, records
-from kvshare.contexts import quiet_ssh_environment
-from kvshare.errors import Group, KvshareError
-from kvshare.evidence import Evidence, Spec
-from kvshare.settings import find_root, load_settings
-
-if TYPE_CHECKING:
-    from kvshare.judgement import Judgement
+from kvshare import __version__
+from kvshare.commands.bench import bench
+from kvshare.commands.bench_client import bench_client
+from kvshare.commands.bundle import bundle
+from kvshare.commands.demo import demo
+from kvshare.commands.doctor import doctor
+from kvshare.commands.down import down
+from kvshare.commands.engine import engine
+from kvshare.commands.image import image
+from kvshare.commands.logs import logs
+from kvshare.commands.plan import plan
+from kvshare.commands.ports import ports
+from kvshare.commands.pull import pull
+from kvshare.commands.push import push
+from kvshare.commands.ship import ship
+from kvshare.commands.status import status
+from kvshare.commands.up import up
+from kvshare.commands.verify import send_legs, verify
+from kvshare.errors import Group
+from kvshare.site.contexts import quiet_ssh_environment
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,157 +39,21 @@ def main() -> None:
     os.environ.update(quiet_ssh_environment())  # for every docker command and client that this one starts
 
 
-@main.command()
-@options.report_format("verify.schema.json")
-@options.wait(60.0, "One deadline for everything that is still starting.")
-@options.ONLY
-@options.SKIP
-@click.option(
-    "--prompts",
-    type=click.IntRange(1),
-    default=3,
-    show_default=True,
-    metavar="N",
-    help="Prompts to prove it with, besides one to warm up and one to control.",
-)
-@click.option(
-    "--prompt-tokens",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Length of each: whole chunks plus a tail of 1 to 15 tokens.  "
-    "[default: 1546, or as many as decode's P2P_MIN_TOKENS asks for]",
-)
-@click.option(
-    "--seed", type=int, metavar="N", help="Seed of the prompts; a used one's prompts are cached already."
-)
-@click.option("--node", metavar="NAME", help="Of several decode nodes only this one, e.g. decode-2.")
-@options.OUTPUT_FILE
-@click.option(
-    "--save-evidence",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Save what was seen, to be judged again by --from-evidence.",
-)
-@click.option(
-    "--from-evidence",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Judge saved evidence; nothing is asked or sent.",
-)
-def verify(
-    output: str,
-    wait_s: float,
-    only: tuple[str, ...],
-    skip: tuple[str, ...],
-    prompts: int,
-    prompt_tokens: int | None,
-    seed: int | None,
-    node: str | None,
-    output_file: Path | None,
-    save_evidence: Path | None,
-    from_evidence: Path | None,
-) -> None:
-    """Prove that decode serves prompts from prefill's KV cache, with the right answers.
-
-    Exit code 0 only if nothing failed; `docs/checks.md` explains every check.
-    """
-    from kvshare import checks, judgement, report
-    from kvshare import verify as operator  # needs the Docker SDK, which the client image does without
-
-    selected = checks.select(only, skip)
-    judged: tuple[judgement.Judgement, ...]
-    if from_evidence is not None:
-        judged = (judgement.judge(_read_evidence(from_evidence), selected),)
-    else:
-        settings = load_settings(find_root())
-        if save_evidence is not None and node is None and len(settings.decode_nodes) > 1:
-            raise click.UsageError("--save-evidence holds one decode node's: add --node.")
-        wanted = operator.Options(prompts, prompt_tokens, seed, wait_s, node)
-        judged = operator.verify(settings, wanted, selected, _narrate)
-        _keep(settings.root, judged)
-    if save_evidence is not None:
-        save_evidence.write_text(records.dumps(judged[0].evidence) + "\n")
-    report.render(judged, output, sys.stdout)
-    if output_file is not None:
-        with output_file.open("w") as stream:
-            report.render(judged, output, stream)
-    sys.exit(judgement.exit_code_of(judged))
-
-
-@main.command(name="legs", hidden=True)
-@click.option(
-    "--spec", metavar="JSON", help="The whole task, as `kvshare verify` hands it to the client container."
-)
-@click.option("--prefill", metavar="URL", help="The prefill server.")
-@click.option("--decode", metavar="URL", help="The decode server.")
-@click.option("--controller", metavar="URL", help="The LMCache controller.")
-@click.option("--prefill-instance", default="lmcache_instance_1", show_default=True)
-@click.option("--decode-instance", default="lmcache_instance_2", show_default=True)
-@click.option("--prompts", type=click.IntRange(1), default=3, show_default=True, metavar="N")
-@click.option("--prompt-tokens", type=click.IntRange(1), default=1546, show_default=True, metavar="N")
-@click.option("--chunk-size", type=click.IntRange(1), default=256, show_default=True, metavar="N")
-@click.option(
-    "--vocab", type=int, default=259, show_default=True, metavar="N", help="Token ids are below it."
-)
-@click.option("--seed", type=int, metavar="N")
-@click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, show_default=True, metavar="SECONDS")
-@api_key.option
-def send_legs(
-    spec: str | None,
-    prefill: str | None,
-    decode: str | None,
-    controller: str | None,
-    prefill_instance: str,
-    decode_instance: str,
-    prompts: int,
-    prompt_tokens: int,
-    chunk_size: int,
-    vocab: int,
-    seed: int | None,
-    wait_s: float,
-    api_key_file: Path | None,
-) -> None:
-    """Send a verification's traffic and print what was seen as JSON; needs no Docker."""
-    if spec is not None:
-        task = records.loads(Spec, spec)
-    elif prefill and decode and controller:
-        seed = random.SystemRandom().randrange(2**31) if seed is None else seed
-        task = Spec(
-            prefill,
-            decode,
-            controller,
-            prefill_instance,
-            decode_instance,
-            prompts,
-            prompt_tokens,
-            chunk_size,
-            seed,
-            vocab,
-            wait_s=wait_s,
-        )
-    else:
-        raise click.UsageError("give --spec, or --prefill, --decode and --controller.")
-    click.echo(records.dumps(legs.run(task, api_key.read(api_key_file), _narrate)))
-
-
-def _read_evidence(path: Path) -> Evidence:
-    try:
-        return records.loads(Evidence, path.read_text())
-    except ValueError as error:
-        raise KvshareError(f"{path} is no evidence that this version saved: {error}.") from None
-
-
-def _keep(root: Path, judged: Sequence[Judgement]) -> None:
-    """Keep what was seen last, for `kvshare bundle` and --from-evidence; a read-only folder is no error."""
-    from kvshare.dockerd import state_dir
-
-    with contextlib.suppress(OSError):
-        for one in judged:
-            name = f"verify-{one.evidence.stack.decode.name}.json"
-            (state_dir(root) / name).write_text(records.dumps(one.evidence) + "\n")
-
-
-def _narrate(sentence: str) -> None:
-    click.echo(f"  {sentence}", err=True)
-
-
-for _command in operate.COMMANDS:
-    main.add_command(_command)
+main.add_command(demo)
+main.add_command(up)
+main.add_command(down)
+main.add_command(doctor)
+main.add_command(engine)
+main.add_command(image)
+main.add_command(ship)
+main.add_command(push)
+main.add_command(pull)
+main.add_command(status)
+main.add_command(logs)
+main.add_command(bundle)
+main.add_command(ports)
+main.add_command(verify)
+main.add_command(bench)
+main.add_command(plan)
+main.add_command(send_legs)
+main.add_command(bench_client)

@@ -12,9 +12,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from kvshare import metrics
-from kvshare.evidence import Sources
-from kvshare.openai import Http
+from kvshare.servers import metrics
+from kvshare.servers.openai import Http
+from kvshare.verify.evidence import Sources
 from tests import vllm_bench
 from tests.conftest import ROOT
 from tests.scenarios.conftest import Outcome, Rig

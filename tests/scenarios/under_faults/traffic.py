@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from kvshare import metrics
-from kvshare.evidence import Position, Sources
-from kvshare.ledger import make_prompts
-from kvshare.openai import Completion, Http, RequestFailedError, complete
-from kvshare.tolerance import distance, first_divergence, is_explained, make_limit
+from kvshare.servers import metrics
+from kvshare.servers.openai import Completion, Http, RequestFailedError, complete
+from kvshare.verify.evidence import Position, Sources
+from kvshare.verify.ledger import make_prompts
+from kvshare.verify.tolerance import distance, first_divergence, is_explained, make_limit
 from tests.rig import network
 from tests.rig.network import DECODE, OPERATOR, PREFILL, Host
 

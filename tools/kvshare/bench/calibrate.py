@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from kvshare.bench.cost import first_worthwhile
 from kvshare.bench.outputs import pull_words
 from kvshare.bench.results import Document
 from kvshare.bench.spec import PEER, RECOMPUTE, BenchSpec
+from kvshare.config.threshold import NAME, Threshold
+from kvshare.cost.measured import first_worthwhile
 from kvshare.errors import CouldNotCheckError, KvshareError
-from kvshare.threshold import NAME, Threshold
 
 
 def require(spec: BenchSpec) -> None:

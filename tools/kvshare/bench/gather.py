@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from kvshare import __version__, client, docker_cli, nodes, records
+from kvshare import __version__, records
 from kvshare.bench.observed import Line, Observed
-from kvshare.bench.plan import Architecture, read_architecture, with_kv
 from kvshare.bench.results import RunFingerprint
 from kvshare.bench.spec import BenchSpec
 from kvshare.bench.stages import Moments, read_moments
+from kvshare.config.settings import Settings
+from kvshare.cost.plan import Architecture, read_architecture, with_kv
 from kvshare.errors import USAGE, CouldNotCheckError, KvshareError
-from kvshare.evidence import FINGERPRINT
-from kvshare.settings import Settings
-from kvshare.stack import Controller, Server, Stack
+from kvshare.site import client, docker_cli, nodes
+from kvshare.stack.members import Controller, Server, Stack
+from kvshare.verify.evidence import FINGERPRINT
 
 STOP_S = 15.0
 # A model's configuration: beside its weights, or where the hub's cache keeps it.

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from kvshare import docker_cli
 from kvshare.bench.gather import Containers
 from kvshare.bench.results import Link
 from kvshare.errors import CouldNotCheckError
-from kvshare.stack import Server
+from kvshare.site import docker_cli
+from kvshare.stack.members import Server
 
 PROBE = ("python", "-m", "kvshare_engine", "probe")
 START_S, MEASURE_S, END_S = 30.0, 150.0, 10.0

@@ -12,8 +12,8 @@ from itertools import pairwise
 from queue import SimpleQueue
 
 from kvshare.bench.observed import Request
-from kvshare.bench.wire import Ask, Timed, Wire
-from kvshare.openai import RequestFailedError
+from kvshare.servers.openai import RequestFailedError
+from kvshare.servers.wire import Ask, Timed, Wire
 
 MAX_IN_FLIGHT = 256  # of Poisson arrivals; beyond it requests would wait here, not at the server
 SWITCH_INTERVAL_S = 0.0005  # Python's own 5 ms would add to a token's time at high concurrency

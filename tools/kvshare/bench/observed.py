@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from kvshare.bench.spec import Point
-from kvshare.evidence import Counters, Sources
+from kvshare.verify.evidence import Counters, Sources
 
 
 @dataclass(frozen=True)

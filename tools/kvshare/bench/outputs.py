@@ -15,10 +15,10 @@ from rich.text import Text
 
 from kvshare import records
 from kvshare.bench.compare import Difference
-from kvshare.bench.cost import Pull
 from kvshare.bench.observed import Observed
 from kvshare.bench.results import SCHEMA_VERSION, Arm, Document, PointResult
 from kvshare.bench.spec import MEANING, WORTH_QUOTING
+from kvshare.cost.measured import Pull
 from kvshare.errors import KvshareError
 
 JSON, LINES, CSV, REPORT = "bench.json", "requests.jsonl", "summary.csv", "report.html"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvshare.bench.cost import Prefill, Pull
 from kvshare.bench.spec import Goodput, Point
 from kvshare.bench.stages import Stages
 from kvshare.bench.stats import Distribution, Ratio
-from kvshare.evidence import Sources
-from kvshare.threshold import PULL_ALWAYS, Threshold
+from kvshare.config.threshold import PULL_ALWAYS, Threshold
+from kvshare.cost.measured import Prefill, Pull
+from kvshare.verify.evidence import Sources
 
 SCHEMA_VERSION = 1
 

@@ -12,18 +12,18 @@ from typing import Any
 
 from rich.console import Console
 
-from kvshare import threshold
 from kvshare.bench import calibrate, gather, linkspeed, summary
 from kvshare.bench.observed import Observed
 from kvshare.bench.progress import following
 from kvshare.bench.results import SCHEMA_VERSION, Document, Link, Model, RunFingerprint
 from kvshare.bench.spec import ARMS, PEER, WORTH_QUOTING, BenchSpec, Goodput, Point
 from kvshare.bench.stages import Moments
+from kvshare.config import threshold
+from kvshare.config.settings import Settings
+from kvshare.config.threshold import PULL_ALWAYS, Threshold
 from kvshare.errors import COULD_NOT_CHECK, FAILED, INTERRUPTED, PROVEN, KvshareError, did_you_mean
-from kvshare.ledger import TAIL, require_prompt_tokens
-from kvshare.settings import Settings
-from kvshare.stack import Stack, read_stack
-from kvshare.threshold import PULL_ALWAYS, Threshold
+from kvshare.stack.members import Stack, read_stack
+from kvshare.verify.ledger import TAIL, require_prompt_tokens
 
 DEFAULT_CHUNK_SIZE = 256
 DEFAULT_MAX_MODEL_LEN = 1600

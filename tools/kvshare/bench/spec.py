@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from kvshare.threshold import PULL_ALWAYS, Threshold
+from kvshare.config.threshold import PULL_ALWAYS, Threshold
 
 COLD, LOCAL_PREFIX, LOCAL_LMCACHE, PEER, RECOMPUTE = (
     "cold",

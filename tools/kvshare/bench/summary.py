@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from kvshare.bench import cost, rules, stages
+from kvshare.bench import rules, stages
 from kvshare.bench.observed import ArmRun, EngineTimes, Observed, PointEnd, Repetition, Request
 from kvshare.bench.results import Arm, Cost, Link, PointResult, Transfer
 from kvshare.bench.spec import COLD, NODE_OF, PEER, RECOMPUTE, BenchSpec, Goodput, Point
 from kvshare.bench.stages import Moments
 from kvshare.bench.stats import Distribution, Ratio, distribution, median, ratio_of_medians
-from kvshare.evidence import Sources
+from kvshare.cost import measured as cost
+from kvshare.verify.evidence import Sources
 
 GB = 1e9
 

@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import Any
 
-from kvshare.checks import PATCHES
-from kvshare.contexts import MINIMUM_ENGINE, version_of
-from kvshare.doctor import link as links
+from kvshare.checking.registry import Failed, NotChecked, NotNeeded, Outcome, Passed, Registry
+from kvshare.cost import link as links
 from kvshare.doctor.evidence import OPERATOR, Evidence, Facts, Interface, Link, Node, where
 from kvshare.doctor.network import is_taken
-from kvshare.ports import Port, ports_of, ranges_of
-from kvshare.preflight import ANY_ADDRESS, CONTROLLER_GIB, CPU_SERVER_GIB, GIB
-from kvshare.registry import Failed, NotChecked, NotNeeded, Outcome, Passed, Registry
-from kvshare.stack import Controller, Server
+from kvshare.operate.preflight import ANY_ADDRESS, CONTROLLER_GIB, CPU_SERVER_GIB, GIB
+from kvshare.site.contexts import MINIMUM_ENGINE, version_of
+from kvshare.stack.members import Controller, Server
+from kvshare.stack.ports import Port, ports_of, ranges_of
+from kvshare.verify.checks import PATCHES
 
 CATEGORIES = ("engines", "images", "hosts", "gpu", "network", "configuration")
 MINIMUM_COMPOSE = (2, 26)

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from kvshare import docker_cli
 from kvshare.errors import CouldNotCheckError
+from kvshare.site import docker_cli
 
 RUN_TIMEOUT_S = 60.0
 READY_TIMEOUT_S = 45.0

@@ -9,10 +9,10 @@ from datetime import datetime
 
 import psutil
 
-from kvshare import contexts, docker_cli, images
-from kvshare import engines as sdk
 from kvshare.doctor.evidence import Clock, Engine, Operator
 from kvshare.errors import CouldNotCheckError
+from kvshare.site import contexts, docker_cli, images
+from kvshare.site import engines as sdk
 
 CLOCK_READINGS = 3
 PLUGIN_TIMEOUT_S = 30

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvshare.images import Image
-from kvshare.stack import Controller, Server, Stack
+from kvshare.site.images import Image
+from kvshare.stack.members import Controller, Server, Stack
 
 OPERATOR = "the operator's machine"
 

@@ -8,16 +8,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from kvshare import contexts
+from kvshare.config.settings import Settings
 from kvshare.doctor import engines as engine_side
 from kvshare.doctor import links, network, probing
 from kvshare.doctor.containers import OneOffs
 from kvshare.doctor.evidence import Engine, Evidence, Node
 from kvshare.doctor.services import Service, service_of
 from kvshare.errors import CouldNotCheckError
-from kvshare.nodes import at_once
-from kvshare.settings import Settings
-from kvshare.stack import Stack, read_stack, resolved_config
+from kvshare.site import contexts
+from kvshare.site.nodes import at_once
+from kvshare.stack.members import Stack, read_stack, resolved_config
 
 POLL_S = 3.0
 Narrate = Callable[[str], None]

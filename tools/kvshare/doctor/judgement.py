@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from kvshare.checking.verdict import Verdict
 from kvshare.doctor.checks import REGISTRY, evaluate
 from kvshare.doctor.evidence import Evidence
-from kvshare.verdict import Verdict
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from kvshare import metrics, nodes
 from kvshare.doctor.containers import OneOffs
 from kvshare.doctor.evidence import Evidence, Facts, Link, Node, PrefillSpeed
 from kvshare.doctor.services import Service
 from kvshare.errors import CouldNotCheckError
+from kvshare.servers import metrics
+from kvshare.site import nodes
 
 MEASURE_TIMEOUT_S = 150.0
 MEASURABLE_TOKENS = 1000

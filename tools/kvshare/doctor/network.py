@@ -13,10 +13,10 @@ from kvshare.doctor.containers import OneOffs
 from kvshare.doctor.evidence import OPERATOR, Dialed, Endpoint, Evidence, Facts
 from kvshare.doctor.routes import private, required
 from kvshare.errors import CouldNotCheckError
-from kvshare.nodes import at_once
-from kvshare.ports import ranges_of
-from kvshare.preflight import ANY_ADDRESS
-from kvshare.stack import Server
+from kvshare.operate.preflight import ANY_ADDRESS
+from kvshare.site.nodes import at_once
+from kvshare.stack.members import Server
+from kvshare.stack.ports import ranges_of
 
 OPERATOR_TIMEOUT_S = 2.0
 HIGHEST_CONTROL_PORT = 19999  # below what kernels give out by themselves, above the stack's own

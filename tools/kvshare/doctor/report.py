@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kvshare.checking.rendering import by_category, plain_console, print_checks, write_json
 from kvshare.doctor import checks
 from kvshare.doctor.evidence import Evidence, Node
 from kvshare.doctor.judgement import Diagnosis
-from kvshare.rendering import by_category, plain_console, print_checks, write_json
 
 SCHEMA_VERSION = 1
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kvshare.ports import NONE, Caller, Port, ports_of
-from kvshare.stack import Controller, Server, Stack
+from kvshare.stack.members import Controller, Server, Stack
+from kvshare.stack.ports import NONE, Caller, Port, ports_of
 
 
 @dataclass(frozen=True)

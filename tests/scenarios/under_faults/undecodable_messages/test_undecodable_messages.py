@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kvshare import metrics
-from kvshare.openai import Http
+from kvshare.servers import metrics
+from kvshare.servers.openai import Http
 from tests.conftest import ROOT
 from tests.rig import engines
 from tests.rig.network import DECODE, PREFILL, Host

@@ -1,0 +1,223 @@
+"""`kvshare bench`: what reuse is worth here; and `bench compare`, `bench report`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from kvshare.bench.results import Document
+from kvshare.bench.spec import ARMS, WORTH_QUOTING, Goodput
+from kvshare.commands.options import wide_console
+from kvshare.config import dotenv
+from kvshare.config.settings import find_root, load_settings
+from kvshare.errors import PROVEN, Group, KvshareError, did_you_mean
+
+GOODPUT_LIMITS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2e": "e2e_ms"}
+
+
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """Numbers separated by commas, each within limits."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type[float], least: float, most: float = float("inf")) -> None:
+        self.kind, self.least, self.most = kind, least, most
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(self.kind(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not numbers separated by commas.", param, ctx)
+        for number in numbers:
+            if not self.least <= number <= self.most:
+                wanted = f"at least {self.least:g}" + (
+                    "" if self.most == float("inf") else f" and at most {self.most:g}"
+                )
+                self.fail(f"{number:g} must be {wanted}.", param, ctx)
+        return tuple(dict.fromkeys(numbers))
+
+
+@click.group(invoke_without_command=True, cls=Group)
+@click.option(
+    "--arms", default=",".join(ARMS), show_default=True, metavar="A,B", help="Which arms to run; see below."
+)
+@click.option(
+    "--prompt-tokens",
+    type=Numbers(int, 1),
+    metavar="N,M",
+    help="Prompt lengths: whole chunks plus a tail of 1 to 15 tokens.  [default: some that suit the model]",
+)
+@click.option(
+    "--output-tokens", type=Numbers(int, 1), default="16", show_default=True, metavar="N,M",
+    help="Tokens to generate.",
+)  # fmt: skip
+@click.option(
+    "--concurrency", type=Numbers(int, 1, 256), default="1", show_default=True, metavar="N,M",
+    help="Requests in flight.",
+)  # fmt: skip
+@click.option(
+    "--rate", type=Numbers(float, 0.001), metavar="R,S",
+    help="Poisson arrivals a second, instead of a number in flight.",
+)  # fmt: skip
+@click.option(
+    "--shared", type=Numbers(float, 0, 100), default="100", show_default=True, metavar="P,Q",
+    help="Percent of the whole chunks that a reusing prompt shares with the cold one.",
+)  # fmt: skip
+@click.option(
+    "--requests", type=click.IntRange(1), metavar="N",
+    help="Requests of each arm in a repetition.  [default: one wave, or five seconds of arrivals]",
+)  # fmt: skip
+@click.option(
+    "--repetitions", type=click.IntRange(1), default=WORTH_QUOTING, show_default=True, metavar="N",
+    help="Repetitions that must count; fewer than five are not worth quoting.",
+)  # fmt: skip
+@click.option(
+    "--goodput", metavar="L:MS", multiple=True, help="A limit for goodput: ttft:MS, tpot:MS or e2e:MS."
+)
+@click.option(
+    "--seed", type=int, metavar="N", help="Seed of all that is random; a used one's prompts are cached."
+)
+@click.option(
+    "--node", metavar="NAME", help="Of several decode nodes this one, e.g. decode-2.  [default: the first]"
+)
+@click.option(
+    "--wait", "wait_s", type=click.FloatRange(0), default=60.0, show_default=True, metavar="SECONDS",
+    help="How long servers that are still starting may take.",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+    help="Where bench.json, requests.jsonl, summary.csv and report.html go.  [default: .kvshare/bench/TIME]",
+)  # fmt: skip
+@click.option(
+    "--calibrate", is_flag=True,
+    help="Put the P2P_MIN_TOKENS that follows from the measured costs into .env.",
+)  # fmt: skip
+@click.pass_context
+def bench(
+    ctx: click.Context,
+    arms: str,
+    prompt_tokens: tuple[int, ...] | None,
+    output_tokens: tuple[int, ...],
+    concurrency: tuple[int, ...],
+    rate: tuple[float, ...] | None,
+    shared: tuple[float, ...],
+    requests: int | None,
+    repetitions: int,
+    goodput: tuple[str, ...],
+    seed: int | None,
+    node: str | None,
+    wait_s: float,
+    out: Path | None,
+    calibrate: bool,
+) -> None:
+    """Measure what reuse is worth on the running stack, and from which prompt length on it pays.
+
+    \b
+    Arms, in alternating order, each on fresh random prompts:
+      cold           prefill computes a prompt
+      local-prefix   prefill again, from vLLM's own prefix cache
+      local-lmcache  prefill again, from LMCache, with vLLM's own cache set aside by a cache salt
+      peer           decode, from prefill's cache over the network
+      recompute      decode computes another prompt: the control, it must move nothing
+
+    \b
+    What the figures mean, by the client's clock, token counts from `usage`:
+      TTFT   request sent to first chunk with a token
+      TBT    every gap between chunks with tokens, all of them pooled
+      TPOT   (E2E - TTFT) / (output tokens - 1), one a request
+      E2E    request sent to last chunk with a token
+      req/s, tok/s  answered requests, output tokens, a second from first sending to last token
+      goodput       requests a second that met every limit given
+      ± ms   spread: the middle half's width of the repetitions' medians
+
+    Where decode runs with P2P_MIN_TOKENS, its peer arm computes shorter prompts, and the report says so.
+    --calibrate derives it from this pair's costs; without a threshold on, or shorter pulls are not seen.
+
+    A repetition whose control moved a byte, or whose cold arm was more than 1 % warm, is discarded, said so,
+    and repeated. Exit code 1 if no byte moved in the peer arm, 3 if a server went down; what was measured is
+    kept, after Ctrl-C too. docs/bench.md says more.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from kvshare.bench import outputs, report, run
+
+    options = run.Options(
+        arms=run.parse_arms([name.strip() for name in arms.split(",") if name.strip()]),
+        prompt_tokens=prompt_tokens or (),
+        output_tokens=output_tokens,
+        concurrency=concurrency,
+        rates=rate or (),
+        shared_percent=shared,
+        requests=requests,
+        repetitions=repetitions,
+        seed=seed,
+        wait_s=wait_s,
+        goodput=parse_goodput(goodput),
+        node=node,
+        calibrate=calibrate,
+    )
+    settings = load_settings(find_root())
+    folder = out or settings.root / ".kvshare/bench" / f"{datetime.now():%Y%m%d-%H%M%S}"
+    finished = run.run(settings, options, Console(stderr=True))
+    outputs.write(folder, finished.document, finished.observed)
+    (folder / outputs.REPORT).write_text(report.html(finished.document))
+    outputs.show(finished.document, wide_console())
+    click.echo(
+        f"kvshare: {outputs.JSON}, {outputs.LINES}, {outputs.CSV}, {outputs.REPORT} in {folder}", err=True
+    )
+    if calibrate and finished.exit_code == PROVEN:
+        _write_threshold(settings.root, finished.document)
+    sentence = run.closing_sentence(finished.document, finished.exit_code)
+    if sentence is not None:
+        click.echo(f"Error: {sentence}", err=True)
+    sys.exit(finished.exit_code)
+
+
+def _write_threshold(root: Path, document: Document) -> None:
+    from kvshare.bench.calibrate import line
+
+    path = dotenv.write(root, wanted := line(document))
+    click.echo(f"kvshare: {path.name} has {wanted.split('  #')[0]}; type make up to apply it", err=True)
+
+
+@bench.command("compare")
+@click.argument("first", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="A.json")
+@click.argument("second", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="B.json")
+def compare_runs(first: Path, second: Path) -> None:
+    """Compare two benchmarks: ratios, and whether a difference exceeds the runs' own spread."""
+    from kvshare.bench import compare, outputs
+
+    a, b = outputs.load(first), outputs.load(second)
+    outputs.show_comparison(compare.compare(a, b), compare.warnings(a, b), wide_console())
+
+
+@bench.command("report")
+@click.argument("document", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="A.json")
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), metavar="REPORT.html")
+def write_report(document: Path, target: Path) -> None:
+    """Write the HTML report of a bench.json anew."""
+    from kvshare.bench import outputs, report
+
+    target.write_text(report.html(outputs.load(document)))
+
+
+def parse_goodput(limits: tuple[str, ...]) -> Goodput | None:
+    """Return the limits of ``ttft:500``-like texts; KvshareError for what is none of them."""
+    found: dict[str, float] = {}
+    for limit in limits:
+        name, _, value = limit.partition(":")
+        if name not in GOODPUT_LIMITS:
+            raise KvshareError(f"--goodput {limit}: {name} is no limit{did_you_mean(name, GOODPUT_LIMITS)}")
+        try:
+            found[GOODPUT_LIMITS[name]] = float(value)
+        except ValueError:
+            raise KvshareError(f"--goodput {limit}: '{value}' is not milliseconds.") from None
+    return Goodput(**found) if found else None

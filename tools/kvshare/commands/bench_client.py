@@ -1,0 +1,34 @@
+"""The hidden `bench-client`: the part of `kvshare bench` that the client container runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from kvshare import records
+from kvshare.bench.observed import Line
+from kvshare.bench.spec import BenchSpec
+from kvshare.commands.options import narrate
+from kvshare.config import api_key
+from kvshare.errors import KvshareError
+
+
+@click.command("bench-client", hidden=True)
+@click.option("--spec", required=True, metavar="JSON", help="The task, as `kvshare bench` hands it over.")
+@api_key.option
+def bench_client(spec: str, api_key_file: Path | None) -> None:
+    """Send a benchmark's requests and print what was seen, a line of JSON at a time; needs no Docker."""
+    from kvshare.bench import session
+
+    try:
+        task = records.loads(BenchSpec, spec)
+    except ValueError as error:
+        raise KvshareError(f"--spec makes no sense: {error}.") from None
+    session.run(task, api_key.read(api_key_file), _emit, narrate)
+
+
+def _emit(line: Line) -> None:
+    sys.stdout.write(records.dumps(line) + "\n")
+    sys.stdout.flush()

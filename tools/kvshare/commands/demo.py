@@ -1,0 +1,34 @@
+"""`kvshare demo`: from nothing to a proven run on this machine."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from kvshare.commands import options
+from kvshare.config.settings import Settings, find_root
+
+
+@click.command()
+@options.TIMEOUT
+def demo(timeout_s: float) -> None:
+    """Build, start and verify on this machine alone, without a GPU.
+
+    Starts the Docker engine where nothing else does, makes a base image where no registry can be reached
+    and a demo model where none is, then ends like `kvshare verify`. Ctrl-C stops whatever it started.
+    """
+    from kvshare.operate import demo as demonstration
+
+    sys.exit(demonstration.run(find_root(), _verify, timeout_s))
+
+
+def _verify(settings: Settings) -> int:
+    from kvshare.progress import step
+    from kvshare.verify import checks, judgement, report
+    from kvshare.verify import run as operator
+
+    with step("Verify") as current:
+        judged = operator.verify(settings, operator.Options(), checks.select((), ()), current.detail)
+    report.render(judged, "table", sys.stdout)
+    return judgement.exit_code_of(judged)

@@ -1,0 +1,28 @@
+"""`kvshare image`: build the images."""
+
+from __future__ import annotations
+
+import click
+
+from kvshare.config.settings import find_root, load_settings, validate_node
+
+
+@click.command()
+@click.argument("node", default="all")
+@click.option("--on", "context", metavar="CONTEXT", help="Build on this Docker context instead of NODE's.")
+def image(node: str, context: str | None) -> None:
+    """Build the engine and client images for DEVICE on NODE's engine: prefill, decode, or all.
+
+    What is built in one place can go to the other with `kvshare ship`, or `kvshare push` and `kvshare pull`.
+    """
+    from kvshare.operate import lifecycle
+    from kvshare.site import contexts
+    from kvshare.stack.members import read_stack
+
+    settings = load_settings(find_root())
+    validate_node(node, settings)
+    if context is not None:
+        contexts.read_engine(context)
+    members = lifecycle.members_of(read_stack(settings), node)
+    for name in [context] if context else lifecycle.by_context(members):
+        lifecycle.build(settings, name)

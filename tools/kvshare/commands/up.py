@@ -1,0 +1,36 @@
+"""`kvshare up`: start a node and wait until it is healthy."""
+
+from __future__ import annotations
+
+import click
+
+from kvshare.commands import options
+from kvshare.config.settings import find_root, load_settings, validate_node
+
+
+@click.command()
+@click.argument("node", default="all")
+@options.TIMEOUT
+def up(node: str, timeout_s: float) -> None:
+    """Start NODE and wait until it is healthy: prefill (brings the controller), decode, or all.
+
+    Of several decode nodes, decode means each, and decode-2 the second. Says which engine and host it acts on
+    before it does.
+    """
+    from kvshare.operate import lifecycle
+    from kvshare.site import contexts
+    from kvshare.stack.members import read_stack
+
+    settings = load_settings(find_root())
+    validate_node(node, settings)
+    stack = read_stack(settings)
+    members = lifecycle.members_of(stack, node)
+    engines = {engine.context: engine for engine in contexts.read_engines(m.context for m in members)}
+    for member in members:
+        engine = engines[member.context]
+        click.echo(
+            f"kvshare: {member.name} goes to {member.host}, context {member.context} "
+            f"(Docker {engine.version} on {engine.host})",
+            err=True,
+        )
+    lifecycle.up(settings, stack, node, timeout_s)

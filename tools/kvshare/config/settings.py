@@ -1,0 +1,224 @@
+"""The user's decisions: `.env` over the defaults of `.env.example`, the environment over both."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvshare.config import threshold
+from kvshare.errors import KvshareError, did_you_mean
+
+DEVICES = ("cpu", "cuda")
+TRANSPORTS = ("tcp", "rdma")
+CPU_FILE, RDMA_FILE = "compose.cpu.yaml", "compose.rdma.yaml"
+FIRST_DECODE_INSTANCE = 2  # prefill is lmcache_instance_1
+
+_ASSIGNMENT = re.compile(r"^(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)$")
+_SUGGESTION = re.compile(r"^#\s?([A-Z][A-Z0-9_]*)=")
+
+
+@dataclass(frozen=True)
+class DecodeNode:
+    """One machine that decodes, named ``decode``, or of several ``decode-1``, ``decode-2`` …"""
+
+    name: str
+    number: int
+    host: str
+    context: str
+    gpu: str
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What compose.yaml must be told to mean this node."""
+        instance = str(FIRST_DECODE_INSTANCE + self.number - 1)
+        return {"DECODE_HOST": self.host, "DECODE_GPU": self.gpu, "DECODE_INSTANCE": instance}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every decision, resolved and validated; ``values`` holds them all by name."""
+
+    root: Path
+    values: Mapping[str, str]
+
+    def get(self, name: str, default: str = "") -> str:
+        """Return the decision ``name``; an empty value counts as not made."""
+        return self.values.get(name) or default
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self.get("DEVICE", "cuda")
+
+    @property
+    def compose_files(self) -> tuple[str, ...]:
+        """The Compose files, relative to the root, in the order in which Compose merges them."""
+        separator = self.get("COMPOSE_PATH_SEPARATOR", ":")
+        return tuple(self.get("COMPOSE_FILE", "compose.yaml").split(separator))
+
+    @property
+    def transport(self) -> str:
+        """``tcp`` or ``rdma``."""
+        return self.get("TRANSPORT", "tcp")
+
+    @property
+    def prefill_context(self) -> str:
+        """The Docker context of prefill, and with it of the controller."""
+        return self.get("PREFILL_CONTEXT", "default")
+
+    @property
+    def decode_nodes(self) -> tuple[DecodeNode, ...]:
+        """Every decode node: those of DECODE_HOSTS, or without it the one of DECODE_HOST."""
+        if not self.get("DECODE_HOSTS"):
+            rest = self.get("DECODE_CONTEXT", "default"), self.get("DECODE_GPU", "0")
+            return (DecodeNode("decode", 1, self.get("DECODE_HOST", "127.0.0.1"), *rest),)
+        hosts, contexts, gpus = (
+            self._list(name) for name in ("DECODE_HOSTS", "DECODE_CONTEXTS", "DECODE_GPUS")
+        )
+        gpus = gpus or (self.get("DECODE_GPU", "0"),) * len(hosts)
+        for name, values in (("DECODE_CONTEXTS", contexts), ("DECODE_GPUS", gpus)):
+            if len(values) != len(hosts):
+                raise KvshareError(
+                    f"DECODE_HOSTS names {len(hosts)} nodes and {name} {len(values)}: "
+                    "give one for each, in one order."
+                )
+        nodes = enumerate(zip(hosts, contexts, gpus, strict=True), start=1)
+        return tuple(DecodeNode(f"decode-{number}", number, *node) for number, node in nodes)
+
+    def compose_environment(self, context: str | None = None) -> dict[str, str]:
+        """Return the environment to run `docker compose` with on a context: what the tool sees.
+
+        Where a decode node lives on the context, compose.yaml's `decode` means that node.
+        """
+        node = next((node for node in self.decode_nodes if node.context == context), self.decode_nodes[0])
+        secrets = {"HF_TOKEN": self._secret("HF_TOKEN_FILE", "HF_TOKEN"), "VLLM_API_KEY": self.api_key}
+        return {**os.environ, **self.values, **secrets, **node.variables}
+
+    @property
+    def api_key(self) -> str:
+        """The key that the servers' API asks for, or empty; KvshareError if there is none in its file."""
+        key = self._secret("API_KEY_FILE", "VLLM_API_KEY")
+        if self.get("API_KEY_FILE") and not re.fullmatch(r"[!-~]+", key):
+            raise KvshareError(
+                f"API_KEY_FILE={self.get('API_KEY_FILE')} must hold one key, a line of ASCII without spaces: "
+                "make one, e.g. with openssl rand -hex 32."
+            )
+        return key
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Addresses and networks that may use the servers' API; none means anyone."""
+        return self._list("CLIENTS")
+
+    def _secret(self, file: str, value: str) -> str:
+        """What the file named by ``file`` holds, else ``value`` itself; KvshareError if it cannot be read."""
+        path = self.get(file)
+        if not path:
+            return self.get(value)
+        try:
+            return (self.root / Path(path).expanduser()).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise KvshareError(f"{file}={path} cannot be read: {reason}; correct .env.") from None
+
+    def _list(self, name: str) -> tuple[str, ...]:
+        return tuple(self.get(name).replace(",", " ").split())
+
+
+def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read and validate the decisions under ``root``; KvshareError names what is wrong and what is near."""
+    environ = os.environ if environ is None else environ
+    example = root / ".env.example"
+    if not example.is_file():
+        raise KvshareError(
+            f"{root} is no kvshare folder, it has no .env.example: cd to it or set KVSHARE_ROOT."
+        )
+    known, defaults = _known_variables(example), _assignments(example)
+    chosen = _assignments(root / ".env") if (root / ".env").is_file() else {}
+    for name in chosen:
+        if name not in known and not name.startswith("COMPOSE_"):  # Compose's own are not ours to know
+            raise KvshareError(f".env sets {name}, which kvshare does not know{did_you_mean(name, known)}")
+    override = {name: environ[name] for name in known if name in environ}
+    values = {**defaults, **chosen, **override}
+    if {"DEVICE", "TRANSPORT"} & override.keys() and "COMPOSE_FILE" not in override:
+        # make up DEVICE=cuda means the whole of it
+        values["COMPOSE_FILE"] = _compose_files(values["DEVICE"], values.get("TRANSPORT") or "tcp")
+    settings = Settings(root, values)
+    _validate_choices(settings)
+    return settings
+
+
+def validate_node(name: str, settings: Settings) -> str:
+    """Return ``name`` if it is a node, else KvshareError with the nearest one."""
+    known = ("prefill", "all", "decode", *(node.name for node in settings.decode_nodes))
+    if name not in known:
+        raise KvshareError(f"NODE={name} is no node{did_you_mean(name, known)}")
+    return name
+
+
+def find_root() -> Path:
+    """Return the kvshare folder: KVSHARE_ROOT, or the working directory or the nearest parent that is one."""
+    if root := os.environ.get("KVSHARE_ROOT"):
+        return Path(root)
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / ".env.example").is_file()), here)
+
+
+def _validate_choices(settings: Settings) -> None:
+    for name, value, known in (
+        ("DEVICE", settings.device, DEVICES),
+        ("TRANSPORT", settings.transport, TRANSPORTS),
+    ):
+        if value not in known:
+            raise KvshareError(f"{name}={value} is no {name.lower()}{did_you_mean(value, known)}")
+    if not threshold.VALUE.fullmatch(least := settings.get(threshold.NAME, "0")):
+        raise KvshareError(
+            f"{threshold.NAME}={least} is no number of tokens: set it to 0, to what "
+            f"kvshare bench --calibrate finds, or to {threshold.NEVER}."
+        )
+    files = [Path(name).name for name in settings.compose_files]
+    if (CPU_FILE in files) != (settings.device == "cpu") or (RDMA_FILE in files) != (
+        settings.transport == "rdma"
+    ):
+        raise KvshareError(
+            f"DEVICE={settings.device}, TRANSPORT={settings.transport} and "
+            f"COMPOSE_FILE={':'.join(settings.compose_files)} disagree: "
+            f"set COMPOSE_FILE={_compose_files(settings.device, settings.transport)} in .env."
+        )
+
+
+def _compose_files(device: str, transport: str) -> str:
+    files = [
+        "compose.yaml",
+        *([CPU_FILE] if device == "cpu" else []),
+        *([RDMA_FILE] if transport == "rdma" else []),
+    ]
+    return ":".join(files)
+
+
+def _known_variables(example: Path) -> set[str]:
+    suggested = (_SUGGESTION.match(line) for line in example.read_text().splitlines())
+    return {*_assignments(example), *(match.group(1) for match in suggested if match)}
+
+
+def _assignments(path: Path) -> dict[str, str]:
+    """Return NAME=value lines; a quoted value is taken as it is, an unquoted one ends before ` #`."""
+    found = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        match = _ASSIGNMENT.match(line)
+        if match is None:
+            raise KvshareError(f"{path.name} line {number} is no NAME=value: {line}")
+        found[match.group(1)] = _value(match.group(2).strip())
+    return found
+
+
+def _value(text: str) -> str:
+    if text[:1] in ("'", '"') and (end := text.find(text[0], 1)) > 0:
+        return text[1:end]
+    return "" if text.startswith("#") else text.split(" #")[0].rstrip()

@@ -1,0 +1,1 @@
+"""Build, start, stop, deliver and look at a stack."""

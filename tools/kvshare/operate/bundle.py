@@ -1,0 +1,288 @@
+"""`kvshare bundle`: one archive with what a stranger needs to find a fault, and without its secrets."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import tarfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kvshare import __version__
+from kvshare.config.settings import Settings
+from kvshare.errors import CouldNotCheckError, KvshareError
+from kvshare.operate import logs
+from kvshare.operate.redact import Redactor, is_secret_name, secret_values
+from kvshare.operate.status import status
+from kvshare.progress import Step, step
+from kvshare.site import docker_cli, dockerd, nodes
+from kvshare.site.nodes import Look
+from kvshare.stack.members import Controller, Server, Stack, read_stack, resolved_config
+from kvshare.verify.evidence import FINGERPRINT
+
+DEFAULT_TAIL = 10_000
+SAVED_LINES = 2000  # of each log of a build or of the engine
+CONTROLLER_PATHS = ("/metrics", "/controller/workers", "/controller/key-stats")
+OWNER_ONLY = 0o600
+
+_ABOUT = {
+    "README.md": "this list, and what could not be had",
+    "settings.json": "the decisions of .env and .env.example, as they came out",
+    "versions.json": "of the tool, and of Docker and Compose on every context",
+    "status.json": "each node as kvshare status shows it",
+    "compose/": "the resolved docker compose config, as each context has it",
+    "images/": "docker image inspect of every image that a container runs, labels included",
+    "inspect/": "docker inspect of every container",
+    "fingerprints/": "what each engine says it runs with",
+    "logs/": "the logs, one file a node",
+    "metrics/": "what the servers and the controller export, and the controller's workers and keys",
+    "saved/": "from .kvshare and --evidence: what verify, doctor and builds left",
+}
+
+
+@dataclass
+class Contents:
+    """What goes into a bundle, by name, and what does not, with the reason; both fill up part by part."""
+
+    redactor: Redactor
+    files: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, text: str) -> None:
+        """Keep a text without its secrets; of JSON by its structure."""
+        self.files[name] = self.redactor.json(text) if name.endswith(".json") else self.redactor.text(text)
+
+    def add_data(self, name: str, data: Any) -> None:
+        """Keep data as JSON, without its secrets."""
+        self.files[name] = json.dumps(self.redactor.data(data), indent=2, ensure_ascii=False) + "\n"
+
+    def miss(self, name: str, reason: str) -> None:
+        """Note that a part cannot be had."""
+        self.missing[name] = self.redactor.text(reason)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Note what raises in between as a missing part, and go on."""
+        try:
+            yield
+        except KvshareError as error:
+            self.miss(name, error.message)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            self.miss(name, f"{type(error).__name__}: {error}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose; ``evidence`` are files of theirs to put in as well."""
+
+    tail: int = DEFAULT_TAIL
+    evidence: tuple[Path, ...] = ()
+
+
+def default_path(now: datetime | None = None) -> Path:
+    """Return a name that sorts by time and is free for a second."""
+    return Path(f"kvshare-bundle-{(now or datetime.now(UTC)):%Y%m%dT%H%M%SZ}.tar.gz")
+
+
+def bundle(settings: Settings, path: Path, options: Options) -> Contents:
+    """Gather everything and write it to ``path``, readable by its owner alone; KvshareError if that fails."""
+    _require_writable(path)
+    with step(f"Gather {path.name}") as current:
+        contents = gather(settings, options, current)
+        contents.files["README.md"] = readme(contents)
+        write(contents, path)
+    return contents
+
+
+def gather(settings: Settings, options: Options, current: Step) -> Contents:
+    """Return what can be had; nothing that is missing raises."""
+    contents = Contents(Redactor.knowing(known_secrets(settings)))
+    with contents.part("settings.json"):
+        contents.add_data("settings.json", dict(settings.values))
+    stack = None
+    with contents.part("everything about nodes"):
+        stack = read_stack(settings)
+    if stack is not None:
+        current.detail("asking the engines")
+        look = nodes.look(stack)
+        # Before any log is read: what a container has in its environment must not come out of its log.
+        contents.redactor = Redactor.knowing(known_secrets(settings) | _container_secrets(look))
+        for context, error in look.errors.items():
+            contents.miss(f"all of context {context}", error)
+        _add_nodes(contents, stack, look, options, current)
+        _add_compose(contents, settings, stack)
+        with contents.part("status.json"):
+            contents.add_data("status.json", [asdict(row) for row in status(stack)])
+    contexts = stack.contexts if stack is not None else (settings.prefill_context,)
+    contents.add_data("versions.json", _versions(contexts))
+    _add_saved(contents, settings.root, options.evidence)
+    return contents
+
+
+def known_secrets(settings: Settings) -> set[str]:
+    """Return the secret values that this machine's settings, environment and token files hold."""
+    variables = {**os.environ, **settings.values}
+    values = secret_values(variables)
+    paths = {path for name, path in variables.items() if path and _names_a_secret_file(name)}
+    home = Path(variables.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    for path in (*(settings.root / Path(path).expanduser() for path in paths), home / "token"):
+        try:
+            values.add(path.read_text().strip())
+        except (OSError, ValueError):
+            continue
+    return values
+
+
+def _names_a_secret_file(name: str) -> bool:
+    stem, _, last = name.rpartition("_")
+    return last.lower() in ("file", "path") and is_secret_name(stem)
+
+
+def _container_secrets(look: Look) -> set[str]:
+    values: set[str] = set()
+    for container in look.containers.values():
+        pairs = (entry.partition("=") for entry in container["Config"].get("Env") or ())
+        values |= secret_values({name: value for name, _, value in pairs})
+    return values
+
+
+# Nodes
+
+
+def _add_nodes(contents: Contents, stack: Stack, look: Look, options: Options, current: Step) -> None:
+    seen: set[tuple[str, str]] = set()
+    for member in stack.members:
+        container = look.of(member)
+        if container is None:
+            if member.context not in look.errors:
+                contents.miss(
+                    f"{member.name}: everything", f"context {member.context} has no container of it"
+                )
+            continue
+        current.detail(f"asking {member.name}")
+        _add_container(contents, member, container, options)
+        if (image := (member.context, container["Image"])) not in seen:
+            seen.add(image)
+            name = f"images/{member.name}.json"
+            with contents.part(name):
+                contents.add(name, docker_cli.docker(member.context, "image", "inspect", container["Image"]))
+
+
+def _add_container(
+    contents: Contents, member: Controller | Server, container: Mapping[str, Any], options: Options
+) -> None:
+    contents.add_data(f"inspect/{member.name}.json", container)
+    name = f"logs/{member.name}.log"
+    with contents.part(name):
+        lines = logs.read_one(member, container["Id"], logs.Selection(tail=options.tail))
+        contents.add(name, "".join(f"{line.when} {line.text}\n" for line in lines))
+    if container["State"]["Status"] != "running":
+        state = container["State"]["Status"]
+        contents.miss(f"{member.name}: fingerprint and metrics", f"its container is {state}")
+        return
+    name = f"fingerprints/{member.name}.json"
+    with contents.part(name):
+        contents.add(name, docker_cli.docker(member.context, "exec", container["Id"], "cat", FINGERPRINT))
+    for path in CONTROLLER_PATHS if isinstance(member, Controller) else ("/metrics",):
+        name = f"metrics/{member.name}{'.prom' if path == '/metrics' else f'-{Path(path).name}.json'}"
+        with contents.part(name):
+            contents.add(name, nodes.fetch(member.context, container["Id"], f"{member.url}{path}"))
+
+
+def _add_compose(contents: Contents, settings: Settings, stack: Stack) -> None:
+    for context in stack.contexts:
+        name = f"compose/{context}.json"
+        with contents.part(name):
+            contents.add_data(name, resolved_config(settings, context))
+
+
+def _versions(contexts: Iterable[str]) -> dict[str, Any]:
+    """Return versions of what takes part; an engine that gives none is named with its reason."""
+    asked: dict[str, Callable[[str], Any]] = {
+        "docker": lambda context: json.loads(docker_cli.docker(context, "version", "--format", "{{json .}}")),
+        "compose": lambda context: docker_cli.docker(context, "compose", "version", "--short").strip(),
+    }
+    found: dict[str, Any] = {
+        "kvshare": __version__,
+        "python": platform.python_version(),
+        "operator": platform.platform(),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    for name, ask in asked.items():
+        answers, errors = nodes.at_once(ask, contexts)
+        found[name] = {**answers, **errors}
+    return found
+
+
+def _add_saved(contents: Contents, root: Path, evidence: Iterable[Path]) -> None:
+    """Add the user's evidence whole, and of what `.kvshare` keeps the reports whole and the logs' ends."""
+    kept = dockerd.state_dir(root)
+    for path in (*sorted(kept.glob("*.json")), *evidence):
+        with contents.part(f"saved/{path.name}"):
+            contents.add(f"saved/{path.name}", path.read_text())
+    for path in sorted(kept.glob("*.log")):
+        with contents.part(f"saved/{path.name}"):
+            lines = path.read_text(errors="replace").splitlines(keepends=True)
+            contents.add(f"saved/{path.name}", "".join(lines[-SAVED_LINES:]))
+    if not any(name.startswith("saved/") and name.endswith(".json") for name in contents.files):
+        contents.miss(
+            "evidence of verify",
+            "none is saved: kvshare verify --save-evidence FILE, then bundle --evidence FILE",
+        )
+
+
+# Writing
+
+
+def readme(contents: Contents) -> str:
+    """Return the bundle's own description."""
+    written = datetime.now(UTC).isoformat(timespec="seconds")
+    inside = "\n".join(
+        f"- `{name}` {about}"
+        for name, about in _ABOUT.items()
+        if name == "README.md" or any(file.startswith(name) for file in contents.files)
+    )
+    missing = "\n".join(f"- {name}: {reason}" for name, reason in contents.missing.items()) or "Nothing."
+    return (
+        f"# kvshare bundle\n\nWritten {written} by kvshare {__version__}.\n\n"
+        f"## What is inside\n{inside}\n\n## What could not be had\n{missing}\n\n## Secrets\n"
+        "Removed, and shown as `[removed]`: values of variables and keys named like a token, a key,\n"
+        "a secret or a password, the tokens and API keys known here, Authorization headers, credentials in\n"
+        "URLs. Host names, addresses, model names and what users wrote are no secrets to this tool: read\n"
+        "before you publish.\n"
+    )
+
+
+def write(contents: Contents, path: Path) -> None:
+    """Write the archive, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, OWNER_ONLY)
+        with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
+            folder = path.name.removesuffix(".tar.gz")
+            for name, text in sorted(contents.files.items()):
+                data = text.encode(errors="replace")
+                entry = tarfile.TarInfo(f"{folder}/{name}")
+                entry.size, entry.mtime, entry.mode = len(data), int(time.time()), OWNER_ONLY
+                archive.addfile(entry, io.BytesIO(data))
+        partial.replace(path)
+    except OSError as error:
+        raise CouldNotCheckError(f"{path} cannot be written: {error.strerror}.") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _require_writable(path: Path) -> None:
+    if not path.name.endswith(".tar.gz"):
+        raise KvshareError(f"{path} is no name for a bundle: it must end in .tar.gz.")
+    if path.exists():
+        raise KvshareError(f"{path} is there already: give another name, or remove it.")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise KvshareError(f"{path} cannot be written: {path.parent} is no folder that you may write to.")

@@ -1,0 +1,143 @@
+"""`kvshare status`: each member, where it runs, how it is, and what the controller knows of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from kvshare.errors import CouldNotCheckError
+from kvshare.site import nodes
+from kvshare.site.nodes import Look
+from kvshare.stack.members import Controller, Server, Stack
+
+PIPE_WIDTH = 200
+ABSENT, UNKNOWN = "absent", "unknown"
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """One member of the stack; None is what nobody could tell, or does not apply.
+
+    ``state`` is `absent` where the context has no container of it, `unknown` where no engine
+    answers.
+    ``registered`` says whether the controller lists its LMCache worker, ``keys`` how many chunks of it.
+    """
+
+    node: str
+    context: str
+    host: str
+    state: str
+    health: str = ""
+    uptime_s: int | None = None
+    image: str | None = None
+    image_id: str | None = None
+    registered: bool | None = None
+    keys: int | None = None
+    error: str | None = None
+
+    @property
+    def is_well(self) -> bool:
+        """Healthy, and not known to be missing at the controller."""
+        return self.state == "running" and self.health == "healthy" and self.registered is not False
+
+
+def status(stack: Stack) -> tuple[ServiceStatus, ...]:
+    """Return how each member is; an engine or a controller that does not answer leaves gaps, and says why."""
+    look = nodes.look(stack)
+    keys = _keys(stack, look)
+    return tuple(_status(member, look, keys) for member in stack.members)
+
+
+def _status(member: Controller | Server, look: Look, keys: dict[str, int] | None) -> ServiceStatus:
+    place = (member.name, member.context, member.host)
+    if error := look.errors.get(member.context):
+        return ServiceStatus(*place, UNKNOWN, error=error)
+    container = look.of(member)
+    if container is None:
+        return ServiceStatus(*place, ABSENT)
+    state = container["State"]
+    known = keys if isinstance(member, Server) else None
+    return ServiceStatus(
+        *place,
+        state=state["Status"],
+        health=(state.get("Health") or {}).get("Status", ""),
+        uptime_s=_uptime_s(state),
+        image=container["Config"]["Image"],
+        image_id=container["Image"],
+        registered=None if known is None else _instance(member) in known,
+        keys=None if known is None else known.get(_instance(member)),
+    )
+
+
+def _instance(member: Controller | Server) -> str:
+    return member.instance if isinstance(member, Server) else ""
+
+
+def _uptime_s(state: dict[str, Any], now: datetime | None = None) -> int | None:
+    """Return whole seconds since the start by this machine's clock, or None of what does not run."""
+    if state["Status"] != "running":
+        return None
+    # nine digits of a second, of which Python reads six
+    started = datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", state["StartedAt"]))
+    return max(0, int(((now or datetime.now(UTC)) - started).total_seconds()))
+
+
+def _keys(stack: Stack, look: Look) -> dict[str, int] | None:
+    """Return the controller's number of keys by instance; None if it does not answer."""
+    controller = look.of(stack.controller)
+    if controller is None or controller["State"]["Status"] != "running":
+        return None
+    try:
+        url = f"{stack.controller.url}/controller/workers"
+        workers = json.loads(nodes.fetch(stack.controller.context, controller["Id"], url))["workers"]
+        counted: dict[str, int] = {}
+        for worker in workers:
+            instance = str(worker["instance_id"])
+            counted[instance] = counted.get(instance, 0) + int(worker["key_count"])
+    except (CouldNotCheckError, ValueError, LookupError, TypeError):
+        return None
+    return counted
+
+
+def print_table(rows: Sequence[ServiceStatus], stream: TextIO) -> None:
+    """Print a table for people."""
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    table = Table(box=None, pad_edge=False)
+    for heading in ("node", "host", "context", "state", "health", "up", "image id", "registered"):
+        table.add_column(heading)
+    table.add_column("keys", justify="right")
+    for row in rows:
+        table.add_row(
+            row.node,
+            row.host,
+            row.context,
+            row.state,
+            row.health,
+            "" if row.uptime_s is None else duration(row.uptime_s),
+            (row.image_id or "").removeprefix("sha256:")[:12],
+            {None: "", True: "yes", False: "no"}[row.registered],
+            "" if row.keys is None else str(row.keys),
+        )
+    console.print(table)
+
+
+def duration(seconds: int) -> str:
+    """Return a duration in its two largest units, such as ``3 h 12 min``."""
+    for unit, size, smaller, small in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // small} {smaller}"
+    return f"{seconds} s"
+
+
+def unreachable(rows: Sequence[ServiceStatus]) -> tuple[str, ...]:
+    """Return the sentence of each engine that did not answer, once."""
+    return tuple(dict.fromkeys(row.error for row in rows if row.error is not None))

@@ -1,0 +1,1 @@
+"""What the servers say, and how to ask them."""

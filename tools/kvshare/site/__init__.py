@@ -1,0 +1,1 @@
+"""Where the stack runs: its containers, or its processes."""

@@ -1,0 +1,108 @@
+"""The stack's images: which a node needs, which an engine has, and whether two are the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kvshare.config.settings import Settings
+from kvshare.errors import CouldNotCheckError, KvshareError
+from kvshare.operate.lifecycle import by_context, members_of
+from kvshare.site import contexts, docker_cli
+from kvshare.stack.members import Stack, resolved_config
+
+CLIENT = "client"
+LOCAL_CONTEXT = "default"
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image as an engine describes it; ``content`` is equal exactly where files and settings are."""
+
+    name: str
+    id: str
+    size_bytes: int
+    created: str
+    architecture: str
+    content: str
+
+    @property
+    def short_id(self) -> str:
+        """The first twelve digits of the id, as `docker images` shows them."""
+        return self.id.removeprefix("sha256:")[:12]
+
+    def is_same_as(self, other: Image | None) -> bool:
+        """Whether both are one image; an engine with containerd's store gives it another id."""
+        return other is not None and (self.id == other.id or self.content == other.content)
+
+
+def find(context: str, name: str) -> Image | None:
+    """Return an engine's image of that name, or None; CouldNotCheckError if the engine does not say."""
+    try:
+        (found,) = json.loads(docker_cli.docker(context, "image", "inspect", name))
+    except CouldNotCheckError as error:
+        if "no such image" in error.message.lower():
+            return None
+        raise
+    return parse(name, found)
+
+
+def parse(name: str, inspected: dict[str, Any]) -> Image:
+    """Return the image that `docker image inspect` describes."""
+    config = inspected.get("Config") or {}
+    kept = {key: config.get(key) for key in ("Env", "Entrypoint", "Cmd", "User", "WorkingDir", "Labels")}
+    layers = (inspected.get("RootFS") or {}).get("Layers") or [inspected["Id"]]
+    return Image(
+        name=name,
+        id=inspected["Id"],
+        size_bytes=int(inspected["Size"]),
+        created=inspected.get("Created") or "",
+        architecture=inspected.get("Architecture") or "",
+        content=json.dumps([layers, kept], sort_keys=True),
+    )
+
+
+def names(settings: Settings, services: Sequence[str]) -> tuple[str, ...]:
+    """Return the image names of services as Compose resolves them, each once."""
+    described = resolved_config(settings, settings.prefill_context)["services"]
+    return tuple(dict.fromkeys(described[service]["image"] for service in services))
+
+
+def needed(settings: Settings, stack: Stack, node: str) -> dict[str, tuple[str, ...]]:
+    """Return the image names that ``node`` needs, by context; the client runs on the prefill context."""
+    wanted = {}
+    for context, services in by_context(members_of(stack, node)).items():
+        client = [CLIENT] if context == stack.prefill.context else []
+        wanted[context] = names(settings, [*services, *client])
+    return wanted
+
+
+def source_of(name: str, stack: Stack, targets: Sequence[str], chosen: str | None) -> tuple[str, Image]:
+    """Return the context to take an image from, and the image.
+
+    The chosen context; without one the first that has it of: the local engine, prefill's, the others',
+    those that are themselves targets last.
+
+    Raises:
+        KvshareError: if none has the image, or there is no such context.
+        CouldNotCheckError: if the chosen engine does not answer; of the others such a one is passed over.
+    """
+    if chosen is not None:
+        contexts.read_engine(chosen)
+        if image := find(chosen, name):
+            return chosen, image
+        raise KvshareError(f"context {chosen} has no image {name}: type make image, or name another context.")
+    candidates = dict.fromkeys((LOCAL_CONTEXT, stack.prefill.context, *stack.contexts))
+    silent = []
+    for context in sorted(candidates, key=lambda candidate: candidate in targets):
+        try:
+            image = find(context, name)
+        except CouldNotCheckError as error:
+            silent.append(error.message)
+            continue
+        if image is not None:
+            return context, image
+    passed_over = f" (not asked: {' '.join(silent)})" if silent else ""
+    raise KvshareError(f"no context has the image {name}: type make image{passed_over}.")

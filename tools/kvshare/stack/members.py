@@ -1,0 +1,207 @@
+"""The system as Compose resolves it: which service runs where, under which address and ports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kvshare.config.settings import Settings
+from kvshare.errors import CouldNotCheckError, KvshareError
+
+COMPOSE_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Server:
+    """One vLLM server and its LMCache worker; ``name`` tells decode nodes apart, ``service`` does not."""
+
+    service: str
+    name: str
+    context: str
+    host: str
+    instance: str
+    api_port: int
+    worker_port: int
+    p2p_init_port: int
+    p2p_lookup_port: int
+    data_ports: tuple[int, int] = (0, 0)  # first and last of the range out of which UCX takes its own
+
+    @property
+    def url(self) -> str:
+        """Where the OpenAI API, `/health` and `/metrics` answer."""
+        return f"http://{self.host}:{self.api_port}"
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Every TCP port that it alone may listen on; UCX takes its own out of ``data_ports``."""
+        return (self.api_port, self.worker_port, self.p2p_init_port, self.p2p_lookup_port)
+
+    @property
+    def peer_init_url(self) -> str:
+        """The address that peers dial first, as the controller must hand it out."""
+        return f"{self.host}:{self.p2p_init_port}"
+
+
+@dataclass(frozen=True)
+class Controller:
+    """The LMCache controller, which runs on the prefill node."""
+
+    service: str
+    name: str
+    context: str
+    host: str
+    http_port: int
+    pull_port: int
+    reply_port: int
+    heartbeat_port: int
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Every TCP port that it listens on."""
+        return (self.http_port, self.pull_port, self.reply_port, self.heartbeat_port)
+
+    @property
+    def url(self) -> str:
+        """Where its HTTP interface answers."""
+        return f"http://{self.host}:{self.http_port}"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The whole system: one controller, one prefill server, and the decode servers."""
+
+    project: str
+    device: str
+    controller: Controller
+    prefill: Server
+    decodes: tuple[Server, ...]
+
+    @property
+    def decode(self) -> Server:
+        """The first decode server; the only one of a pair."""
+        return self.decodes[0]
+
+    @property
+    def pairs(self) -> tuple[Stack, ...]:
+        """This stack with one decode server at a time: reuse is proven pair by pair."""
+        return tuple(replace(self, decodes=(decode,)) for decode in self.decodes)
+
+    @property
+    def members(self) -> tuple[Controller | Server, ...]:
+        """Everything that runs for good, in the order of start."""
+        return (self.controller, self.prefill, *self.decodes)
+
+    @property
+    def contexts(self) -> tuple[str, ...]:
+        """The Docker contexts in use, each once."""
+        return tuple(dict.fromkeys(member.context for member in self.members))
+
+    def member(self, service: str) -> Controller | Server:
+        """Return the first member of that service name; in a pair, the only one."""
+        return next(member for member in self.members if member.service == service)
+
+    def where(self, *services: str) -> str:
+        """Return the place of services in words, e.g. ``decode on 10.0.0.2 (context gpu-b)``."""
+        members = [self.member(service) for service in services]
+        return ", ".join(f"{m.name} on {m.host} (context {m.context})" for m in members)
+
+
+def compose_command(context: str, *arguments: str) -> list[str]:
+    """Return a `docker compose` command line that names its context; run it in the root."""
+    return ["docker", "--context", context, "compose", *arguments]
+
+
+def read_stack(settings: Settings) -> Stack:
+    """Ask Compose for the resolved facts; CouldNotCheckError without Compose, KvshareError if it refuses."""
+    nodes = settings.decode_nodes
+    configs = [resolved_config(settings, node.context) for node in nodes]
+    stack = parse_stack(configs, settings)
+    _require_ports_apart(stack)
+    return stack
+
+
+def resolved_config(settings: Settings, context: str) -> dict[str, Any]:
+    """Return `docker compose config` as a context's machine has it; raises as ``read_stack`` does."""
+    command = compose_command("default", "--profile", "*", "config", "--format", "json")
+    try:
+        result = subprocess.run(
+            command,
+            cwd=settings.root,
+            env=settings.compose_environment(context),
+            capture_output=True,
+            text=True,
+            timeout=COMPOSE_TIMEOUT_S,
+        )
+    except FileNotFoundError:
+        raise CouldNotCheckError("docker is not installed here: type make demo, or see README.md.") from None
+    except subprocess.TimeoutExpired:
+        raise CouldNotCheckError(f"docker compose config did not end in {COMPOSE_TIMEOUT_S} s.") from None
+    if result.returncode != 0:
+        reason = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        raise KvshareError(f"docker compose config refuses the settings: {reason[0]}")
+    config: dict[str, Any] = json.loads(result.stdout)
+    return config
+
+
+def parse_stack(configs: Sequence[Mapping[str, Any]], settings: Settings) -> Stack:
+    """Return the stack from each decode node's `docker compose config` and the user's decisions."""
+    try:
+        facts = configs[0]["x-kvshare"]
+        return Stack(
+            project=configs[0]["name"],
+            device=settings.device,
+            controller=_controller(facts["controller"], settings),
+            prefill=_server("prefill", "prefill", facts, settings.prefill_context),
+            decodes=tuple(
+                _server("decode", node.name, config["x-kvshare"], node.context)
+                for node, config in zip(settings.decode_nodes, configs, strict=True)
+            ),
+        )
+    except KeyError as missing:
+        raise KvshareError(f"compose.yaml has no {missing} where x-kvshare should state it.") from None
+
+
+def _require_ports_apart(stack: Stack) -> None:
+    """KvshareError if two members of one context, and so of one machine's network, want the same port."""
+    taken: dict[tuple[str, int], str] = {}
+    for member in stack.members:
+        for port in member.ports:
+            other = taken.setdefault((member.context, port), member.name)
+            if other != member.name:
+                raise KvshareError(
+                    f"{other} and {member.name} both want port {port} on context {member.context}: "
+                    "give each a context of its own in .env, or other ports in x-kvshare of compose.yaml."
+                )
+
+
+def _controller(facts: Mapping[str, Any], settings: Settings) -> Controller:
+    return Controller(
+        service="controller",
+        name="controller",
+        context=settings.prefill_context,
+        host=str(facts["KVSHARE_CONTROLLER_HOST"]),
+        http_port=int(facts["KVSHARE_CONTROLLER_HTTP_PORT"]),
+        pull_port=int(facts["KVSHARE_CONTROLLER_PULL_PORT"]),
+        reply_port=int(facts["KVSHARE_CONTROLLER_REPLY_PORT"]),
+        heartbeat_port=int(facts["KVSHARE_CONTROLLER_HEARTBEAT_PORT"]),
+    )
+
+
+def _server(service: str, name: str, every: Mapping[str, Any], context: str) -> Server:
+    facts = every[service]
+    first, _, last = str(every["server"]["UCX_TCP_PORT_RANGE"]).partition("-")
+    return Server(
+        service=service,
+        name=name,
+        context=context,
+        host=str(facts["KVSHARE_HOST"]),
+        instance=str(facts["KVSHARE_INSTANCE"]),
+        api_port=int(facts["KVSHARE_API_PORT"]),
+        worker_port=int(facts["KVSHARE_WORKER_PORT"]),
+        p2p_init_port=int(facts["KVSHARE_P2P_INIT_PORT"]),
+        p2p_lookup_port=int(facts["KVSHARE_P2P_LOOKUP_PORT"]),
+        data_ports=(int(first), int(last or first)),
+    )

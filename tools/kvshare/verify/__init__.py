@@ -1,0 +1,1 @@
+"""A proof: legs, ledger, tolerance, and the checks that judge them."""

@@ -1,0 +1,241 @@
+"""What was seen during one verification: facts only, no judgement, all of it plain JSON underneath."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvshare.stack.members import Stack
+
+REFERENCE, SAME_SPLIT, PEER, CONTROL = "reference", "same split", "peer", "control"
+LEGS = (REFERENCE, SAME_SPLIT, PEER, CONTROL)
+FINGERPRINT = "/tmp/kvshare/fingerprint.json"  # where a container of the engine image writes its own
+WARM_UP = 0  # the number of the prompt whose pull opens the connection between the peers
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the client container is asked to do: addresses, sizes in tokens, limits in seconds."""
+
+    prefill: str
+    decode: str
+    controller: str
+    prefill_instance: str
+    decode_instance: str
+    prompts: int
+    prompt_tokens: int
+    chunk_size: int
+    seed: int
+    vocab: int = 259
+    max_tokens: int = 16
+    wait_s: float = 0.0
+    deadline_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Prompt tokens by where their KV came from, as vLLM counts them."""
+
+    local_compute: int = 0
+    local_cache_hit: int = 0
+    external_kv_transfer: int = 0
+
+    @property
+    def total(self) -> int:
+        """All prompt tokens."""
+        return self.local_compute + self.local_cache_hit + self.external_kv_transfer
+
+    def __add__(self, other: Sources) -> Sources:
+        return Sources(
+            self.local_compute + other.local_compute,
+            self.local_cache_hit + other.local_cache_hit,
+            self.external_kv_transfer + other.external_kv_transfer,
+        )
+
+    def __sub__(self, other: Sources) -> Sources:
+        return Sources(
+            self.local_compute - other.local_compute,
+            self.local_cache_hit - other.local_cache_hit,
+            self.external_kv_transfer - other.external_kv_transfer,
+        )
+
+
+@dataclass(frozen=True)
+class Position:
+    """One generated token and the most likely tokens at its place with their natural log-probabilities."""
+
+    token: int
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One request: times in milliseconds from its sending; ``error`` is set instead of them if it failed."""
+
+    prompt: int
+    leg: str
+    node: str
+    request_id: str
+    tokens: int
+    ttft_ms: float | None = None
+    e2e_ms: float | None = None
+    sources: Sources | None = None
+    output: tuple[Position, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Admission:
+    """How the controller came to know of one prompt's chunks on prefill; ``how`` is empty if it did not."""
+
+    prompt: int
+    expected_keys: int
+    new_keys: int
+    seconds: float
+    how: str
+
+
+@dataclass(frozen=True)
+class Counters:
+    """LMCache's counters on one server since its start; sums of seconds and of tokens a second."""
+
+    hit_tokens: float = 0.0
+    requested_tokens: float = 0.0
+    retrieve_hit_rate: float | None = None
+    transfers: float = 0.0
+    transfer_seconds: float = 0.0
+    transfer_speed_sum: float = 0.0
+
+
+@dataclass(frozen=True)
+class ServerProbe:
+    """A server as the client sees it."""
+
+    healthy: bool
+    error: str | None = None
+    model: str | None = None
+    max_model_len: int | None = None
+
+
+@dataclass(frozen=True)
+class Worker:
+    """An LMCache worker as the controller lists it."""
+
+    instance: str
+    peer_init_url: str | None
+    key_count: int
+
+
+@dataclass(frozen=True)
+class PullSample:
+    """The controller's PULL socket at one moment: messages so far, and whether any waits to be read."""
+
+    messages: float
+    pending: bool
+
+
+@dataclass(frozen=True)
+class ControllerProbe:
+    """The controller as the client sees it; the pull loop is sampled before, during and after the legs."""
+
+    answers: bool
+    error: str | None = None
+    workers: tuple[Worker, ...] = ()
+    pull: tuple[PullSample, ...] = ()
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Everything that the client container saw."""
+
+    spec: Spec
+    prefill: ServerProbe
+    decode: ServerProbe
+    controller: ControllerProbe
+    admissions: tuple[Admission, ...] = ()
+    legs: tuple[Leg, ...] = ()
+    owner_start: Counters | None = None
+    owner_after_control: Counters | None = None
+    owner_end: Counters | None = None
+    decode_start: Counters | None = None
+    decode_end: Counters | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What an engine says it runs with, written at its start."""
+
+    role: str
+    instance: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    python_hash_seed: str | None = None
+    model: str | None = None
+    dtype: str | None = None
+    kv_cache_dtype: str | None = None
+    max_model_len: int | None = None
+    lmcache: dict[str, Any] = field(default_factory=dict)
+    kv_transfer_config: dict[str, Any] | None = None
+    patches: tuple[str, ...] = ()
+
+    @property
+    def kv_dtype(self) -> str | None:
+        """What KV is kept in, as far as it is set; auto: what the model is in."""
+        return self.dtype if self.kv_cache_dtype in (None, "auto") else self.kv_cache_dtype
+
+
+@dataclass(frozen=True)
+class Container:
+    """A service's container as its engine describes it; ``state`` is ``missing`` where there is none."""
+
+    service: str
+    name: str
+    state: str
+    health: str = ""
+    exit_code: int = 0
+    image_id: str = ""
+    fingerprint: Fingerprint | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class EngineProbe:
+    """A Docker engine; ``error`` says why it could not be asked."""
+
+    context: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """LMCache's log line about one lookup: how many of a request's tokens it can get."""
+
+    request_id: str
+    hit_tokens: int
+
+
+@dataclass(frozen=True)
+class Logs:
+    """What the containers' logs say; None where a log could not be read."""
+
+    decode_hits: tuple[Hit, ...] | None = None
+    owner_lookups: tuple[str, ...] | None = None
+    controller_errors: tuple[str, ...] | None = None
+    lookup_timeouts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that was seen, on both sides; ``client_error`` says why there is no traffic."""
+
+    started: str
+    stack: Stack
+    engines: tuple[EngineProbe, ...]
+    containers: tuple[Container, ...]
+    logs: Logs
+    traffic: Traffic | None = None
+    client_error: str | None = None
+
+    def container(self, service: str) -> Container:
+        """Return the container of that service."""
+        return next(container for container in self.containers if container.service == service)

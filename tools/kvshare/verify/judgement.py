@@ -1,0 +1,53 @@
+"""What the results of all checks come to: proven or not, the cause, the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from kvshare.checking.registry import SUCCESS
+from kvshare.checking.verdict import Verdict
+from kvshare.errors import COULD_NOT_CHECK, FAILED, PROVEN
+from kvshare.verify.checks import REGISTRY, evaluate, worth
+from kvshare.verify.evidence import Evidence
+
+
+@dataclass(frozen=True)
+class Judgement(Verdict[Evidence]):
+    """Evidence and the results of the selected checks."""
+
+    outside = ("ENG-01", "CLIENT-01")  # a failure here says nothing about the stack
+
+    @property
+    def proven(self) -> bool:
+        """Whether every check that is no mere warning was made and holds."""
+        passed = {result.check.id for result in self.results if result.result == SUCCESS}
+        return all(check.id in passed for check in REGISTRY if not check.warning)
+
+    @property
+    def sentence(self) -> str:
+        """The last line: what it all comes to."""
+        if self.failures:
+            return f"NOT proven: {self.failures}"
+        if self.unjudged:
+            return f"NOT proven: {self.unjudged[0].check.id} was {self.unjudged[0].detail}"
+        if not self.proven:
+            made = f"nothing failed in {len(self.results)} of {len(REGISTRY)} checks"
+            return f"{made}; the proof needs all of them, without --only and --skip"
+        traffic = self.evidence.traffic
+        assert traffic is not None, "a proof has traffic"
+        verdict = worth(traffic)
+        pays = f"; {verdict.sentence}" if verdict else ""
+        prompts = traffic.spec.prompts
+        return f"proven: {prompts} prompts served from the peer's KV cache with the right answers{pays}"
+
+
+def judge(evidence: Evidence, selected: Collection[str]) -> Judgement:
+    """Evaluate the selected checks on the evidence."""
+    return Judgement(evidence, evaluate(evidence, selected))
+
+
+def exit_code_of(judgements: Sequence[Judgement]) -> int:
+    """Return one exit code for all: a failure before what could not be checked, before a proof."""
+    codes = {judgement.exit_code for judgement in judgements}
+    return next((code for code in (FAILED, COULD_NOT_CHECK) if code in codes), PROVEN)

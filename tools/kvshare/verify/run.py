@@ -1,0 +1,165 @@
+"""One verification, from the operator's machine: look at the engines, send traffic, read logs, judge."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from kvshare.config import threshold
+from kvshare.config.settings import Settings
+from kvshare.config.threshold import Threshold
+from kvshare.errors import KvshareError, did_you_mean
+from kvshare.site import client
+from kvshare.site.engines import Engines
+from kvshare.stack.members import Stack, read_stack
+from kvshare.verify import checks
+from kvshare.verify.evidence import Container, Evidence, Logs, Spec
+from kvshare.verify.judgement import Judgement, judge
+from kvshare.verify.ledger import TAIL, require_prompt_tokens, reusable
+from kvshare.verify.legs import Narrate
+
+DEFAULT_CHUNK_SIZE = 256
+DEFAULT_PROMPTS = 3
+DEFAULT_PROMPT_TOKENS = 6 * DEFAULT_CHUNK_SIZE + 10
+DEFAULT_WAIT_S = 60.0
+SEED_STEP = 1_000_000  # between decode nodes: prefill has cached what was sent for the one before
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose: sizes in tokens, times in seconds; without a seed one is drawn.
+
+    Without ``prompt_tokens`` they are DEFAULT_PROMPT_TOKENS, or as long as decode's threshold asks for.
+    """
+
+    prompts: int = DEFAULT_PROMPTS
+    prompt_tokens: int | None = None
+    seed: int | None = None
+    wait_s: float = DEFAULT_WAIT_S
+    node: str | None = None
+
+
+def verify(
+    settings: Settings, options: Options, selected: Collection[str], narrate: Narrate
+) -> tuple[Judgement, ...]:
+    """Verify the running stack, one decode node after the other.
+
+    Only the traffic and the logs that the selected checks need are gathered.
+    """
+    pairs = _chosen(read_stack(settings), options.node)
+    judged = []
+    for number, pair in enumerate(pairs):
+        if len(pairs) > 1:
+            narrate(f"{pair.decode.name} on {pair.decode.host}")
+        seeded = replace(options, seed=None if options.seed is None else options.seed + number * SEED_STEP)
+        evidence = gather(pair, settings, seeded, checks.needs_traffic(selected), narrate)
+        judged.append(judge(evidence, selected))
+    return tuple(judged)
+
+
+def _chosen(stack: Stack, node: str | None) -> tuple[Stack, ...]:
+    """Return the pairs to verify; KvshareError names what is no decode node."""
+    names = [pair.decode.name for pair in stack.pairs]
+    if node is not None and node not in names:
+        raise KvshareError(f"--node {node} is no decode node{did_you_mean(node, names)}")
+    return tuple(pair for pair in stack.pairs if node in (None, pair.decode.name))
+
+
+def gather(stack: Stack, settings: Settings, options: Options, traffic: bool, narrate: Narrate) -> Evidence:
+    """Return what can be seen of the stack now; what cannot be is named in the evidence, not raised."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    deadline = time.monotonic() + options.wait_s
+    with Engines(stack) as engines:
+        engines.wait_until_started(options.wait_s)
+        containers = engines.containers()
+        seen, error = None, None
+        if traffic:
+            spec = make_spec(stack, containers, options, max(0.0, deadline - time.monotonic()))
+            narrate(
+                f"seed {spec.seed}: {spec.prompts} prompts of {spec.prompt_tokens} tokens, and one to warm up"
+                f"{_pulls_from(threshold_of(containers))}"
+            )
+            try:
+                seen = client.send(spec, stack, settings)
+            except client.ClientFailedError as failure:
+                error = str(failure)
+        logs = engines.logs() if traffic else Logs()
+        return Evidence(started, stack, engines.probes(), containers, logs, seen, error)
+
+
+def _pulls_from(found: Threshold) -> str:
+    return f"; decode pulls from {found.tokens:,} tokens on" if found.tokens else ""
+
+
+def threshold_of(containers: tuple[Container, ...]) -> Threshold:
+    """Return from how many tokens on the running decode server pulls; 0 where it does not say."""
+    prints = (c.fingerprint for c in containers if c.fingerprint is not None)
+    return threshold.of_server(next((f.lmcache for f in prints if f.role == "decode"), {}))
+
+
+def make_spec(stack: Stack, containers: tuple[Container, ...], options: Options, wait_s: float) -> Spec:
+    """Return the client's task; KvshareError if the prompt length cannot work with what the engines run."""
+    prints = [c.fingerprint for c in containers if c.fingerprint is not None and c.service != "controller"]
+    chunk_size = next(
+        (int(f.lmcache["chunk_size"]) for f in prints if "chunk_size" in f.lmcache), DEFAULT_CHUNK_SIZE
+    )
+    lengths = [f.max_model_len for f in prints if f.max_model_len is not None]
+    longest = min(lengths, default=None)
+    pulls_from = threshold_of(containers)
+    spec = Spec(
+        prefill=stack.prefill.url,
+        decode=stack.decode.url,
+        controller=stack.controller.url,
+        prefill_instance=stack.prefill.instance,
+        decode_instance=stack.decode.instance,
+        prompts=options.prompts,
+        prompt_tokens=_prompt_tokens(options.prompt_tokens, pulls_from, chunk_size),
+        chunk_size=chunk_size,
+        seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
+        wait_s=wait_s if _may_still_come(containers) else 0.0,
+    )
+    _require_room(pulls_from, spec, longest)
+    require_prompt_tokens(spec.prompt_tokens, spec.chunk_size, longest, spec.max_tokens)
+    return spec
+
+
+def _prompt_tokens(chosen: int | None, pulls_from: Threshold, chunk_size: int) -> int:
+    """Return the prompts' length; KvshareError if decode would compute prompts of the chosen one itself."""
+    if pulls_from.tokens is None:
+        raise KvshareError(
+            f"decode never pulls ({pulls_from.assignment}), there is nothing to prove: "
+            f"set {threshold.NAME}=0 in .env and type make up NODE=decode."
+        )
+    least = _shortest(pulls_from.tokens, chunk_size)
+    if chosen is None:
+        return max(DEFAULT_PROMPT_TOKENS, least)
+    if pulls_from.declines(reusable(chosen, chunk_size)):
+        raise KvshareError(
+            f"decode computes a prompt of {chosen} tokens itself ({pulls_from.assignment}): "
+            f"set --prompt-tokens to {least} or more."
+        )
+    return chosen
+
+
+def _shortest(tokens: int, chunk_size: int) -> int:
+    """Return the length of the shortest prompt that at least ``tokens`` can be pulled of."""
+    return math.ceil(tokens / chunk_size) * chunk_size + TAIL
+
+
+def _require_room(pulls_from: Threshold, spec: Spec, longest: int | None) -> None:
+    """KvshareError if every prompt that decode would pull is longer than the model takes."""
+    least = _shortest(pulls_from.tokens or 0, spec.chunk_size) + spec.max_tokens
+    if pulls_from.is_set and longest is not None and least > longest:
+        raise KvshareError(
+            f"decode pulls no prompt that MAX_MODEL_LEN={longest} takes ({pulls_from.assignment}), there is "
+            f"nothing to prove: set {threshold.NAME}=0 in .env and type make up NODE=decode."
+        )
+
+
+def _may_still_come(containers: tuple[Container, ...]) -> bool:
+    """Return whether waiting can help: a container that is not there will not come by itself."""
+    return all(container.state in ("running", "restarting", "created") for container in containers)
