@@ -75,8 +75,8 @@ test-unit: ## Only what needs no Docker engine
 	@setup/setup.sh docker/locks/dev.txt
 	@$(PYTEST) --numprocesses auto tests/unit
 test-gpu: ## On a machine with a GPU, from PYTHON's vLLM, LMCache and NIXL: measure it and write docs/gpu.md
-	@$(PYTHON) -m tests.gpu $(ARGS)
-	@$(PYTHON) -m tests.gpu --docs
+	@$(PYTHON) -m benchmarks.gpu $(ARGS)
+	@$(PYTHON) -m benchmarks.gpu --docs
 generate: ## Rewrite what is generated: docs/cli.md, patches.md, ports.md, original.md, every golden file
 	@setup/setup.sh docker/locks/dev.txt
 	@.venv/bin/python docker/patches/apply.py --docs > docs/patches.md
@@ -86,4 +86,4 @@ generate: ## Rewrite what is generated: docs/cli.md, patches.md, ports.md, origi
 	@$(PYTEST) --update-golden tests/config tests/unit/test_report.py tests/unit/test_doctor_report.py tests/unit/test_docs.py tests/unit/test_ports.py
 benchmarks: ## Measure this machine and write docs/benchmarks.md
 	@setup/setup.sh docker/locks/dev.txt
-	@.venv/bin/python benchmarks/run.py $(ARGS)
+	@.venv/bin/python -m benchmarks $(ARGS)

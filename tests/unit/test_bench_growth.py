@@ -1,31 +1,17 @@
-"""benchmarks/growth.py and client_overhead.py: what they write, and that they run; no time is asserted."""
+"""benchmarks/cpu and benchmarks/rig: what they write, and that they run; no time is asserted."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 
-import pytest
-
+from benchmarks import orders
+from benchmarks.cpu import client_overhead, growth, under_load
+from benchmarks.rig import links_and_nodes, never_slower
 from kvshare import records
-from tests.gpu import orders
 from tests.unit.bench_build import document
 
 
-@pytest.fixture
-def growth(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))
-    import growth
-
-    yield growth
-    for name in ("growth", "rig_growth", "client_overhead", "under_load", "rig_never_slower"):
-        sys.modules.pop(name, None)
-
-
-def test_the_section_has_a_row_for_each_point(growth: ModuleType) -> None:
+def test_the_section_has_a_row_for_each_point() -> None:
     found = json.loads(records.dumps(document()))
     client = {"streams": 64, "cpu_ms": 0.08, "p50_ms": 0.13}
     lines = growth.section({"lengths": found, "loads": found, "client": client})
@@ -35,32 +21,26 @@ def test_the_section_has_a_row_for_each_point(growth: ModuleType) -> None:
     assert "0.080 ms a token" in lines[-1]
 
 
-def test_the_client_is_measured_against_a_server_that_computes_nothing(growth: ModuleType) -> None:
-    found = growth.client_overhead.measure(streams=4, tokens=5, gap_s=0.005)
+def test_the_client_is_measured_against_a_server_that_computes_nothing() -> None:
+    found = client_overhead.measure(streams=4, tokens=5, gap_s=0.005)
     assert (found["streams"], found["tokens"]) == (4, 20)
     assert found["cpu_ms"] > 0
     assert found["p50_ms"] > 0
 
 
-@pytest.mark.usefixtures("growth")
 def test_links_and_nodes_have_a_row_for_each_point() -> None:
-    import rig_growth
-
     found = json.loads(records.dumps(document()))
-    lines = rig_growth.section(
+    lines = links_and_nodes.section(
         {"links": {"10": found, "0": found}, "nodes": {"2": {"recompute": 200.0, "peer": 50.0}}}
     )
     points = len(found["points"])
     assert sum(line.startswith("| 10 Gbit/s |") for line in lines) == points
     assert sum(line.startswith("| no limit |") for line in lines) == points
     assert lines[-1] == "| 2 | 200 | 50 | 0.25 |"
-    assert rig_growth.section({}) == []
+    assert links_and_nodes.section({}) == []
 
 
-@pytest.mark.usefixtures("growth")
 def test_requests_under_load_are_kept_apart_by_the_arm_that_went_first() -> None:
-    import under_load
-
     lines = []
     for repetition, arms in enumerate((("cold", "peer", "recompute"), ("recompute", "cold", "peer"))):
         for arm in arms:
@@ -84,16 +64,13 @@ def test_requests_under_load_are_kept_apart_by_the_arm_that_went_first() -> None
     )
 
 
-@pytest.mark.usefixtures("growth")
 def test_each_length_of_each_link_has_its_ratio_before_and_after_the_threshold() -> None:
-    import rig_never_slower
-
     ended = {"ratio": 1.5, "interval": (1.4, 1.6)}, {"ratio": 0.25, "interval": (0.2, 0.3)}
     measured = [
         {"tokens": 266, "peer_ms": 90.0, "recompute_ms": 60.0, "pulled": False, **ended[0]},
         {"tokens": 522, "peer_ms": 30.0, "recompute_ms": 120.0, "pulled": True, **ended[1]},
     ]
-    lines = rig_never_slower.section({"300": {"threshold": "512", "before": measured, "after": measured}})
+    lines = never_slower.section({"300": {"threshold": "512", "before": measured, "after": measured}})
     assert lines[-2:] == [
         "| 300 Mbit/s | 512 | 266 | 1.50 | declined | 90 | 60 | 1.50 (1.40–1.60) |",
         "| 300 Mbit/s | 512 | 522 | 0.25 | made | 30 | 120 | 0.25 (0.20–0.30) |",

@@ -1,10 +1,8 @@
-"""benchmarks/pulls.py: what its section of docs/benchmarks.md says of given figures."""
+"""benchmarks/cpu/pulls.py: what its section of docs/benchmarks.md says of given figures."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
+from benchmarks.cpu import pulls
 
 FOUND = {
     "load_before": 0.5,
@@ -15,12 +13,7 @@ FOUND = {
 }
 
 
-def test_the_section_has_both_costs_their_ratio_and_the_load(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))
-    import pulls
-
+def test_the_section_has_both_costs_their_ratio_and_the_load() -> None:
     text = "\n".join(pulls.section(FOUND))
     assert "Load average 0.5 before, 1.2 after" in text
     assert "| 10 ms, upstream's | 10.0 ms | 12.0 ms | 11.0 ms |" in text

@@ -6,17 +6,17 @@ import json
 import re
 from typing import Any
 
+from benchmarks.gpu import document, never_slower
 from tests.conftest import ROOT
-from tests.gpu import document, never_slower
 
 
 def results() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((ROOT / "tests/gpu/results.json").read_text())
+    found: dict[str, Any] = json.loads((ROOT / "benchmarks/gpu/results.json").read_text())
     return found
 
 
 def test_the_document_is_current() -> None:
-    assert (ROOT / "docs/gpu.md").read_text() == document.render(results()), "python -m tests.gpu --docs"
+    assert (ROOT / "docs/gpu.md").read_text() == document.render(results()), "python -m benchmarks.gpu --docs"
 
 
 def test_the_kernel_was_exact_with_the_patch_and_never_without() -> None:

@@ -1,7 +1,7 @@
 """One streaming completion, timed with as little between the socket and the clock as can be.
 
 While a stream runs, each line is stamped and kept; parsing waits until it has ended. That keeps the client
-out of what it measures at high concurrency (benchmarks/client_overhead.py).
+out of what it measures at high concurrency (benchmarks/cpu/client_overhead.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the client itself adds to a token's time, against a server that computes nothing.
 
-    .venv/bin/python benchmarks/client_overhead.py                64 streams, 128 tokens each, 20 ms apart
-    .venv/bin/python benchmarks/client_overhead.py --streams 1
+    .venv/bin/python -m benchmarks.cpu.client_overhead                64 streams, 128 tokens each, 20 ms apart
+    .venv/bin/python -m benchmarks.cpu.client_overhead --streams 1
 
 The server, a process of its own, writes each token's moment into the token's own text (one clock, the
 machine's), so a token's overhead is the time from its writing to its stamp in the client. Prints JSON;

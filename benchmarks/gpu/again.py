@@ -8,13 +8,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.measure import CHUNK, VOCAB, Measurement
 from kvshare.servers import metrics
 from kvshare.servers.openai import complete
 from kvshare.stack.members import Stack
 from kvshare.verify import tolerance
 from kvshare.verify.ledger import make_prompts, reusable
 from kvshare.verify.legs import COUNTERS_DEADLINE_S, poll
-from tests.gpu.measure import CHUNK, VOCAB, Measurement
 
 OUTPUT = 8
 TOKENS = 1546

@@ -15,12 +15,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.gpu.chain import uncoloured
 from kvshare.servers import metrics
 from kvshare.servers.openai import Http, complete
 from kvshare.stack.members import Stack
 from kvshare.verify.evidence import Sources
 from kvshare.verify.ledger import TAIL, make_prompts, reusable
-from tests.gpu.chain import uncoloured
 
 CHUNK = 256
 VOCAB = 259

@@ -3,8 +3,8 @@
 On a machine with a GPU, in an environment that holds vLLM, LMCache, NIXL and the tool's dependencies:
 
     make test-gpu PYTHON=…             from nothing to docs/gpu.md
-    python -m tests.gpu [PART ...]     from the repository's root
-    python -m tests.gpu --docs         rewrite docs/gpu.md from tests/gpu/results.json
+    python -m benchmarks.gpu [PART ...]     from the repository's root
+    python -m benchmarks.gpu --docs         rewrite docs/gpu.md from benchmarks/gpu/results.json
 
 parts: machine  versions, GPU and driver
        kernel   LMCache's transfer kernel: KV out of the cache and back, bit for bit
@@ -38,7 +38,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.gpu import ROOT
+from benchmarks.gpu import ROOT
 
 if TYPE_CHECKING:
     from kvshare.bench import run
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 Keep = Callable[[dict[str, Any]], None]
 
-RESULTS = ROOT / "tests/gpu/results.json"
+RESULTS = ROOT / "benchmarks/gpu/results.json"
 DOCUMENT = ROOT / "docs/gpu.md"
 PARTS = ("machine", "kernel", "without", "with", "fp8")
 MEASURES = ("again", "ttft", "bench", "clients", "agreement", "never-slower", "slow-link")
@@ -76,7 +76,7 @@ def _driver() -> str:
 
 
 def kernel() -> tuple[dict[str, Any], bool]:
-    from tests.gpu import kernel
+    from benchmarks.gpu import kernel
 
     found = {"on": machine(), **kernel.run()}
     return found, found["exact_with"] == found["tried"] and not found["exact_without"]
@@ -84,7 +84,7 @@ def kernel() -> tuple[dict[str, Any], bool]:
 
 def chain(options: argparse.Namespace, part: str, keep: Keep) -> bool:
     """Serve, verify, and measure where the KV is right; what is found is kept as it comes."""
-    from tests.gpu import chain
+    from benchmarks.gpu import chain
 
     packed = part != "without"
     os.environ["KV_CACHE_DTYPE"] = "fp8" if part == "fp8" else "auto"
@@ -118,7 +118,8 @@ def _measure(
     found: dict[str, Any],
 ) -> tuple[Any, bool]:
     """One measure, after those in ``found``; an error is what it finds, so that the others are made too."""
-    from tests.gpu import again, agreement, bench, measure, never_slower, orders
+    from benchmarks import calibration, orders
+    from benchmarks.gpu import again, agreement, bench, measure, never_slower
 
     logs = {service: process.log for service, process in native.processes.items()}
     try:
@@ -139,7 +140,7 @@ def _measure(
         document = bench.bench(native, stack, _load(name, options), folder)
         if name == "clients":
             return {**bench.summary(document), "orders": orders.of_folder(folder)}, True
-        return {**bench.summary(document), "calibrated": never_slower.calibrated_by(document)}, True
+        return {**bench.summary(document), "calibrated": calibration.calibrated_by(document)}, True
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}, False
@@ -167,7 +168,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is stopped
     options = _parser().parse_args()
     if options.docs:
-        from tests.gpu import document
+        from benchmarks.gpu import document
 
         DOCUMENT.write_text(document.render(json.loads(RESULTS.read_text())))
         return 0
@@ -202,7 +203,7 @@ def _decide(options: argparse.Namespace) -> None:
     """Make the model, and the decisions that .env would make."""
     import torch
 
-    from tests.gpu import model
+    from benchmarks.gpu import model
 
     on_gpu = options.device == "cuda"
     dtype = torch.bfloat16 if on_gpu else torch.float32
@@ -217,7 +218,9 @@ def _decide(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--docs", action="store_true", help="write docs/gpu.md from the results, run nothing")

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from benchmarks.gpu import ROOT
+from benchmarks.gpu.chain import uncoloured
 from kvshare.bench import gather, outputs, run
 from kvshare.bench.observed import Observed
 from kvshare.bench.results import Document, Link
@@ -22,8 +24,6 @@ from kvshare.config import threshold
 from kvshare.site.native import Native
 from kvshare.stack.members import Controller, Server, Stack
 from kvshare_engine import link as engine_link
-from tests.gpu import ROOT
-from tests.gpu.chain import uncoloured
 
 
 class Processes(gather.Containers):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.gpu.orders import FIGURES
+from benchmarks.orders import FIGURES
 
 SHOWN = (
     "KV-PEER-01",
@@ -63,14 +63,14 @@ def _head(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return f"""# On a GPU
 
-Made by `python -m tests.gpu --docs` from `tests/gpu/results.json`, which `python -m tests.gpu` wrote there.
+Made by `python -m benchmarks.gpu --docs` from `benchmarks/gpu/results.json`, which `make test-gpu` wrote.
 Run last on {machine["date"]}: {_machine(machine)};
 Python {machine["python"]}, {versions}. What is of an earlier run says so.
 
 No container engine ran there: controller, prefill and decode were plain processes (`make native`) with the
 entrypoint, compose.yaml and configs/lmcache.yaml of the containers, both servers on the one GPU, the KV over
 loopback. The model has Llama-3.1-8B's dimensions and seeded random weights in bfloat16
-(`tests/gpu/model.py`).
+(`benchmarks/gpu/model.py`).
 """
 
 

@@ -14,16 +14,11 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import bandwidth  # noqa: E402  (beside this file)
-
-from tests.rig import network  # noqa: E402
-from tests.rig.network import DECODE, NAMESPACES, PREFILL  # noqa: E402
+from benchmarks import ROOT, bandwidth
+from tests.rig import network
+from tests.rig.network import DECODE, NAMESPACES, PREFILL
 
 TOTAL_MIB = 512
 TIMEOUT_S = 3600

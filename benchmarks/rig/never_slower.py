@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from growth import run  # beside this file
-from rig_growth import stack
-
-from kvshare.bench import calibrate, outputs
+from benchmarks.calibration import CALIBRATING, calibrated_by, ratios
+from benchmarks.rig.links_and_nodes import stack
+from benchmarks.tool import run
+from kvshare.bench import outputs
 from kvshare.bench.results import Document
 from kvshare.config import threshold
-from tests.gpu.never_slower import CALIBRATING, ratios
 from tests.rig import network
 from tests.rig.network import DECODE
 
@@ -37,14 +36,10 @@ def measure_never_slower() -> dict[str, Any]:
             network.limit(DECODE, mbit * 1e6 / 8)
             run("up", "decode", environment={**os.environ, **settings})
             document = _measure(CALIBRATING, settings)
-            derived = calibrate.threshold(document).setting
-            run("up", "decode", environment={**os.environ, **settings, threshold.NAME: derived})
-            found[str(mbit)] = {
-                "threshold": derived,
-                "line": calibrate.line(document),
-                "before": ratios(document),
-                "after": ratios(_measure(JUDGING, settings)),
-            }
+            calibrated = calibrated_by(document)
+            derived = {threshold.NAME: calibrated["threshold"]}
+            run("up", "decode", environment={**os.environ, **settings, **derived})
+            found[str(mbit)] = {**calibrated, "after": ratios(_measure(JUDGING, settings))}
     return found
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kvshare.bench import calibrate, run
+from benchmarks.calibration import CALIBRATING, calibrated_by, ratios
+from benchmarks.gpu.bench import bench
+from kvshare.bench import run
 from kvshare.bench.results import Document
-from kvshare.bench.spec import COLD, PEER, RECOMPUTE, WORTH_QUOTING
+from kvshare.bench.spec import COLD, PEER, RECOMPUTE
 from kvshare.site.native import Native
 from kvshare.stack.members import Stack
-from tests.gpu.bench import bench
 
 OUTPUT = 2  # tokens; the first one is what is judged
-CALIBRATING = WORTH_QUOTING  # repetitions of a length, as `kvshare bench` makes them
 # To tell 3 % apart takes more: of 25 ms a single time to first token is off by several milliseconds.
 JUDGING = {2500: 41, 40_000: 9}  # up to so many tokens
 NEVER_SLOWER = 1.03
@@ -41,15 +41,6 @@ def calibrate_on(
     return {"lanes": lanes, **calibrated_by(_bench(native, stack, lengths, CALIBRATING, folder))}
 
 
-def calibrated_by(document: Document) -> dict[str, Any]:
-    """What `kvshare bench --calibrate` makes of a benchmark."""
-    return {
-        "threshold": calibrate.threshold(document).setting,
-        "line": calibrate.line(document),
-        "before": ratios(document),
-    }
-
-
 def _serve_with(native: Native, settings: dict[str, str]) -> None:
     environment = native.processes["decode"].environment
     if any(environment.get(name) != value for name, value in settings.items()):
@@ -66,23 +57,3 @@ def _bench(
         repetitions=repetitions,
     )
     return bench(native, stack, options, folder)
-
-
-def ratios(document: Document) -> list[dict[str, Any]]:
-    """Of each length: both arms' median milliseconds, their ratio and its interval, whether decode pulled."""
-    found = []
-    for result in document.points:
-        ratio, peer = result.peer_over_recompute, result.arm(PEER)
-        assert ratio is not None, f"{result.point.label}: one of the two arms has no figures"
-        found.append(
-            {
-                "tokens": result.point.prompt_tokens,
-                "peer_ms": result.ttft_ms(PEER),
-                "recompute_ms": result.ttft_ms(RECOMPUTE),
-                "ratio": ratio.value,
-                "interval": (ratio.low, ratio.high),
-                "repetitions": result.repetitions,
-                "pulled": peer is not None and peer.sources.external_kv_transfer > 0,
-            }
-        )
-    return found

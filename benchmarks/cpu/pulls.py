@@ -1,6 +1,6 @@
 """What a pull costs besides its bytes: two real nodes of LMCache without vLLM, CPU to CPU over loopback.
 
-    .venv/bin/python benchmarks/pulls.py               prints JSON; needs the image engine-cpu
+    .venv/bin/python -m benchmarks.cpu.pulls            prints JSON; needs the image engine-cpu
     make benchmarks ARGS="--part pulls"                and writes it into docs/benchmarks.md
 
 A pull is timed from the scheduler's question to its answer, as vLLM asks: hash, controller, peer, transfer,
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]  # alone in a container, where no package is
 CHUNK, WIDTH = 256, 400  # tokens; values of a token's keys: 3,200 bytes of KV a token
 LENGTHS = (1, 2, 4, 8)  # chunks
 ROUNDS, PAIRS = 25, 5
@@ -58,8 +58,9 @@ def section(found: dict[str, Any]) -> list[str]:
         "## What a pull costs besides its bytes",
         "",
         "Two nodes without vLLM, CPU to CPU over loopback, from the scheduler's question to its answer",
-        f"(`benchmarks/pulls.py`). Load average {found['load_before']:.1f} before, {found['load_after']:.1f} "
-        "after: where it is above the cores, the least of many says more than the median.",
+        f"(`benchmarks/cpu/pulls.py`). Load average {found['load_before']:.1f} before, "
+        f"{found['load_after']:.1f} after: where it is above the cores, the least of many says more than "
+        "the median.",
         "",
         "| `lookup_backoff_time` | fixed cost, fitted | 1,024 tokens, median | least |",
         "|---|---|---|---|",
@@ -80,7 +81,7 @@ def _in_container(what: str, extra: dict[str, Any]) -> Any:
         *("docker", "run", "--rm", "--network", "none", "--volume", f"{ROOT}:/src:ro"),
         *("--env", "PYTHONDONTWRITEBYTECODE=1", "--env", "LMCACHE_TRACK_USAGE=false"),
         *("--entrypoint", "python", f"{os.environ.get('REGISTRY') or 'kvshare'}/engine-cpu:0.1.0"),
-        *("/src/benchmarks/pulls.py", what, json.dumps(extra)),
+        *("/src/benchmarks/cpu/pulls.py", what, json.dumps(extra)),
     )
     result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     if result.returncode != 0:

@@ -5,17 +5,11 @@ make benchmarks ARGS="--part growth"
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import client_overhead  # beside this file
+from benchmarks.cpu import client_overhead
+from benchmarks.tool import bench
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # for tests.rig and tests.gpu, which what imports this file uses
 ARMS = ("cold", "local-prefix", "local-lmcache", "peer", "recompute")
 LENGTHS = ("--prompt-tokens", "266,522,1034,1546")
 LOADS = ("--prompt-tokens", "522", "--concurrency", "1,4,16", "--arms", "cold,peer,recompute")
@@ -29,24 +23,6 @@ def measure_growth() -> dict[str, Any]:
         "loads": bench(*LOADS),
         "client": client_overhead.measure(STREAMS, TOKENS, GAP_S),
     }
-
-
-def bench(*options: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """Return the bench.json of one run; its failure ends the measurement."""
-    with tempfile.TemporaryDirectory() as folder:
-        run("bench", *options, "--out", folder, environment=environment)
-        found: dict[str, Any] = json.loads((Path(folder) / "bench.json").read_text())
-    return {
-        name: found[name] for name in ("points", "verdict", "cost", "link", "repetitions", "first_pull_ms")
-    }
-
-
-def run(*arguments: str, environment: dict[str, str] | None = None) -> None:
-    """Run the tool; its failure ends the measurement."""
-    command = [str(ROOT / ".venv/bin/kvshare"), *arguments]
-    result = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
-    if result.returncode != 0:
-        sys.exit(f"kvshare {arguments[0]} failed, so nothing was measured:\n{result.stdout}\n{result.stderr}")
 
 
 def section(found: dict[str, Any]) -> list[str]:

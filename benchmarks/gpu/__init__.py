@@ -1,4 +1,4 @@
-"""What only a GPU can show: run by hand on a machine that has one, `python -m tests.gpu --help`.
+"""What only a GPU can show: run by hand on a machine that has one, `python -m benchmarks.gpu --help`.
 
 No file here is called test_*, so plain pytest collects none of them.
 """

@@ -18,6 +18,7 @@ import apply
 import packed_kv
 from guard import commit, plan
 
+from benchmarks.gpu import ROOT
 from kvshare.config.settings import load_settings
 from kvshare.records import dumps, loads
 from kvshare.site.engines import _ANSI, Engines, parse_fingerprint
@@ -26,7 +27,6 @@ from kvshare.stack.members import Stack, parse_stack
 from kvshare.verify import checks, ledger
 from kvshare.verify.evidence import LEGS, Container, EngineProbe, Evidence, Spec, Traffic
 from kvshare.verify.judgement import Judgement, judge
-from tests.gpu import ROOT
 from tests.patches import upstream
 
 LEGS_TIMEOUT_S = 400

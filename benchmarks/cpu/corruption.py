@@ -2,7 +2,7 @@ r"""How far corrupted V moves the demo model's answers: what the tolerance in do
 
 usage, in the CPU engine's image:
     docker run --rm --network none --volume "$PWD/benchmarks:/src:ro" --entrypoint python \
-        kvshare/engine-cpu:0.1.0 /src/corruption.py
+        kvshare/engine-cpu:0.1.0 /src/cpu/corruption.py
 
 For each seed one prompt of 1,546 random tokens: its first 1,536 are computed, their V is corrupted, the rest
 is computed on top, as decode does with pulled KV. Printed: the largest difference, in nats, over the five

@@ -15,8 +15,7 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
-from growth import bench, run  # beside this file
-
+from benchmarks.tool import bench, run
 from kvshare.servers.openai import complete
 from kvshare.verify.ledger import make_prompts
 from tests.rig import engines, network

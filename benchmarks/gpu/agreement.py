@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.gpu.bench import bench
 from kvshare.bench import run
 from kvshare.site.native import Native
 from kvshare.stack.members import Stack
 from tests import vllm_bench
-from tests.gpu.bench import bench
 
 TOKENS, OUTPUT, REQUESTS, ROUNDS = 1034, 32, 16, 3
 LIMIT_S = 150

@@ -8,10 +8,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from growth import run  # beside this file
-
+from benchmarks import orders
+from benchmarks.tool import run
 from kvshare.bench.spec import PEER, RECOMPUTE
-from tests.gpu import orders
 
 # Not more: prefill holds 20,000 tokens of the demo model.
 CLIENTS, REQUESTS, REPETITIONS, TOKENS, OUTPUT, SHARED = 16, 16, 8, 1034, 16, 50

@@ -32,16 +32,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import growth  # beside this file, which is what Python runs
-import layers
-import pulls
-import rig_bandwidth
-import rig_growth
-import rig_never_slower
-import under_load
-from machine import machine
+from benchmarks import ROOT
+from benchmarks.cpu import growth, layers, pulls, under_load
+from benchmarks.machine import machine
+from benchmarks.rig import bandwidth, links_and_nodes, never_slower
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results.json"
 DOCUMENT = ROOT / "docs/benchmarks.md"
 GIB = 1024**3
@@ -159,11 +154,11 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "verify": measure_verify,
     "growth": growth.measure_growth,
     "pulls": pulls.measure_pulls,
-    "bandwidth": rig_bandwidth.measure_bandwidth,
+    "bandwidth": bandwidth.measure_bandwidth,
     "layers": layers.measure_layers,
-    "links": rig_growth.measure_links,
-    "nodes": rig_growth.measure_nodes,
-    "never-slower": rig_never_slower.measure_never_slower,
+    "links": links_and_nodes.measure_links,
+    "nodes": links_and_nodes.measure_nodes,
+    "never-slower": never_slower.measure_never_slower,
     "load": under_load.measure_load,
 }
 
@@ -177,7 +172,7 @@ def document(results: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `benchmarks/run.py` (`make benchmarks`); do not edit. Absolute times are this machine's,",
+        "Written by `make benchmarks`; do not edit. Absolute times are this machine's,",
         "ratios were taken in one run.",
         "",
         f"{about['date']}, {about['system']}, {about['cores']} cores of {about['cpu']}, "
@@ -232,13 +227,13 @@ def document(results: dict[str, Any]) -> str:
         lines += growth.section(results["growth"])
     if "load" in results:
         lines += under_load.section(results["load"])
-    lines += rig_growth.section(results)
+    lines += links_and_nodes.section(results)
     if "never-slower" in results:
-        lines += rig_never_slower.section(results["never-slower"])
+        lines += never_slower.section(results["never-slower"])
     if "pulls" in results:
         lines += pulls.section(results["pulls"])
     if "bandwidth" in results:
-        lines += rig_bandwidth.section(results["bandwidth"])
+        lines += bandwidth.section(results["bandwidth"])
     if "layers" in results:
         lines += layers.section(results["layers"])
     return "\n".join(lines) + "\n"

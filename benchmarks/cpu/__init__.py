@@ -1,0 +1,1 @@
+"""What is measured on one machine without a GPU, by parts of `make benchmarks`."""
