@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kvshare.verify.checks import PATCHES
+from kvshare.checking.patches import PATCHES
 from tests.config.test_rendered import VLLM_CACHE
 from tests.conftest import BUILD_TIMEOUT_S, CPU, ROOT
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from kvshare.checking.patches import PATCHES
 from kvshare.stack.members import Controller, Server, Stack
-from kvshare.verify.checks import PATCHES
 from kvshare.verify.evidence import (
     CONTROL,
     PEER,

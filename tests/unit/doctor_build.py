@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from kvshare.checking.patches import PATCHES
 from kvshare.doctor.evidence import (
     OPERATOR,
     Clock,
@@ -26,7 +27,6 @@ from kvshare.doctor.routes import private, required
 from kvshare.operate.preflight import GIB
 from kvshare.site.images import Image
 from kvshare.stack.members import Controller, Server, Stack
-from kvshare.verify.checks import PATCHES
 from tests.unit.build import STACK
 
 MACHINES = {"default": "machine-a", "gpu-b": "machine-b"}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kvshare.checking.patches import PATCHES
 from kvshare.checking.registry import ERROR, SKIPPED, SUCCESS, WARNING, Result
 from kvshare.verify import checks
 from kvshare.verify.checks import REGISTRY
@@ -101,12 +102,12 @@ def test_unreadable_log_is_not_taken_for_a_good_one() -> None:
     assert judgement.exit_code == 3
 
 
-@pytest.mark.parametrize("device", checks.PATCHES)
+@pytest.mark.parametrize("device", PATCHES)
 def test_expected_patches_are_those_that_the_image_gets(device: str, root: Path) -> None:
     program = "import apply, sys; print(*(p.id for p in apply.PATCHES if sys.argv[1] in p.devices))"
     command = [sys.executable, "-c", program, device]
     listed = subprocess.run(command, cwd=root / "docker/patches", capture_output=True, text=True, check=True)
-    assert set(listed.stdout.split()) == set(checks.PATCHES[device])
+    assert set(listed.stdout.split()) == set(PATCHES[device])
 
 
 # --- selecting ----------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def example(check: Check[Any]) -> str:
     of_doctor = check.id.startswith("DOC-")
     known: Mapping[str, Any] = doctor_faults.FAULTS if of_doctor else faults.FAULTS
     fault = next(fault for fault in known.values() if fault.cause == check.id)
-    results = (doctor if of_doctor else checks).evaluate(fault.evidence, {check.id})
+    results = (doctor if of_doctor else checks).REGISTRY.evaluate(fault.evidence, {check.id})
     stream = io.StringIO()
     rendering.print_checks(rendering.plain_console(stream), [check.category], results, everything=False)
     return stream.getvalue().split("\n\n")[0].split("\n", 2)[2] + "\n"

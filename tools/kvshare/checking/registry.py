@@ -85,40 +85,46 @@ class Result:
         return self.result == SKIPPED and self.needed and not self.check.warning
 
 
+class Category(Generic[E]):
+    """The checks of one kind, in causal order."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._checks: list[Check[E]] = []
+
+    def __iter__(self) -> Iterator[Check[E]]:
+        return iter(self._checks)
+
+    def check(
+        self, identifier: str, description: str, needs: tuple[str, ...] = (), warning: bool = False
+    ) -> Callable[[Judge[E]], Judge[E]]:
+        """Return a decorator that registers a judge behind those already there."""
+
+        def register(judge: Judge[E]) -> Judge[E]:
+            self._checks.append(Check(identifier, self.name, description, judge, needs, warning))
+            return judge
+
+        return register
+
+
 class Registry(Generic[E]):
     """Checks in causal order: a cause stands before its symptoms.
 
     Args:
-        categories: their names, in the order in which they are shown.
+        categories: the checks of each kind, in the order in which they are judged and shown.
         where: the place of members in words, from the evidence and their names.
     """
 
-    def __init__(self, categories: Sequence[str], where: Callable[[E, tuple[str, ...]], str]) -> None:
-        self.categories = tuple(categories)
+    def __init__(self, categories: Sequence[Category[E]], where: Callable[[E, tuple[str, ...]], str]) -> None:
+        self.categories = tuple(category.name for category in categories)
         self._where = where
-        self._checks: list[Check[E]] = []
+        self._checks = tuple(check for category in categories for check in category)
 
     def __iter__(self) -> Iterator[Check[E]]:
         return iter(self._checks)
 
     def __len__(self) -> int:
         return len(self._checks)
-
-    def check(
-        self,
-        identifier: str,
-        category: str,
-        description: str,
-        needs: tuple[str, ...] = (),
-        warning: bool = False,
-    ) -> Callable[[Judge[E]], Judge[E]]:
-        """Return a decorator that registers a judge behind those already there."""
-
-        def register(judge: Judge[E]) -> Judge[E]:
-            self._checks.append(Check(identifier, category, description, judge, needs, warning))
-            return judge
-
-        return register
 
     def is_fatal(self, check: Check[E]) -> bool:
         """Return whether other checks cannot be judged once this one failed."""

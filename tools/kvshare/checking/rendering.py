@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
 from kvshare.checking.registry import ERROR, SKIPPED, SUCCESS, WARNING, Result
+from kvshare.checking.verdict import Verdict
 
 _MARKS = {SUCCESS: ("√", "green"), WARNING: ("‼", "yellow"), ERROR: ("×", "red"), SKIPPED: ("·", "dim")}
 
@@ -17,6 +18,16 @@ _MARKS = {SUCCESS: ("√", "green"), WARNING: ("‼", "yellow"), ERROR: ("×", "
 def plain_console(stream: TextIO) -> Console:
     """Return a console that adds nothing to the text but colour, and that only on a terminal."""
     return Console(file=stream, highlight=False, soft_wrap=True, emoji=False, markup=False)
+
+
+def print_verdict(
+    console: Console, verdict: Verdict[Any], form: str, details: Callable[[Console], None]
+) -> None:
+    """Print a verdict: with ``details`` below all checks as ``table``, or only what is wrong as ``short``."""
+    print_checks(console, verdict.registry.categories, verdict.results, everything=form == "table")
+    if form == "table":
+        details(console)
+    console.print(Text(verdict.sentence, "bold red" if verdict.exit_code else "bold green"))
 
 
 def print_checks(
@@ -33,11 +44,11 @@ def print_checks(
             console.print()
 
 
-def by_category(categories: Sequence[str], results: Sequence[Result]) -> list[dict[str, Any]]:
+def by_category(verdict: Verdict[Any]) -> list[dict[str, Any]]:
     """Return the results as JSON data, under their categories."""
     found = []
-    for category in categories:
-        of_it = [r for r in results if r.check.category == category]
+    for category in verdict.registry.categories:
+        of_it = [r for r in verdict.results if r.check.category == category]
         if of_it:
             found.append({"name": category, "checks": [_as_json(result) for result in of_it]})
     return found

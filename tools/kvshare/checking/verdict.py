@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from kvshare.checking.registry import ERROR, Result
+from kvshare.checking.registry import ERROR, Registry, Result
 from kvshare.errors import COULD_NOT_CHECK, FAILED, PROVEN
 
 E = TypeVar("E")
 
 
 @dataclass(frozen=True)
-class Verdict(Generic[E]):
+class Verdict(ABC, Generic[E]):
     """Evidence and the results of the selected checks."""
 
     evidence: E
     results: tuple[Result, ...]
 
+    registry: ClassVar[Registry[Any]]
     outside: ClassVar[tuple[str, ...]]  # ids of checks whose failure says nothing about what was to be judged
+
+    @classmethod
+    def of(cls, evidence: E, selected: Collection[str]) -> Self:
+        """Judge the evidence by the selected checks."""
+        return cls(evidence, cls.registry.evaluate(evidence, selected))
+
+    @property
+    @abstractmethod
+    def sentence(self) -> str:
+        """The last line: what it all comes to."""
 
     @property
     def errors(self) -> tuple[Result, ...]:

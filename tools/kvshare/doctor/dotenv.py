@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kvshare.doctor import checks
+from kvshare.doctor.checks.configuration import meanings
+from kvshare.doctor.checks.network import speed_words
 from kvshare.doctor.evidence import Evidence
 from kvshare.errors import CouldNotCheckError
 
@@ -11,7 +12,7 @@ NAME = "LOOKUP_TIMEOUT_MS"
 
 def derived_line(evidence: Evidence) -> str:
     """Return the line that the slowest measured link asks for; CouldNotCheckError if none was measured."""
-    meant = checks.meanings(evidence)
+    meant = meanings(evidence)
     if not meant:
         reasons = [link.error or link.not_tried for link in evidence.links if link.error or link.not_tried]
         why = "; ".join(dict.fromkeys(reasons)) or "how large the model's KV is cannot be told yet"
@@ -19,6 +20,6 @@ def derived_line(evidence: Evidence) -> str:
     link, slowest = max(meant.values(), key=lambda pair: pair[1].needed_ms)
     return (
         f"{NAME}={slowest.advised_ms}  # kvshare doctor, {evidence.started[:10]}: {link.source} to "
-        f"{link.target} {checks.speed_words(link)}; {slowest.longest_tokens} tokens take "
+        f"{link.target} {speed_words(link)}; {slowest.longest_tokens} tokens take "
         f"{slowest.longest_s:.2f} s"
     )

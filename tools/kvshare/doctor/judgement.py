@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from kvshare.checking.verdict import Verdict
-from kvshare.doctor.checks import REGISTRY, evaluate
+from kvshare.doctor.checks import REGISTRY
 from kvshare.doctor.evidence import Evidence
 
 
@@ -14,11 +13,11 @@ from kvshare.doctor.evidence import Evidence
 class Diagnosis(Verdict[Evidence]):
     """Evidence and the results of the selected checks."""
 
+    registry = REGISTRY
     outside = ("DOC-ENG-01",)  # a failure here says nothing about the machine
 
     @property
     def sentence(self) -> str:
-        """The last line: what it all comes to."""
         if self.failures:
             return f"NOT ready: {self.failures}"
         if self.unjudged:
@@ -28,6 +27,4 @@ class Diagnosis(Verdict[Evidence]):
         return "ready: kvshare up, then kvshare verify"
 
 
-def judge(evidence: Evidence, selected: Collection[str]) -> Diagnosis:
-    """Evaluate the selected checks on the evidence."""
-    return Diagnosis(evidence, evaluate(evidence, selected))
+judge = Diagnosis.of

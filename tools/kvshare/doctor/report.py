@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from kvshare.checking.rendering import by_category, plain_console, print_checks, write_json
-from kvshare.doctor import checks
+from kvshare.checking.rendering import by_category, plain_console, print_verdict, write_json
+from kvshare.doctor.checks.configuration import meanings
 from kvshare.doctor.evidence import Evidence, Node
 from kvshare.doctor.judgement import Diagnosis
 
@@ -22,15 +22,11 @@ def render(diagnosis: Diagnosis, form: str, stream: TextIO) -> None:
     if form == "json":
         write_json(as_json(diagnosis), stream)
         return
-    console = plain_console(stream)
-    print_checks(console, checks.CATEGORIES, diagnosis.results, everything=form == "table")
-    if form == "table":
-        _print_links(console, diagnosis.evidence)
-    console.print(Text(diagnosis.sentence, "bold red" if diagnosis.exit_code else "bold green"))
+    print_verdict(plain_console(stream), diagnosis, form, partial(_print_links, diagnosis.evidence))
 
 
-def _print_links(console: Console, evidence: Evidence) -> None:
-    meant = checks.meanings(evidence)
+def _print_links(evidence: Evidence, console: Console) -> None:
+    meant = meanings(evidence)
     if not meant:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -59,12 +55,12 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
     evidence = diagnosis.evidence
     return {
         "schema_version": SCHEMA_VERSION,
-        "ready": diagnosis.exit_code == 0 and len(diagnosis.results) == len(checks.REGISTRY),
+        "ready": diagnosis.exit_code == 0 and len(diagnosis.results) == len(diagnosis.registry),
         "exit": diagnosis.exit_code,
         "summary": diagnosis.sentence,
         "started": evidence.started,
         "cause": diagnosis.cause.check.id if diagnosis.cause else None,
-        "categories": by_category(checks.CATEGORIES, diagnosis.results),
+        "categories": by_category(diagnosis),
         "nodes": {node.name: _node(evidence, node) for node in evidence.nodes},
         "links": [_link(evidence, number) for number in range(len(evidence.links))],
         "prefill_speed": None if evidence.prefill_speed is None else asdict(evidence.prefill_speed),
@@ -93,7 +89,7 @@ def _node(evidence: Evidence, node: Node) -> dict[str, Any]:
 
 def _link(evidence: Evidence, number: int) -> dict[str, Any]:
     link = evidence.links[number]
-    meant = checks.meanings(evidence).get(link.target)
+    meant = meanings(evidence).get(link.target)
     return {
         "from": link.source,
         "to": link.target,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvshare.checking.registry import SUCCESS
 from kvshare.checking.verdict import Verdict
 from kvshare.errors import COULD_NOT_CHECK, FAILED, PROVEN
-from kvshare.verify.checks import REGISTRY, evaluate, worth
+from kvshare.verify.checks import REGISTRY
+from kvshare.verify.checks.verdict import worth
 from kvshare.verify.evidence import Evidence
 
 
@@ -16,6 +17,7 @@ from kvshare.verify.evidence import Evidence
 class Judgement(Verdict[Evidence]):
     """Evidence and the results of the selected checks."""
 
+    registry = REGISTRY
     outside = ("ENG-01", "CLIENT-01")  # a failure here says nothing about the stack
 
     @property
@@ -26,7 +28,6 @@ class Judgement(Verdict[Evidence]):
 
     @property
     def sentence(self) -> str:
-        """The last line: what it all comes to."""
         if self.failures:
             return f"NOT proven: {self.failures}"
         if self.unjudged:
@@ -42,9 +43,7 @@ class Judgement(Verdict[Evidence]):
         return f"proven: {prompts} prompts served from the peer's KV cache with the right answers{pays}"
 
 
-def judge(evidence: Evidence, selected: Collection[str]) -> Judgement:
-    """Evaluate the selected checks on the evidence."""
-    return Judgement(evidence, evaluate(evidence, selected))
+judge = Judgement.of
 
 
 def exit_code_of(judgements: Sequence[Judgement]) -> int:

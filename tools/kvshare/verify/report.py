@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kvshare.checking.rendering import by_category, plain_console, print_checks, write_json
-from kvshare.verify import checks, ledger
+from kvshare.checking.rendering import by_category, plain_console, print_verdict, write_json
+from kvshare.verify import ledger
+from kvshare.verify.checks.answers import answer_limit
+from kvshare.verify.checks.verdict import worth
 from kvshare.verify.evidence import CONTROL, LEGS, PEER, REFERENCE, WARM_UP, Traffic
 from kvshare.verify.judgement import Judgement, exit_code_of
 
@@ -32,18 +35,12 @@ def render(judgements: Sequence[Judgement], form: str, stream: TextIO) -> None:
         if len(judgements) > 1:
             node = judgement.evidence.stack.decode
             console.print(Text(f"=== {node.name} on {node.host} (context {node.context}) ===", "bold"))
-        _render_one(console, judgement, form)
+        print_verdict(console, judgement, form, partial(_print_times, judgement.evidence.traffic))
 
 
-def _render_one(console: Console, judgement: Judgement, form: str) -> None:
-    print_checks(console, checks.CATEGORIES, judgement.results, everything=form == "table")
-    if form == "table" and judgement.evidence.traffic is not None:
-        _print_times(console, judgement.evidence.traffic)
-    style = "bold red" if judgement.exit_code else "bold green"
-    console.print(Text(judgement.sentence, style))
-
-
-def _print_times(console: Console, traffic: Traffic) -> None:
+def _print_times(traffic: Traffic | None, console: Console) -> None:
+    if traffic is None:
+        return
     cold = ledger.median_ttft_ms(traffic.legs, REFERENCE)
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("time to first token")
@@ -113,7 +110,7 @@ def as_json(judgement: Judgement) -> dict[str, Any]:
         "started": evidence.started,
         "seed": traffic.spec.seed if traffic else None,
         "cause": judgement.cause.check.id if judgement.cause else None,
-        "categories": by_category(checks.CATEGORIES, judgement.results),
+        "categories": by_category(judgement),
         "legs": _legs(traffic) if traffic else [],
         "ledger": _ledger(traffic) if traffic else None,
         "ttft_median_ms": {name: ledger.median_ttft_ms(traffic.legs, name) for name in LEGS}
@@ -166,14 +163,14 @@ def _rise(start: Any, end: Any, name: str) -> int | None:
 
 
 def _worth(traffic: Traffic) -> dict[str, Any] | None:
-    verdict = checks.worth(traffic)
+    verdict = worth(traffic)
     return None if verdict is None else vars(verdict)
 
 
 def _tolerance(judgement: Judgement) -> dict[str, Any] | None:
     if judgement.evidence.traffic is None:
         return None
-    limit = checks.answer_limit(judgement.evidence)
+    limit = answer_limit(judgement.evidence)
     return {
         "limit": limit.value,
         "floor": limit.floor,

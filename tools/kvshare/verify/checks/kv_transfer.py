@@ -1,0 +1,173 @@
+"""Whether KV came from the peer, and nothing else did."""
+
+from __future__ import annotations
+
+from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
+from kvshare.verify import ledger
+from kvshare.verify.checks.shared import (
+    after_leg,
+    complete,
+    leg_found,
+    logs_command,
+    reusable_tokens,
+    traffic_of,
+)
+from kvshare.verify.evidence import CONTROL, PEER, Counters, Evidence, Leg
+
+CHECKS: Category[Evidence] = Category("kv-transfer")
+_BOTH_UP = ("PRE-01", "DEC-01", "DEC-02")
+
+
+@CHECKS.check(
+    "KV-PEER-01",
+    "decode takes exactly the whole chunks from its peer",
+    _BOTH_UP,
+)
+def _pulled(evidence: Evidence) -> Outcome:
+    traffic = traffic_of(evidence)
+    expected, legs = reusable_tokens(traffic), ledger.of(traffic.legs, PEER)
+    bad = ledger.not_pulled(legs, expected)
+    if not bad:
+        return complete(
+            legs, traffic, f"{expected} of {traffic.spec.prompt_tokens} tokens in each of {len(legs)} prompts"
+        )
+    return Failed(
+        f"external_kv_transfer +{expected} for each prompt",
+        f"{len(bad)} of {len(legs)} prompts differ; {leg_found(bad[0])}{_gave_up(evidence, bad[0])}",
+        ("decode",),
+        logs_command(evidence, "decode", bad[0].request_id),
+    )
+
+
+@CHECKS.check("KV-PEER-02", "the ledger adds up", _BOTH_UP)
+def _ledger_balances(evidence: Evidence) -> Outcome:
+    legs = traffic_of(evidence).legs
+    bad = ledger.off_balance(legs)
+    if not bad:
+        return Passed(
+            f"{sum(leg.tokens for leg in legs)} prompt tokens in {len(legs)} requests, each accounted for"
+        )
+    return Failed(
+        "local_compute + local_cache_hit + external_kv_transfer = prompt tokens, in every request",
+        leg_found(bad[0]),
+        (bad[0].node,),
+        after_leg(evidence, bad[0], "verify with no other traffic on the servers"),
+    )
+
+
+@CHECKS.check("KV-PEER-03", "the owner counts the transfers", ("KV-PEER-01",))
+def _owner_sent(evidence: Evidence) -> Outcome:
+    traffic = traffic_of(evidence)
+    start, end = traffic.owner_start, traffic.owner_end
+    if start is None or end is None:
+        return NotChecked("the prefill server's /metrics cannot be read")
+    pulls = len(ledger.of(traffic.legs, PEER))
+    sent = round(end.transfers - start.transfers)
+    if sent >= pulls:
+        seconds = (end.transfer_seconds - start.transfer_seconds) / sent
+        return Passed(f"{sent} transfers, {seconds * 1000:.0f} ms each")
+    return Failed(
+        f"lmcache:p2p_time_to_transfer_count +{pulls} or more",
+        f"+{sent}",
+        ("prefill",),
+        logs_command(evidence, "prefill", "P2P transfer finished"),
+    )
+
+
+@CHECKS.check("KV-PEER-04", "decode logs `LMCache hit tokens: X` for each prompt", ("KV-PEER-01",))
+def _logged(evidence: Evidence) -> Outcome:
+    traffic = traffic_of(evidence)
+    if evidence.logs.decode_hits is None:
+        return NotChecked("decode's log cannot be read")
+    expected = reusable_tokens(traffic)
+    logged = {leg.request_id: _logged_hit(evidence, leg) for leg in ledger.of(traffic.legs, PEER)}
+    bad = {request: hit for request, hit in logged.items() if hit != expected}
+    if not bad:
+        return Passed(f"X = {expected}, {len(logged)} times")
+    request, hit = next(iter(bad.items()))
+    return Failed(
+        f"LMCache hit tokens: {expected} for each of {len(logged)} requests",
+        f"{'no line' if hit is None else hit} for {request}, {len(bad)} of {len(logged)} differ",
+        ("decode",),
+        logs_command(evidence, "decode", "LMCache hit tokens"),
+    )
+
+
+@CHECKS.check("KV-PEER-05", "LMCache on decode counts the hits", ("KV-PEER-01",))
+def _hits_counted(evidence: Evidence) -> Outcome:
+    traffic = traffic_of(evidence)
+    start, end = traffic.decode_start, traffic.decode_end
+    if start is None or end is None:
+        return NotChecked("the decode server's /metrics cannot be read")
+    expected = reusable_tokens(traffic) * len(ledger.of(traffic.legs, PEER))
+    hits, requested = (
+        round(end.hit_tokens - start.hit_tokens),
+        round(end.requested_tokens - start.requested_tokens),
+    )
+    if hits >= expected:
+        return Passed(f"num_hit_tokens +{hits} of {requested} requested, {_hit_rate(end, hits, requested)}")
+    return Failed(
+        f"lmcache:num_hit_tokens +{expected}",
+        f"+{hits} of {requested} requested, {_hit_rate(end, hits, requested)}",
+        ("decode",),
+        logs_command(evidence, "decode", "Retrieved"),
+    )
+
+
+@CHECKS.check("KV-PEER-06", "no lookup runs into its timeout", ("CLIENT-01",), warning=True)
+def _no_lookup_timeout(evidence: Evidence) -> Outcome:
+    legs = traffic_of(evidence).legs
+    if not legs:
+        return NotChecked("no request was sent")
+    late = [leg for leg in legs if _gave_up(evidence, leg)]
+    if not late:
+        return Passed()
+    return Failed(
+        "LMCache answers within lookup_timeout_ms",
+        f"{', '.join(f'{leg.leg} of prompt {leg.prompt}' for leg in late)} waited for it in vain, "
+        "and the times below include the wait",
+        tuple(dict.fromkeys(leg.node for leg in late)),
+        logs_command(evidence, late[0].node, late[0].request_id),
+    )
+
+
+@CHECKS.check("KV-CTL-01", "a prompt that nobody holds moves nothing", _BOTH_UP)
+def _control_moves_nothing(evidence: Evidence) -> Outcome:
+    traffic = traffic_of(evidence)
+    controls = ledger.of(traffic.legs, CONTROL)
+    if not controls:
+        return NotChecked("no control was sent")
+    start, after = traffic.owner_start, traffic.owner_after_control
+    sent = 0 if start is None or after is None else round(after.transfers - start.transfers)
+    asked = [one for one in evidence.logs.owner_lookups or () if any(_is_of(one, leg) for leg in controls)]
+    if ledger.moved_nothing(controls) and not sent and not asked:
+        return Passed(f"{sum(leg.tokens for leg in controls)} tokens computed, 0 from a peer, 0 transfers")
+    return Failed(
+        "every token from local_compute and no transfer at the owner",
+        f"{leg_found(controls[0])}; {sent + len(asked)} transfers at the owner",
+        ("decode", "prefill"),
+        "verify again with another --seed, with no other traffic on the servers",
+    )
+
+
+def _logged_hit(evidence: Evidence, leg: Leg) -> int | None:
+    """Return the hit tokens that decode logged for a leg's request, or None if it logged none."""
+    hits = [hit.hit_tokens for hit in evidence.logs.decode_hits or () if _is_of(hit.request_id, leg)]
+    return max(hits, default=None)
+
+
+def _gave_up(evidence: Evidence, leg: Leg) -> str:
+    """Return words for a leg's lookup that ran into LMCache's timeout, '' if it did not."""
+    timed_out = any(_is_of(request_id, leg) for request_id in evidence.logs.lookup_timeouts)
+    return "; LMCache gave up its lookup at lookup_timeout_ms" if timed_out else ""
+
+
+def _is_of(request_id: str, leg: Leg) -> bool:
+    """Return whether a server's request id is the leg's, which vLLM wraps into its own."""
+    return f"{leg.request_id}-" in f"{request_id}-"
+
+
+def _hit_rate(end: Counters, hits: int, requested: int) -> str:
+    """Return the hit rate of this run beside the gauge, which reads 1.0 on an idle server."""
+    gauge = "" if end.retrieve_hit_rate is None else f" (gauge {end.retrieve_hit_rate:.2f})"
+    return f"retrieve_hit_rate {hits / requested if requested else 0:.2f}{gauge}"

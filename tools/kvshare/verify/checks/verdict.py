@@ -1,0 +1,63 @@
+"""Whether reuse is worth it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
+from kvshare.verify import ledger
+from kvshare.verify.checks.shared import traffic_of
+from kvshare.verify.evidence import CONTROL, PEER, REFERENCE, Evidence, Traffic
+
+CHECKS: Category[Evidence] = Category("verdict")
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Whether a pull pays; ``gain`` and ``peer_over_cold`` compare medians of time to first token."""
+
+    verdict: str
+    gain: float
+    peer_over_cold: float
+
+    @property
+    def sentence(self) -> str:
+        """The verdict and the gain in words."""
+        return f"{self.verdict}, first token {abs(self.gain):.0%} {'sooner' if self.gain > 0 else 'later'}"
+
+
+def worth(traffic: Traffic) -> Worth | None:
+    """Return the verdict, or None if a leg has no time.
+
+    A pull pays if it beats both cold legs: the reference on prefill and the control on decode.
+    """
+    cold, peer, control = (ledger.median_ttft_ms(traffic.legs, leg) for leg in (REFERENCE, PEER, CONTROL))
+    if cold is None or peer is None:
+        return None
+    pays = peer < cold and (control is None or peer < control)
+    return Worth("worth it" if pays else "not worth it here", 1 - peer / cold, peer / cold)
+
+
+@CHECKS.check(
+    "WORTH-01",
+    "a pull beats computing the prompt again",
+    ("KV-PEER-01", "KV-RIGHT-01"),
+    warning=True,
+)
+def _worth_it(evidence: Evidence) -> Outcome:
+    traffic = traffic_of(evidence)
+    verdict = worth(traffic)
+    if verdict is None:
+        return NotChecked("a leg has no time")
+    cold, peer, control = (
+        ledger.median_ttft_ms(traffic.legs, leg) or 0.0 for leg in (REFERENCE, PEER, CONTROL)
+    )
+    times = f"peer {peer:.0f} ms, cold {cold:.0f} ms on prefill and {control:.0f} ms on decode"
+    if verdict.verdict == "worth it":
+        return Passed(f"{verdict.sentence}: {times}")
+    return Failed(
+        "a pulled prompt's first token comes sooner than a computed one's",
+        f"{verdict.sentence}: {times}",
+        ("decode",),
+        "try longer prompts (--prompt-tokens), or see what the link gives: docs/checks.md",
+    )
