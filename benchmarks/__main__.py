@@ -1,18 +1,17 @@
 """Measure kvshare on this machine and write docs/benchmarks.md.
 
-    make benchmarks                          everything that a running Docker engine allows
-    make benchmarks ARGS="--part verify"     one part; the others keep what was last measured
-    make benchmarks ARGS="--part growth"     `kvshare bench` on the stack that is up, over lengths and loads
-    make benchmarks ARGS="--part links"      the same over cables of several speeds, on two engines (make rig)
-    make benchmarks ARGS="--part nodes"      and with one, two and three decode nodes
-    make benchmarks ARGS="--part load"       16 clients that share half of each prompt
-    make benchmarks ARGS="--part never-slower"  the calibrated threshold on cables of several speeds
-    make benchmarks ARGS="--part pulls"      what a pull costs besides its bytes, from the image alone
-    make benchmarks ARGS="--part bandwidth"  how fast NIXL moves KV over loopback and the rig's cable
-    make benchmarks ARGS="--part layers"     the CUDA image by layer, where it is built
-    make benchmarks ARGS="--part nothing"    removes Docker, images and .venv, then times `make demo`
-
-Results are kept in benchmarks/results.json, so that the document can be made again without measuring.
+make benchmarks                          everything that a running Docker engine allows
+make benchmarks ARGS="--part verify"     one part; the others keep what was last measured
+make benchmarks ARGS="--part growth"     `kvshare bench` on the stack that is up, over lengths and loads
+make benchmarks ARGS="--part links"      the same over cables of several speeds, on two engines (make rig)
+make benchmarks ARGS="--part nodes"      and with one, two and three decode nodes
+make benchmarks ARGS="--part load"       16 clients that share half of each prompt
+make benchmarks ARGS="--part never-slower"  the calibrated threshold on cables of several speeds
+make benchmarks ARGS="--part pulls"      what a pull costs besides its bytes, from the image alone
+make benchmarks ARGS="--part bandwidth"  how fast NIXL moves KV over loopback and the rig's cable
+make benchmarks ARGS="--part layers"     the CUDA image by layer, where it is built
+make benchmarks ARGS="--part nothing"    removes Docker, images and .venv, then times `make demo`
+make benchmarks ARGS=--docs              measures nothing: the document from benchmarks/results.jsonl
 """
 
 from __future__ import annotations
@@ -27,17 +26,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
 from benchmarks.cpu import growth, layers, pulls, under_load
-from benchmarks.machine import machine
+from benchmarks.machine import Machine, machine
+from benchmarks.results import Result, Results, keep, last, read
 from benchmarks.rig import bandwidth, links_and_nodes, never_slower
 
-RESULTS = ROOT / "benchmarks/results.json"
+RESULTS = ROOT / "benchmarks/results.jsonl"
 DOCUMENT = ROOT / "docs/benchmarks.md"
 GIB = 1024**3
 DOCKER_PACKAGES = ("docker.io", "docker-cli", "docker-compose", "docker-buildx", "containerd")
@@ -163,80 +163,98 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def row(what: str, measured: str, goal: str) -> str:
-    return f"| {what} | {measured} | {goal} |"
-
-
-def document(results: dict[str, Any]) -> str:
-    about = results["machine"]
+def document(results: Results) -> str:
+    """Return docs/benchmarks.md; what was not measured is left out."""
+    newest = last(results)
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make benchmarks`; do not edit. Absolute times are this machine's,",
-        "ratios were taken in one run.",
+        "Written by `make benchmarks` from `benchmarks/results.jsonl`; do not edit. Absolute times are this",
+        "machine's, ratios were taken in one run.",
         "",
-        f"{about['date']}, {about['system']}, {about['cores']} cores of {about['cpu']}, "
-        f"{about['memory_gib']} GiB of memory, no GPU.",
+        f"{newest.date}, commit {newest.commit}: {newest.hardware}. What is of another run says so.",
         "",
         "| what | measured | goal |",
         "|---|---|---|",
     ]
-    if "nothing" in results:
-        seconds = results["nothing"]["demo_from_nothing_s"]
-        lines.append(
-            row(
-                "`make demo` from nothing (Docker purged, nothing built)",
-                f"{seconds / 60:.1f} min",
-                "≤ 15 min",
-            )
-        )
-    if "again" in results:
-        lines.append(row("`make demo` again", f"{results['again']['demo_again_s'] / 60:.1f} min", "≤ 3 min"))
-    if "verify" in results:
-        found = results["verify"]
-        ttft = {leg: statistics.median(values) for leg, values in found["ttft_ms"].items()}
-        lines += [
-            row(
-                "verifications in a row", f"{found['proven']} of {found['verifications']} proven", "20 of 20"
-            ),
-            row(
-                "one verification, median (longest)",
-                f"{statistics.median(found['verify_s']):.0f} s ({max(found['verify_s']):.0f} s)",
-                "≤ 90 s",
-            ),
-            row(
-                "peer TTFT / cold TTFT, median (worst)",
-                f"{statistics.median(found['peer_over_cold']):.2f} ({max(found['peer_over_cold']):.2f})",
-                "≤ 0.5",
-            ),
-            row("peak memory of the running stack", f"{found['peak_memory_bytes'] / GIB:.1f} GiB", "≤ 8 GiB"),
-        ]
-    for name, size in sorted(results.get("images", {}).get("image_bytes", {}).items()):
-        goal = "≤ 250 MB" if "client" in name else ""
-        lines.append(row(f"image `{name}`", f"{size / 1e6:.0f} MB", goal))
-    if "verify" in results:
-        lines += [
-            "",
-            "TTFT by leg, median of all verifications, 1,546-token prompts:",
-            "",
-            "| leg | ms |",
-            "|---|---|",
-        ]
-        lines += [f"| {leg.replace('_', ' ')} | {milliseconds:.0f} |" for leg, milliseconds in ttft.items()]
-    if "growth" in results:
-        lines += growth.section(results["growth"])
-    if "load" in results:
-        lines += under_load.section(results["load"])
-    lines += links_and_nodes.section(results)
-    if "never-slower" in results:
-        lines += never_slower.section(results["never-slower"])
-    if "pulls" in results:
-        lines += pulls.section(results["pulls"])
-    if "bandwidth" in results:
-        lines += bandwidth.section(results["bandwidth"])
-    if "layers" in results:
-        lines += layers.section(results["layers"])
+    for part, rows in ROWS.items():
+        if part in results:
+            lines += _dated(rows(results[part].found), results[part].on, newest)
+    for part, section in SECTIONS.items():
+        if part in results:
+            unlike = results[part].on.unlike(newest)
+            lines += [*section(results[part].found), *(["", unlike] if unlike else [])]
     return "\n".join(lines) + "\n"
+
+
+def _dated(rows: Sequence[tuple[str, str, str]], on: Machine, newest: Machine) -> list[str]:
+    """The rows; where they are of another run, each says when."""
+    date = "" if on == newest else f", {on.date}"
+    return [f"| {what}{date} | {measured} | {goal} |" for what, measured, goal in rows]
+
+
+def _from_nothing(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    what = "`make demo` from nothing (Docker purged, nothing built)"
+    return [(what, f"{found['demo_from_nothing_s'] / 60:.1f} min", "≤ 15 min")]
+
+
+def _again(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [("`make demo` again", f"{found['demo_again_s'] / 60:.1f} min", "≤ 3 min")]
+
+
+def _verified(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    seconds, ratios = found["verify_s"], found["peer_over_cold"]
+    return [
+        ("verifications in a row", f"{found['proven']} of {found['verifications']} proven", "20 of 20"),
+        (
+            "one verification, median (longest)",
+            f"{statistics.median(seconds):.0f} s ({max(seconds):.0f} s)",
+            "≤ 90 s",
+        ),
+        (
+            "peer TTFT / cold TTFT, median (worst)",
+            f"{statistics.median(ratios):.2f} ({max(ratios):.2f})",
+            "≤ 0.5",
+        ),
+        ("peak memory of the running stack", f"{found['peak_memory_bytes'] / GIB:.1f} GiB", "≤ 8 GiB"),
+    ]
+
+
+def _sizes(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (f"image `{name}`", f"{size / 1e6:.0f} MB", "≤ 250 MB" if "client" in name else "")
+        for name, size in sorted(found["image_bytes"].items())
+    ]
+
+
+def _legs(found: dict[str, Any]) -> list[str]:
+    return [
+        "",
+        "TTFT by leg, median of all verifications, 1,546-token prompts:",
+        "",
+        "| leg | ms |",
+        "|---|---|",
+        *(f"| {leg} | {statistics.median(values):.0f} |" for leg, values in found["ttft_ms"].items()),
+    ]
+
+
+ROWS: dict[str, Callable[[dict[str, Any]], list[tuple[str, str, str]]]] = {
+    "nothing": _from_nothing,
+    "again": _again,
+    "verify": _verified,
+    "images": _sizes,
+}
+SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "verify": _legs,
+    "growth": growth.section,
+    "load": under_load.section,
+    "links": links_and_nodes.links,
+    "nodes": links_and_nodes.nodes,
+    "never-slower": never_slower.section,
+    "pulls": pulls.section,
+    "bandwidth": bandwidth.section,
+    "layers": layers.section,
+}
 
 
 def main() -> None:
@@ -245,15 +263,15 @@ def main() -> None:
     )
     parser.add_argument("--part", choices=PARTS, action="append", help="default: again, images, verify")
     parser.add_argument("--verifications", type=int, default=20, help="how many in a row (default 20)")
+    parser.add_argument("--docs", action="store_true", help="write the document, measure nothing")
     options = parser.parse_args()
-    parts = options.part or ["again", "images", "verify"]
+    parts = [] if options.docs else options.part or ["again", "images", "verify"]
     measures = {**PARTS, "verify": partial(measure_verify, options.verifications)}
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for part in parts:
         print(f"measuring: {part}", file=sys.stderr)
-        results |= {part: measures[part](), "machine": machine()}
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    DOCUMENT.write_text(document(results))
+        on = machine()
+        keep(RESULTS, [Result(part, on, measures[part]())])
+    DOCUMENT.write_text(document(read(RESULTS)))
     print(DOCUMENT.relative_to(ROOT))
 
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from benchmarks import ROOT
+from kvshare.bench import outputs
+from kvshare.bench.results import Document
 
 
-def bench(*options: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """Return what `kvshare bench` found, of its bench.json."""
+def bench(*options: str, environment: dict[str, str] | None = None) -> Document:
+    """Return what `kvshare bench` found."""
     with tempfile.TemporaryDirectory() as folder:
         run("bench", *options, "--out", folder, environment=environment)
-        found: dict[str, Any] = json.loads((Path(folder) / "bench.json").read_text())
-    return {
-        name: found[name] for name in ("points", "verdict", "cost", "link", "repetitions", "first_pull_ms")
-    }
+        return outputs.load(Path(folder) / outputs.JSON)
 
 
 def run(*arguments: str, environment: dict[str, str] | None = None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.cpu import client_overhead
+from benchmarks.summary import summary
 from benchmarks.tool import bench
 
 ARMS = ("cold", "local-prefix", "local-lmcache", "peer", "recompute")
@@ -19,8 +20,8 @@ STREAMS, TOKENS, GAP_S = 64, 128, 0.02
 def measure_growth() -> dict[str, Any]:
     """Both sweeps on the stack that is up, and what the client itself adds to a token at 64 streams."""
     return {
-        "lengths": bench(*LENGTHS),
-        "loads": bench(*LOADS),
+        "lengths": summary(bench(*LENGTHS)),
+        "loads": summary(bench(*LOADS)),
         "client": client_overhead.measure(STREAMS, TOKENS, GAP_S),
     }
 
@@ -55,19 +56,16 @@ def section(found: dict[str, Any]) -> list[str]:
 
 def _table(heading: str, found: dict[str, Any], label: Any, cell: Any = None) -> list[str]:
     cell = cell or _ttft
-    named = [{arm["arm"]: arm for arm in result["arms"]} for result in found["points"]]
-    arms = [arm for arm in ARMS if any(arm in result for result in named)]
+    arms = [arm for arm in ARMS if any(arm in point["arms"] for point in found["points"])]
     rows = [
-        f"| {label(result['point'])} | {' | '.join(cell(by_arm.get(arm)) for arm in arms)} |"
-        for result, by_arm in zip(found["points"], named, strict=True)
+        f"| {label(point)} | {' | '.join(cell(point['arms'].get(arm)) for arm in arms)} |"
+        for point in found["points"]
     ]
     return [f"| {heading} | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|", *rows]
 
 
 def _ttft(arm: dict[str, Any] | None) -> str:
-    if arm is None or arm["ttft_ms"] is None:
-        return ""
-    return f"{arm['ttft_ms']['p50']:.0f} ± {arm['ttft_ms']['spread']:.0f}"
+    return "" if arm is None else f"{arm['ttft_ms']:.0f} ± {arm['spread_ms']:.0f}"
 
 
 def _throughput(arm: dict[str, Any] | None) -> str:
@@ -76,17 +74,19 @@ def _throughput(arm: dict[str, Any] | None) -> str:
 
 def _transfers(found: dict[str, Any]) -> list[str]:
     known = [
-        r for r in found["points"] if r["transfer"] is not None and r["transfer"]["gb_per_s"] is not None
+        point
+        for point in found["points"]
+        if point["transfer"] is not None and point["transfer"]["gb_per_s"] is not None
     ]
     if not known:
         return []
     rows = [
-        f"| {r['point']['prompt_tokens']:,} | {r['transfer']['mean_ms']:.1f} | "
-        f"{r['transfer']['bytes_per_pull'] / 1e6:.1f} | {r['transfer']['gb_per_s']:.2f} |"
-        for r in known
+        f"| {point['prompt_tokens']:,} | {point['transfer']['mean_ms']:.1f} | "
+        f"{point['transfer']['bytes_per_pull'] / 1e6:.1f} | {point['transfer']['gb_per_s']:.2f} |"
+        for point in known
     ]
-    link = found["link"]["gb_per_s"]
-    beside = f", beside a link of {link:.2f} GB/s ({found['link']['how']})" if link else ""
+    link = found["link_gb_per_s"]
+    beside = f", beside a link of {link:.2f} GB/s ({found['link_how']})" if link else ""
     return [
         "",
         f"KV transfer by the owner's count{beside}:",

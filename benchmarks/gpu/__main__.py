@@ -120,6 +120,7 @@ def _measure(
     """One measure, after those in ``found``; an error is what it finds, so that the others are made too."""
     from benchmarks import calibration, orders
     from benchmarks.gpu import again, agreement, bench, measure, never_slower
+    from benchmarks.summary import summary
 
     logs = {service: process.log for service, process in native.processes.items()}
     try:
@@ -139,8 +140,8 @@ def _measure(
             return measure.summary(measured), True
         document = bench.bench(native, stack, _load(name, options), folder)
         if name == "clients":
-            return {**bench.summary(document), "orders": orders.of_folder(folder)}, True
-        return {**bench.summary(document), "calibrated": calibration.calibrated_by(document)}, True
+            return {**summary(document), "orders": orders.of_folder(folder)}, True
+        return {**summary(document), "calibrated": calibration.calibrated_by(document)}, True
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}, False

@@ -15,6 +15,7 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
+from benchmarks.summary import summary
 from benchmarks.tool import bench, run
 from kvshare.servers.openai import complete
 from kvshare.verify.ledger import make_prompts
@@ -46,8 +47,8 @@ def measure_links() -> dict[str, Any]:
     with stack(1) as settings:
         for gbit in (*GBITS, 0):
             network.limit(DECODE, gbit * 1e9 / 8)
-            found[str(gbit)] = bench(
-                *ARMS, "--prompt-tokens", LENGTHS, environment={**os.environ, **settings}
+            found[str(gbit)] = summary(
+                bench(*ARMS, "--prompt-tokens", LENGTHS, environment={**os.environ, **settings})
             )
     return found
 
@@ -92,28 +93,18 @@ def _all_at_once(nodes: Sequence[Host], clients: ThreadPoolExecutor) -> dict[str
     return {arm: median(values) for arm, values in ttft.items()}
 
 
-def section(results: dict[str, Any]) -> list[str]:
-    """Return the document's lines on link speed and nodes, of what was measured."""
-    lines: list[str] = []
-    if "links" in results:
-        lines += _links(results["links"])
-    if "nodes" in results:
-        lines += _nodes(results["nodes"])
-    return lines
-
-
-def _links(found: dict[str, Any]) -> list[str]:
+def links(found: dict[str, Any]) -> list[str]:
+    """Return the document's lines on link speed."""
     rows = []
     for gbit, run_ in found.items():
         for point in run_["points"]:
-            arms = {arm["arm"]: arm for arm in point["arms"]}
-            peer, cold = (arms[name]["ttft_ms"]["p50"] for name in ("peer", "cold"))
-            transfer = point["transfer"]["gb_per_s"]
+            peer, cold = (point["arms"][name]["ttft_ms"] for name in ("peer", "cold"))
+            transfer, link = point["transfer"]["gb_per_s"], run_["link_gb_per_s"]
             cells = (
                 f"{gbit} Gbit/s" if gbit != "0" else "no limit",
-                f"{point['point']['prompt_tokens']:,}", f"{cold:.0f}", f"{peer:.0f}", f"{peer / cold:.2f}",
+                f"{point['prompt_tokens']:,}", f"{cold:.0f}", f"{peer:.0f}", f"{peer / cold:.2f}",
                 "–" if transfer is None else f"{transfer:.2f}",
-                f"{run_['link']['gb_per_s']:.2f}" if run_["link"]["gb_per_s"] else "–",
+                f"{link:.2f}" if link else "–",
             )  # fmt: skip
             rows.append(f"| {' | '.join(cells)} |")
     return [
@@ -129,7 +120,8 @@ def _links(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _nodes(found: dict[str, Any]) -> list[str]:
+def nodes(found: dict[str, Any]) -> list[str]:
+    """Return the document's lines on decode nodes."""
     rows = [
         f"| {count} | {one['recompute']:.0f} | {one['peer']:.0f} | {one['peer'] / one['recompute']:.2f} |"
         for count, one in found.items()

@@ -6,15 +6,12 @@ make benchmarks ARGS="--part never-slower"
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from benchmarks.calibration import CALIBRATING, calibrated_by, ratios
 from benchmarks.rig.links_and_nodes import stack
-from benchmarks.tool import run
-from kvshare.bench import outputs
+from benchmarks.tool import bench, run
 from kvshare.bench.results import Document
 from kvshare.config import threshold
 from tests.rig import network
@@ -45,12 +42,8 @@ def measure_never_slower() -> dict[str, Any]:
 
 def _measure(repetitions: int, settings: Mapping[str, str]) -> Document:
     options = ("--prompt-tokens", LENGTHS, "--arms", "cold,peer,recompute", "--output-tokens", "2")
-    with tempfile.TemporaryDirectory() as folder:
-        run(
-            "bench", *options, "--repetitions", str(repetitions), "--out", folder,
-            environment={**os.environ, **settings},
-        )  # fmt: skip
-        return outputs.load(Path(folder) / outputs.JSON)
+    repeated = ("--repetitions", str(repetitions))
+    return bench(*options, *repeated, environment={**os.environ, **settings})
 
 
 def section(found: dict[str, Any]) -> list[str]:

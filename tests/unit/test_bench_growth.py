@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 from benchmarks import orders
 from benchmarks.cpu import client_overhead, growth, under_load
 from benchmarks.rig import links_and_nodes, never_slower
-from kvshare import records
+from benchmarks.summary import summary
 from tests.unit.bench_build import document
 
 
 def test_the_section_has_a_row_for_each_point() -> None:
-    found = json.loads(records.dumps(document()))
+    found = summary(document())
     client = {"streams": 64, "cpu_ms": 0.08, "p50_ms": 0.13}
     lines = growth.section({"lengths": found, "loads": found, "client": client})
     assert lines.count("| tokens | cold | local-prefix | local-lmcache | peer | recompute |") == 1
@@ -29,15 +27,13 @@ def test_the_client_is_measured_against_a_server_that_computes_nothing() -> None
 
 
 def test_links_and_nodes_have_a_row_for_each_point() -> None:
-    found = json.loads(records.dumps(document()))
-    lines = links_and_nodes.section(
-        {"links": {"10": found, "0": found}, "nodes": {"2": {"recompute": 200.0, "peer": 50.0}}}
-    )
+    found = summary(document())
+    lines = links_and_nodes.links({"10": found, "0": found})
     points = len(found["points"])
     assert sum(line.startswith("| 10 Gbit/s |") for line in lines) == points
     assert sum(line.startswith("| no limit |") for line in lines) == points
+    lines = links_and_nodes.nodes({"2": {"recompute": 200.0, "peer": 50.0}})
     assert lines[-1] == "| 2 | 200 | 50 | 0.25 |"
-    assert links_and_nodes.section({}) == []
 
 
 def test_requests_under_load_are_kept_apart_by_the_arm_that_went_first() -> None:

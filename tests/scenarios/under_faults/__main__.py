@@ -1,15 +1,18 @@
-"""The long form of every fault, or of what pytest is told; writes docs/reliability.md (make test-faults)."""
+"""The long form of every fault, or of what pytest is told; writes docs/reliability.md (make test-faults).
+
+`--docs` writes it from what was measured, and runs nothing.
+"""
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import machine
+from benchmarks.machine import Machine, machine
+from benchmarks.results import Result, keep, read
 from tests.conftest import ROOT
 from tests.scenarios.under_faults.conftest import FIGURES
 from tests.scenarios.under_faults.figures import RESULTS, Figures, render
@@ -22,6 +25,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self.passed: set[str] = set()
+        self.on = machine()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and report.passed:
@@ -30,17 +34,17 @@ class Keeper:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         recorded = session.config.stash.get(FIGURES, {})
         if figures := [replace(one, passed=test in self.passed) for test, one in recorded.items()]:
-            keep(figures)
+            write(figures, self.on)
 
 
-def keep(figures: list[Figures]) -> None:
-    """Write results.json and the document."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"faults": []}
-    faults = {(one["fault"], one["variant"]): one for one in (*results["faults"], *map(asdict, figures))}
-    results |= {"machine": machine(), "faults": [faults[key] for key in sorted(faults)]}
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    DOCUMENT.write_text(render(results))
+def write(figures: list[Figures], on: Machine) -> None:
+    """Keep the figures and write the document."""
+    new = [Result(f"{one.fault}: {one.variant}", on, asdict(one)) for one in figures]
+    DOCUMENT.write_text(render(keep(RESULTS, new)))
 
 
 if __name__ == "__main__":
-    sys.exit(pytest.main([str(Path(__file__).parent), "--long", *sys.argv[1:]], plugins=[Keeper()]))
+    if sys.argv[1:] == ["--docs"]:
+        DOCUMENT.write_text(render(read(RESULTS)))
+    else:
+        sys.exit(pytest.main([str(Path(__file__).parent), "--long", *sys.argv[1:]], plugins=[Keeper()]))

@@ -1,0 +1,51 @@
+"""docs/benchmarks.md says what was measured, and on what; measured data is one line a record."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.__main__ import PARTS, RESULTS, ROWS, SECTIONS, document
+from benchmarks.machine import Machine
+from benchmarks.results import Result, keep, last, read
+from tests.conftest import ROOT
+
+HERE = Machine("2026-11-26", "1234567", cores=2, cpu="AMD EPYC", memory_gib=23.5, system="Debian")
+
+
+def test_the_document_is_current() -> None:
+    assert (ROOT / "docs/benchmarks.md").read_text() == document(read(RESULTS)), "make generate"
+
+
+def test_every_part_is_told() -> None:
+    assert {*ROWS, *SECTIONS} == set(PARTS)
+
+
+def test_what_is_of_another_run_says_so() -> None:
+    results = read(RESULTS)
+    newest = last(results)
+    again, pulls = results["again"], results["pulls"]
+    assert "demo` again | " in document({**results, "again": replace(again, on=newest)})
+    older = replace(newest, date="2026-01-02", commit="7654321")
+    text = document({**results, "again": replace(again, on=older), "pulls": replace(pulls, on=older)})
+    assert "| `make demo` again, 2026-01-02 | " in text
+    assert "\n\nRun on 2026-01-02, commit 7654321.\n" in text.split("## What a pull costs")[1].split("##")[0]
+
+
+def test_hardware_is_named_where_it_is_another() -> None:
+    with_gpu = replace(HERE, gpus=2, gpu="NVIDIA H100", driver="580.1", cores=32)
+    assert with_gpu.unlike(HERE) == (
+        "Run on 2026-11-26, commit 1234567: 2 NVIDIA H100, driver 580.1, 32 CPU cores."
+    )
+    assert HERE.unlike(HERE) == ""
+
+
+def test_a_record_is_a_line_and_replaces_the_earlier_one_of_its_part(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    keep(path, [Result("verify", HERE, {"proven": 19}), Result("pulls", HERE, [1, 2])])
+    keep(path, [Result("verify", replace(HERE, commit="7654321"), {"proven": 20})])
+    assert len(path.read_text().splitlines()) == 2
+    assert [(r.part, r.on.commit, r.found) for r in read(path).values()] == [
+        ("verify", "7654321", {"proven": 20}),
+        ("pulls", "1234567", [1, 2]),
+    ]
