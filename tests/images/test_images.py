@@ -125,7 +125,7 @@ def test_the_cuda_lock_still_holds_and_its_patches_apply() -> None:
     run("docker/locks/compile.sh", "--check", timeout=600)
     command = (
         "from pathlib import Path; from kvshare.config.settings import load_settings;"
-        "from kvshare.operate.lifecycle import build_target;"
+        "from kvshare.operate.build import build_target;"
         "build_target(load_settings(Path('.')), 'default', 'engine-cuda-check')"
     )
     run(sys.executable, "-c", command, timeout=900)

@@ -22,7 +22,7 @@ from kvshare.bench.results import Link
 from kvshare.bench.run import Options, default_lengths, make_points
 from kvshare.bench.spec import ARMS
 from kvshare.config.settings import Settings
-from kvshare.site import client
+from kvshare.site import compose
 from kvshare.stack.members import Stack
 from tests.unit.bench_build import document
 from tests.unit.build import STACK
@@ -84,7 +84,7 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeStack
         def command(_: str, *arguments: str) -> list[str]:
             return [sys.executable, "-c", IMPATIENT, *arguments[arguments.index("bench-client") :]]
 
-        monkeypatch.setattr(client, "compose_command", command)
+        monkeypatch.setattr(compose, "command", command)
         (tmp_path / ".env.example").write_text("DEVICE=cpu\nCOMPOSE_FILE=compose.yaml:compose.cpu.yaml\n")
         monkeypatch.setenv("KVSHARE_ROOT", str(tmp_path))
         yield fake

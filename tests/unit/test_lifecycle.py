@@ -10,9 +10,9 @@ import pytest
 
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
-from kvshare.operate import demo, lifecycle
-from kvshare.operate.lifecycle import ContainerState
-from kvshare.stack.members import Controller, Server, Stack
+from kvshare.operate import demo, down, up
+from kvshare.operate.up import ContainerState
+from kvshare.stack.members import Member, Stack
 from tests.conftest import ROOT
 from tests.unit.build import STACK
 
@@ -38,18 +38,18 @@ class Engine:
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     engine = Engine()
 
-    def check(_: Settings, __: Stack, members: Sequence[Controller | Server]) -> None:
+    def check(_: Settings, __: Stack, members: Sequence[Member]) -> None:
         engine.checked += [member.name for member in members]
 
     def missing(_: Settings, context: str, services: Sequence[str]) -> list[str]:
         engine.images_of[context] = list(services)
         return engine.missing
 
-    monkeypatch.setattr(lifecycle.preflight, "check_all", check)
-    monkeypatch.setattr(lifecycle, "states", lambda _, context: engine.states.get(context, []))
-    monkeypatch.setattr(lifecycle, "missing_images", missing)
-    monkeypatch.setattr(lifecycle, "_start", lambda *started: engine.started.extend(started[2]))
-    monkeypatch.setattr(lifecycle, "_wait_until_healthy", lambda *_: None)
+    monkeypatch.setattr(up.preflight, "check_all", check)
+    monkeypatch.setattr(up, "states", lambda _, context: engine.states.get(context, []))
+    monkeypatch.setattr(up, "missing_images", missing)
+    monkeypatch.setattr(up, "_start", lambda *started: engine.started.extend(started[2]))
+    monkeypatch.setattr(up, "_wait_until_healthy", lambda *_: None)
     return engine
 
 
@@ -57,7 +57,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
 def test_what_runs_already_is_no_obstacle_however_it_is(engine: Engine, health: str) -> None:
     engine.put("default", "controller", "running", health)
     engine.put("default", "prefill", "running", health)
-    lifecycle.up(SETTINGS, STACK, "all", 1)
+    up.start(SETTINGS, STACK, "all", 1)
     assert engine.checked == ["decode"], "its own port is not taken by another"
     assert engine.started == ["controller", "prefill", "decode"]
 
@@ -65,18 +65,18 @@ def test_what_runs_already_is_no_obstacle_however_it_is(engine: Engine, health: 
 @pytest.mark.parametrize("state", ["exited", "restarting", "created"])
 def test_what_does_not_run_is_checked(engine: Engine, state: str) -> None:
     engine.put("default", "prefill", state, "")
-    lifecycle.up(SETTINGS, STACK, "prefill", 1)
+    up.start(SETTINGS, STACK, "prefill", 1)
     assert engine.checked == ["controller", "prefill"]
 
 
 def test_the_same_service_on_another_context_is_another(engine: Engine) -> None:
     engine.put("default", "decode", "running", "healthy")
-    lifecycle.up(SETTINGS, STACK, "decode", 1)
+    up.start(SETTINGS, STACK, "decode", 1)
     assert engine.checked == ["decode"]
 
 
 def test_decodes_engine_needs_no_client(engine: Engine) -> None:
-    lifecycle.up(SETTINGS, STACK, "all", 1)
+    up.start(SETTINGS, STACK, "all", 1)
     assert engine.images_of == {"default": ["controller", "prefill", "client"], "gpu-b": ["decode"]}
 
 
@@ -89,7 +89,7 @@ def test_a_missing_image_says_how_to_get_it(engine: Engine, registry: str, other
     with pytest.raises(
         KvshareError, match=f"has no image .*: type make image NODE=decode, or {other} NODE=decode"
     ):
-        lifecycle.up(settings, STACK, "decode", 1)
+        up.start(settings, STACK, "decode", 1)
     assert engine.started == []
 
 
@@ -97,9 +97,9 @@ def test_nothing_is_started_where_any_engine_lacks_an_image(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lacking = {"gpu-b": ["kvshare/engine-cpu:0.1.0"]}
-    monkeypatch.setattr(lifecycle, "missing_images", lambda _, context, __: lacking.get(context, []))
+    monkeypatch.setattr(up, "missing_images", lambda _, context, __: lacking.get(context, []))
     with pytest.raises(KvshareError, match="context gpu-b has no image"):
-        lifecycle.up(SETTINGS, STACK, "all", 1)
+        up.start(SETTINGS, STACK, "all", 1)
     assert engine.started == []
 
 
@@ -112,10 +112,10 @@ def test_an_engine_that_is_silent_does_not_keep_the_others_from_stopping(
         if context == "gpu-a":
             raise CouldNotCheckError("gpu-a is silent.")
 
-    monkeypatch.setattr(lifecycle.contexts, "read_engine", read_engine)
-    monkeypatch.setattr(lifecycle, "_compose", lambda _, context, *__: stopped.append(context))
+    monkeypatch.setattr(down.contexts, "read_engine", read_engine)
+    monkeypatch.setattr(down.compose, "run", lambda _, context, *__: stopped.append(context))
     with pytest.raises(CouldNotCheckError, match="gpu-a is silent"):
-        lifecycle.down(SETTINGS, ["gpu-a", "gpu-b"])
+        down.stop(SETTINGS, ["gpu-a", "gpu-b"])
     assert stopped == ["gpu-b"]
 
 
@@ -137,7 +137,7 @@ def test_down_stops_the_local_engine_only_if_the_stack_uses_it(
     said: list[str] = []
     monkeypatch.setattr(demo.dockerd, "is_up", lambda: local_is_up)
     monkeypatch.setattr(demo.dockerd, "stop", lambda _: said.append("engine") or True)
-    monkeypatch.setattr(demo.lifecycle, "down", lambda _, names: said.extend(names))
+    monkeypatch.setattr(demo.down, "stop", lambda _, names: said.extend(names))
     prefill, decode = (
         dataclasses.replace(member, context=context)
         for member, context in zip((STACK.prefill, STACK.decode), contexts, strict=True)

@@ -21,7 +21,7 @@ T = "2026-11-24T08:00:0{}.000000000Z"
 
 @pytest.fixture(autouse=True)
 def stack(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvshare.stack.members.read_stack", lambda _: STACK)
+    monkeypatch.setattr("kvshare.site.compose.read_stack", lambda _: STACK)
 
 
 @pytest.fixture

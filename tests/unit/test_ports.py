@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from kvshare import cli
 from kvshare.errors import KvshareError
 from kvshare.operate import preflight
+from kvshare.site import compose
 from kvshare.stack import firewall, ports
-from kvshare.stack import members as stack
-from kvshare.stack.members import Stack
+from kvshare.stack.members import Server, Stack
 from tests.unit.build import STACK
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -26,7 +26,7 @@ PREFILL, DECODE = STACK.prefill.host, STACK.decode.host
 
 
 def on_one_machine() -> Stack:
-    def here(member: stack.Server) -> stack.Server:
+    def here(member: Server) -> Server:
         return replace(member, host="127.0.0.1")
 
     controller = replace(STACK.controller, host="127.0.0.1")
@@ -125,7 +125,7 @@ def test_a_host_that_is_a_name_is_refused_where_rules_would_need_its_address() -
 
 
 def invoke(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    monkeypatch.setattr(stack, "read_stack", lambda _: STACK)
+    monkeypatch.setattr(compose, "read_stack", lambda _: STACK)
     result = CliRunner().invoke(cli.main, ["ports", *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout

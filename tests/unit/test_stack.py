@@ -12,6 +12,7 @@ import yaml
 
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
+from kvshare.site import compose
 from kvshare.stack import members as stack
 
 SETTINGS = Settings(Path("/nowhere"), {"DEVICE": "cpu", "DECODE_CONTEXT": "gpu-b"})
@@ -60,8 +61,8 @@ def test_members_of_one_context_that_want_one_port_are_refused(
     monkeypatch.setattr(subprocess, "run", Answer(out=json.dumps(config)))
     together = Settings(Path("/nowhere"), {"DEVICE": "cpu"})
     with pytest.raises(KvshareError, match="prefill and decode both want port 8010 on context default"):
-        stack.read_stack(together)
-    assert stack.read_stack(SETTINGS).decode.api_port == 8010, "two machines may use the same port"
+        compose.read_stack(together)
+    assert compose.read_stack(SETTINGS).decode.api_port == 8010, "two machines may use the same port"
 
 
 def test_a_pair_is_the_stack_with_one_decode_node(config: dict[str, Any]) -> None:
@@ -73,7 +74,7 @@ def test_a_pair_is_the_stack_with_one_decode_node(config: dict[str, Any]) -> Non
 
 
 def test_every_compose_command_names_its_context() -> None:
-    assert stack.compose_command("gpu-b", "ps")[:4] == ["docker", "--context", "gpu-b", "compose"]
+    assert compose.command("gpu-b", "ps")[:4] == ["docker", "--context", "gpu-b", "compose"]
 
 
 class Answer:
@@ -95,7 +96,7 @@ def test_compose_is_asked_with_all_profiles_in_the_root(
 ) -> None:
     answer = Answer(out=json.dumps(config))
     monkeypatch.setattr(subprocess, "run", answer)
-    assert stack.read_stack(SETTINGS).project == "kvshare"
+    assert compose.read_stack(SETTINGS).project == "kvshare"
     command, more = answer.calls[0]
     assert command[-5:] == ["--profile", "*", "config", "--format", "json"]
     assert more["cwd"] == SETTINGS.root
@@ -120,5 +121,5 @@ def test_compose_that_does_not_answer_ends_in_a_sentence(
 ) -> None:
     monkeypatch.setattr(subprocess, "run", answer)
     with pytest.raises(kind, match=sentence) as refusal:
-        stack.read_stack(SETTINGS)
+        compose.read_stack(SETTINGS)
     assert refusal.value.exit_code == (3 if kind is CouldNotCheckError else 2)

@@ -38,7 +38,7 @@ def running(fake_docker: FakeDocker) -> FakeDocker:
 
 @pytest.fixture(autouse=True)
 def stack(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvshare.stack.members.read_stack", lambda _: STACK)
+    monkeypatch.setattr("kvshare.site.compose.read_stack", lambda _: STACK)
 
 
 def test_each_node_with_its_image_and_what_the_controller_knows(running: FakeDocker) -> None:

@@ -20,7 +20,7 @@ from kvshare.config.settings import Settings
 from kvshare.cost.plan import Architecture, read_architecture, with_kv
 from kvshare.errors import USAGE, CouldNotCheckError, KvshareError
 from kvshare.site import client, docker_cli, nodes
-from kvshare.stack.members import Controller, Server, Stack
+from kvshare.stack.members import Member, Stack
 from kvshare.verify.evidence import FINGERPRINT
 
 STOP_S = 15.0
@@ -76,7 +76,7 @@ class Containers:
                     f"{member.name} does not run on context {member.context}: type make up NODE=all."
                 )
 
-    def ask(self, member: Controller | Server, *command: str) -> str | None:
+    def ask(self, member: Member, *command: str) -> str | None:
         """Return what a command inside a member's container prints, or None if it fails."""
         found = self._look.of(member)
         if found is None:
@@ -86,7 +86,7 @@ class Containers:
         except CouldNotCheckError:
             return None
 
-    def ask_json(self, member: Controller | Server, *command: str) -> dict[str, Any]:
+    def ask_json(self, member: Member, *command: str) -> dict[str, Any]:
         """Return the JSON object that a command prints, or an empty one."""
         try:
             data = json.loads(self.ask(member, *command) or "{}")
@@ -94,19 +94,19 @@ class Containers:
             return {}
         return data if isinstance(data, dict) else {}
 
-    def container_id(self, member: Controller | Server) -> str:
+    def container_id(self, member: Member) -> str:
         """Return the id of a member's container; CouldNotCheckError if there is none."""
         found = self._look.of(member)
         if found is None:
             raise CouldNotCheckError(f"{member.name} has no container on context {member.context}.")
         return str(found["Id"])
 
-    def image_id(self, member: Controller | Server) -> str:
+    def image_id(self, member: Member) -> str:
         """Return the id of the image that a member runs."""
         found = self._look.of(member)
         return "" if found is None else str(found["Image"])
 
-    def log(self, member: Controller | Server) -> str:
+    def log(self, member: Member) -> str:
         """Return what a member has logged since this object was made, by its own engine's clock."""
         found = self._look.of(member)
         if found is None:

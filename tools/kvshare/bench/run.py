@@ -22,7 +22,8 @@ from kvshare.config import threshold
 from kvshare.config.settings import Settings
 from kvshare.config.threshold import PULL_ALWAYS, Threshold
 from kvshare.errors import COULD_NOT_CHECK, FAILED, INTERRUPTED, PROVEN, KvshareError, did_you_mean
-from kvshare.stack.members import Stack, read_stack
+from kvshare.site.compose import read_stack
+from kvshare.stack.members import Stack
 from kvshare.verify.ledger import TAIL, require_prompt_tokens
 
 DEFAULT_CHUNK_SIZE = 256

@@ -15,7 +15,7 @@ def down() -> None:
     Images and volumes stay.
     """
     from kvshare.operate import demo as demonstration
-    from kvshare.stack.members import read_stack
+    from kvshare.site.compose import read_stack
 
     settings = load_settings(find_root())
     demonstration.stop(settings.root, settings, read_stack(settings))

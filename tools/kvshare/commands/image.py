@@ -15,14 +15,15 @@ def image(node: str, context: str | None) -> None:
 
     What is built in one place can go to the other with `kvshare ship`, or `kvshare push` and `kvshare pull`.
     """
-    from kvshare.operate import lifecycle
+    from kvshare.operate.build import build
     from kvshare.site import contexts
-    from kvshare.stack.members import read_stack
+    from kvshare.site.compose import read_stack
+    from kvshare.stack.members import by_context, members_of
 
     settings = load_settings(find_root())
     validate_node(node, settings)
     if context is not None:
         contexts.read_engine(context)
-    members = lifecycle.members_of(read_stack(settings), node)
-    for name in [context] if context else lifecycle.by_context(members):
-        lifecycle.build(settings, name)
+    members = members_of(read_stack(settings), node)
+    for name in [context] if context else by_context(members):
+        build(settings, name)

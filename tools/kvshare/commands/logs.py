@@ -29,7 +29,7 @@ def logs(node: str | None, tail: int, since: str | None, follow: bool) -> None:
     An engine that does not answer is named on stderr, the others' lines are printed, and the exit code is 3.
     """
     from kvshare.operate import logs as reader
-    from kvshare.stack.members import read_stack
+    from kvshare.site.compose import read_stack
 
     stack = read_stack(load_settings(find_root()))
     selection = reader.Selection(node, tail, since)

@@ -30,9 +30,9 @@ def ports(form: str, node: str | None) -> None:
     ports to everyone else; other ports are left alone. Nothing is changed here: load them on the machine
     itself, with `nft -f` or `sh`.
     """
+    from kvshare.site.compose import read_stack
     from kvshare.stack import firewall
     from kvshare.stack import ports as listing
-    from kvshare.stack.members import read_stack
 
     settings = load_settings(find_root())
     stack = read_stack(settings)

@@ -12,7 +12,7 @@ from kvshare.config.settings import find_root, load_settings, validate_node
 def pull(node: str) -> None:
     """Pull the images that NODE needs onto its engine from the registry that REGISTRY in .env names."""
     from kvshare.operate import push as pushing
-    from kvshare.stack.members import read_stack
+    from kvshare.site.compose import read_stack
 
     settings = load_settings(find_root())
     validate_node(node, settings)

@@ -16,7 +16,7 @@ def push(source: str | None) -> None:
     With REGISTRY set, every command and plain `docker compose` use the images under that name.
     """
     from kvshare.operate import push as pushing
-    from kvshare.stack.members import read_stack
+    from kvshare.site.compose import read_stack
 
     settings = load_settings(find_root())
     pushing.registry_of(settings)

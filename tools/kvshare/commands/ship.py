@@ -18,7 +18,7 @@ def ship(node: str, source: str | None) -> None:
     their image until the next `kvshare up`.
     """
     from kvshare.operate import ship as shipping
-    from kvshare.stack.members import read_stack
+    from kvshare.site.compose import read_stack
 
     settings = load_settings(find_root())
     validate_node(node, settings)

@@ -29,7 +29,7 @@ def status(output: str) -> None:
     all the same.
     """
     from kvshare.operate import status as look
-    from kvshare.stack.members import read_stack
+    from kvshare.site.compose import read_stack
 
     rows = look.status(read_stack(load_settings(find_root())))
     if output == "json":

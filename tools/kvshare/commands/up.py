@@ -17,14 +17,15 @@ def up(node: str, timeout_s: float) -> None:
     Of several decode nodes, decode means each, and decode-2 the second. Says which engine and host it acts on
     before it does.
     """
-    from kvshare.operate import lifecycle
+    from kvshare.operate.up import start
     from kvshare.site import contexts
-    from kvshare.stack.members import read_stack
+    from kvshare.site.compose import read_stack
+    from kvshare.stack.members import members_of
 
     settings = load_settings(find_root())
     validate_node(node, settings)
     stack = read_stack(settings)
-    members = lifecycle.members_of(stack, node)
+    members = members_of(stack, node)
     engines = {engine.context: engine for engine in contexts.read_engines(m.context for m in members)}
     for member in members:
         engine = engines[member.context]
@@ -33,4 +34,4 @@ def up(node: str, timeout_s: float) -> None:
             f"(Docker {engine.version} on {engine.host})",
             err=True,
         )
-    lifecycle.up(settings, stack, node, timeout_s)
+    start(settings, stack, node, timeout_s)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kvshare.site.images import Image
-from kvshare.stack.members import Controller, Server, Stack
+from kvshare.stack.members import Member, Stack
 
 OPERATOR = "the operator's machine"
 
@@ -225,11 +225,11 @@ class Evidence:
         """The engines that answered."""
         return tuple(engine for engine in self.engines if not engine.error)
 
-    def members_on(self, context: str) -> tuple[Controller | Server, ...]:
+    def members_on(self, context: str) -> tuple[Member, ...]:
         """Return the members that run on a context."""
         return tuple(member for member in self.stack.members if member.context == context)
 
-    def runs(self, member: Controller | Server) -> bool:
+    def runs(self, member: Member) -> bool:
         """Return whether a member runs already, started by this stack."""
         return member.service in self.engine(member.context).running
 

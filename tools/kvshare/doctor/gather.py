@@ -16,8 +16,9 @@ from kvshare.doctor.evidence import Engine, Evidence, Node
 from kvshare.doctor.services import Service, service_of
 from kvshare.errors import CouldNotCheckError
 from kvshare.site import contexts
+from kvshare.site.compose import read_stack, resolved_config
 from kvshare.site.nodes import at_once
-from kvshare.stack.members import Stack, read_stack, resolved_config
+from kvshare.stack.members import Stack
 
 POLL_S = 3.0
 Narrate = Callable[[str], None]

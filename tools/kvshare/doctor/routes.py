@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kvshare.stack.members import Controller, Server, Stack
+from kvshare.stack.members import Member, Server, Stack
 from kvshare.stack.ports import NONE, Caller, Port, ports_of
 
 
@@ -14,7 +14,7 @@ class Route:
     """A port of a member, and a context from whose machine it must be reached."""
 
     source: str
-    target: Controller | Server
+    target: Member
     port: Port
 
 
@@ -32,12 +32,12 @@ def _required(stack: Stack) -> Iterator[Route]:
                     yield Route(server.context, member, port)
 
 
-def _calls_itself(server: Server, member: Controller | Server, stack: Stack) -> bool:
+def _calls_itself(server: Server, member: Member, stack: Stack) -> bool:
     """Return whether a server would dial its own port; on prefill's, its client and controller do."""
     return server is member and server is not stack.prefill
 
 
-def private(stack: Stack) -> Iterator[tuple[Controller | Server, Port]]:
+def private(stack: Stack) -> Iterator[tuple[Member, Port]]:
     """Yield the ports that ask nobody who calls, so that only the stack's machines should reach them."""
     for member in stack.members:
         for port in ports_of(member):

@@ -23,8 +23,9 @@ from kvshare.operate.redact import Redactor, is_secret_name, secret_values
 from kvshare.operate.status import status
 from kvshare.progress import Step, step
 from kvshare.site import docker_cli, dockerd, nodes
+from kvshare.site.compose import read_stack, resolved_config
 from kvshare.site.nodes import Look
-from kvshare.stack.members import Controller, Server, Stack, read_stack, resolved_config
+from kvshare.stack.members import Controller, Member, Stack
 from kvshare.verify.evidence import FINGERPRINT
 
 DEFAULT_TAIL = 10_000
@@ -176,7 +177,7 @@ def _add_nodes(contents: Contents, stack: Stack, look: Look, options: Options, c
 
 
 def _add_container(
-    contents: Contents, member: Controller | Server, container: Mapping[str, Any], options: Options
+    contents: Contents, member: Member, container: Mapping[str, Any], options: Options
 ) -> None:
     contents.add_data(f"inspect/{member.name}.json", container)
     name = f"logs/{member.name}.log"

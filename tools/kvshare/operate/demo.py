@@ -11,10 +11,11 @@ from pathlib import Path
 import click
 
 from kvshare.config.settings import Settings, load_settings
-from kvshare.operate import lifecycle, preflight
+from kvshare.operate import build, down, preflight, up
 from kvshare.progress import step
 from kvshare.site import dockerd
-from kvshare.stack.members import Stack, read_stack
+from kvshare.site.compose import read_stack
+from kvshare.stack.members import Stack
 
 CONTEXT = "default"
 # Whatever .env says about two machines and GPUs, the demo is this machine alone.
@@ -42,13 +43,13 @@ def run(root: Path, verify: Callable[[Settings], int], timeout_s: float) -> int:
             dockerd.start(root)
         stack = read_stack(settings)
         _check_disk(settings)
-        lifecycle.build(settings, CONTEXT)
-        lifecycle.up(settings, stack, "all", timeout_s)
+        build.build(settings, CONTEXT)
+        up.start(settings, stack, "all", timeout_s)
         return verify(settings)
 
 
 def _check_disk(settings: Settings) -> None:
-    need = preflight.BUILD_DISK_GIB if lifecycle.missing_images(settings, CONTEXT) else preflight.RUN_DISK_GIB
+    need = preflight.BUILD_DISK_GIB if build.missing_images(settings, CONTEXT) else preflight.RUN_DISK_GIB
     preflight.check_disk(preflight.docker_root(CONTEXT), need)
 
 
@@ -56,7 +57,7 @@ def _check_disk(settings: Settings) -> None:
 def _undone_if_interrupted(root: Path, settings: Settings) -> Iterator[None]:
     """On Ctrl-C or SIGTERM, stop what was not running before; a stack or an engine that was is left alone."""
     engine_before = dockerd.is_up()
-    stack_before = engine_before and bool(lifecycle.states(settings, CONTEXT))
+    stack_before = engine_before and bool(up.states(settings, CONTEXT))
     # SIGINT too: a shell that starts us in the background has it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -66,7 +67,7 @@ def _undone_if_interrupted(root: Path, settings: Settings) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         click.echo("kvshare: interrupted; stopping what this run started", err=True)
         if not stack_before and dockerd.is_up():
-            lifecycle.down(settings, read_stack(settings).contexts)
+            down.stop(settings, read_stack(settings).contexts)
         if not engine_before:
             dockerd.stop(root)
         raise
@@ -79,6 +80,6 @@ def stop(root: Path, settings: Settings, stack: Stack) -> None:
     """
     local = CONTEXT in stack.contexts
     remote = [context for context in stack.contexts if context != CONTEXT]
-    lifecycle.down(settings, [*([CONTEXT] if local and dockerd.is_up() else []), *remote])
+    down.stop(settings, [*([CONTEXT] if local and dockerd.is_up() else []), *remote])
     if local and dockerd.stop(root):
         click.echo("kvshare: stopped the Docker engine that kvshare had started", err=True)

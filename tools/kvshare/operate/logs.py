@@ -17,7 +17,7 @@ from rich.text import Text
 
 from kvshare.errors import CouldNotCheckError, KvshareError, did_you_mean
 from kvshare.site import docker_cli, nodes
-from kvshare.stack.members import Controller, Server, Stack
+from kvshare.stack.members import Member, Stack
 
 FOLLOW_WINDOW_S = 0.5  # how long a line waits for an older one of another node
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
@@ -51,7 +51,7 @@ class Selection:
         return ["logs", "--timestamps", "--tail", str(self.tail), *since]
 
 
-def members_of(stack: Stack, selection: Selection) -> tuple[Controller | Server, ...]:
+def members_of(stack: Stack, selection: Selection) -> tuple[Member, ...]:
     """Return the selected members; KvshareError if the node or the time is none."""
     names = [member.name for member in stack.members]
     if selection.node is not None and selection.node not in names:
@@ -80,7 +80,7 @@ def read(stack: Stack, selection: Selection) -> tuple[list[Line], tuple[str, ...
     return list(heapq.merge(*found.values())), (*unreachable, *errors.values())
 
 
-def read_one(member: Controller | Server, container: str, selection: Selection) -> list[Line]:
+def read_one(member: Member, container: str, selection: Selection) -> list[Line]:
     """Return the selected lines of one container; CouldNotCheckError if its engine does not give them."""
     command = docker_cli.command(member.context, *selection.arguments, container)
     try:
@@ -136,9 +136,7 @@ def follow(stack: Stack, selection: Selection, tell: Callable[[str], None]) -> I
             process.wait()
 
 
-def _start_following(
-    member: Controller | Server, container: str, selection: Selection
-) -> subprocess.Popen[bytes]:
+def _start_following(member: Member, container: str, selection: Selection) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         docker_cli.command(member.context, *selection.arguments, "--follow", container),
         stdin=subprocess.DEVNULL,

@@ -16,7 +16,7 @@ import yaml
 from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
 from kvshare.site import contexts
-from kvshare.stack.members import Controller, Server, Stack
+from kvshare.stack.members import Controller, Member, Stack
 from kvshare.stack.ports import ports_of
 
 GIB = 1024**3
@@ -29,7 +29,7 @@ BUILD_DISK_GIB = 12
 RUN_DISK_GIB = 2
 
 
-def check_all(settings: Settings, stack: Stack, members: Sequence[Controller | Server]) -> None:
+def check_all(settings: Settings, stack: Stack, members: Sequence[Member]) -> None:
     """Every check that concerns the members about to start; another machine is left to itself."""
     check_model(settings)
     check_max_model_len(settings)
@@ -40,7 +40,7 @@ def check_all(settings: Settings, stack: Stack, members: Sequence[Controller | S
         check_disk(docker_root(here[0].context), RUN_DISK_GIB)
 
 
-def check_ports(members: Iterable[Controller | Server]) -> None:
+def check_ports(members: Iterable[Member]) -> None:
     """KvshareError names the first port that something else on this machine already listens on, and what.
 
     A member whose address this machine does not hold runs on an engine with a network of its own.
@@ -60,7 +60,7 @@ def check_ports(members: Iterable[Controller | Server]) -> None:
                 )
 
 
-def check_memory(settings: Settings, stack: Stack, members: Iterable[Controller | Server]) -> None:
+def check_memory(settings: Settings, stack: Stack, members: Iterable[Member]) -> None:
     """KvshareError says how many GiB the members need and how many there are.
 
     Of a GPU server only LMCache's memory is counted: what else it needs is its model's, not known here.

@@ -15,7 +15,7 @@ from rich.table import Table
 from kvshare.errors import CouldNotCheckError
 from kvshare.site import nodes
 from kvshare.site.nodes import Look
-from kvshare.stack.members import Controller, Server, Stack
+from kvshare.stack.members import Member, Server, Stack
 
 PIPE_WIDTH = 200
 ABSENT, UNKNOWN = "absent", "unknown"
@@ -55,7 +55,7 @@ def status(stack: Stack) -> tuple[ServiceStatus, ...]:
     return tuple(_status(member, look, keys) for member in stack.members)
 
 
-def _status(member: Controller | Server, look: Look, keys: dict[str, int] | None) -> ServiceStatus:
+def _status(member: Member, look: Look, keys: dict[str, int] | None) -> ServiceStatus:
     place = (member.name, member.context, member.host)
     if error := look.errors.get(member.context):
         return ServiceStatus(*place, UNKNOWN, error=error)
@@ -76,7 +76,7 @@ def _status(member: Controller | Server, look: Look, keys: dict[str, int] | None
     )
 
 
-def _instance(member: Controller | Server) -> str:
+def _instance(member: Member) -> str:
     return member.instance if isinstance(member, Server) else ""
 
 

@@ -11,7 +11,8 @@ from kvshare.config import api_key
 from kvshare.config.settings import Settings
 from kvshare.errors import USAGE, KvshareError
 from kvshare.records import loads
-from kvshare.stack.members import Stack, compose_command
+from kvshare.site import compose
+from kvshare.stack.members import Stack
 from kvshare.verify.evidence import Spec, Traffic
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ def command(
         spec: the task, a data class; it travels as JSON. The API key is expected on standard input.
         options: of `docker compose run`.
     """
-    return compose_command(
+    return compose.command(
         stack.prefill.context,
-        *("--progress", "quiet", "--profile", "client", "run", "--rm", "--no-deps", "-T", *options, "client"),
+        *("--progress", "quiet", "run", "--rm", "--no-deps", "-T", *options, "client"),
         *(subcommand, "--spec", json.dumps(asdict(spec)), *api_key.arguments(settings.api_key)),
     )
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
-from kvshare.operate.lifecycle import by_context, members_of
 from kvshare.site import contexts, docker_cli
-from kvshare.stack.members import Stack, resolved_config
+from kvshare.site.compose import resolved_config
+from kvshare.stack.members import Stack, by_context, members_of
 
 CLIENT = "client"
 LOCAL_CONTEXT = "default"

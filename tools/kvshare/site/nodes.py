@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from kvshare.errors import KvshareError
 from kvshare.site import contexts, docker_cli
-from kvshare.stack.members import Controller, Server, Stack
+from kvshare.stack.members import Member, Stack
 
 T = TypeVar("T")
 FETCH_TIMEOUT_S = 30.0
@@ -24,7 +24,7 @@ class Look:
     containers: Mapping[tuple[str, str], dict[str, Any]]
     errors: Mapping[str, str]
 
-    def of(self, member: Controller | Server) -> dict[str, Any] | None:
+    def of(self, member: Member) -> dict[str, Any] | None:
         """Return a member's container, or None."""
         return self.containers.get((member.context, member.service))
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kvshare.config.settings import Settings
-from kvshare.errors import CouldNotCheckError, KvshareError
-
-COMPOSE_TIMEOUT_S = 60
+from kvshare.errors import KvshareError
 
 
 @dataclass(frozen=True)
@@ -69,6 +65,9 @@ class Controller:
         return f"http://{self.host}:{self.http_port}"
 
 
+Member = Controller | Server
+
+
 @dataclass(frozen=True)
 class Stack:
     """The whole system: one controller, one prefill server, and the decode servers."""
@@ -90,7 +89,7 @@ class Stack:
         return tuple(replace(self, decodes=(decode,)) for decode in self.decodes)
 
     @property
-    def members(self) -> tuple[Controller | Server, ...]:
+    def members(self) -> tuple[Member, ...]:
         """Everything that runs for good, in the order of start."""
         return (self.controller, self.prefill, *self.decodes)
 
@@ -99,7 +98,7 @@ class Stack:
         """The Docker contexts in use, each once."""
         return tuple(dict.fromkeys(member.context for member in self.members))
 
-    def member(self, service: str) -> Controller | Server:
+    def member(self, service: str) -> Member:
         """Return the first member of that service name; in a pair, the only one."""
         return next(member for member in self.members if member.service == service)
 
@@ -109,48 +108,14 @@ class Stack:
         return ", ".join(f"{m.name} on {m.host} (context {m.context})" for m in members)
 
 
-def compose_command(context: str, *arguments: str) -> list[str]:
-    """Return a `docker compose` command line that names its context; run it in the root."""
-    return ["docker", "--context", context, "compose", *arguments]
-
-
-def read_stack(settings: Settings) -> Stack:
-    """Ask Compose for the resolved facts; CouldNotCheckError without Compose, KvshareError if it refuses."""
-    nodes = settings.decode_nodes
-    configs = [resolved_config(settings, node.context) for node in nodes]
-    stack = parse_stack(configs, settings)
-    _require_ports_apart(stack)
-    return stack
-
-
-def resolved_config(settings: Settings, context: str) -> dict[str, Any]:
-    """Return `docker compose config` as a context's machine has it; raises as ``read_stack`` does."""
-    command = compose_command("default", "--profile", "*", "config", "--format", "json")
-    try:
-        result = subprocess.run(
-            command,
-            cwd=settings.root,
-            env=settings.compose_environment(context),
-            capture_output=True,
-            text=True,
-            timeout=COMPOSE_TIMEOUT_S,
-        )
-    except FileNotFoundError:
-        raise CouldNotCheckError("docker is not installed here: type make demo, or see README.md.") from None
-    except subprocess.TimeoutExpired:
-        raise CouldNotCheckError(f"docker compose config did not end in {COMPOSE_TIMEOUT_S} s.") from None
-    if result.returncode != 0:
-        reason = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        raise KvshareError(f"docker compose config refuses the settings: {reason[0]}")
-    config: dict[str, Any] = json.loads(result.stdout)
-    return config
-
-
 def parse_stack(configs: Sequence[Mapping[str, Any]], settings: Settings) -> Stack:
-    """Return the stack from each decode node's `docker compose config` and the user's decisions."""
+    """Return the stack from each decode node's `docker compose config` and the user's decisions.
+
+    KvshareError if a fact is missing, or two members of one machine want one port.
+    """
     try:
         facts = configs[0]["x-kvshare"]
-        return Stack(
+        stack = Stack(
             project=configs[0]["name"],
             device=settings.device,
             controller=_controller(facts["controller"], settings),
@@ -162,6 +127,28 @@ def parse_stack(configs: Sequence[Mapping[str, Any]], settings: Settings) -> Sta
         )
     except KeyError as missing:
         raise KvshareError(f"compose.yaml has no {missing} where x-kvshare should state it.") from None
+    _require_ports_apart(stack)
+    return stack
+
+
+def members_of(stack: Stack, node: str) -> tuple[Member, ...]:
+    """Return the members of a node: prefill brings the controller, all is everything.
+
+    ``decode`` is every decode node; one of several is meant by its own name, such as ``decode-2``.
+    """
+    if node == "all":
+        return stack.members
+    if node == "prefill":
+        return (stack.controller, stack.prefill)
+    return tuple(member for member in stack.decodes if node in ("decode", member.name))
+
+
+def by_context(members: Iterable[Member]) -> dict[str, list[str]]:
+    """Return service names by the Docker context they belong to, in order of start."""
+    grouped: dict[str, list[str]] = {}
+    for member in members:
+        grouped.setdefault(member.context, []).append(member.service)
+    return grouped
 
 
 def _require_ports_apart(stack: Stack) -> None:

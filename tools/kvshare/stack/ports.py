@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kvshare.errors import KvshareError, did_you_mean
-from kvshare.stack.members import Controller, Server, Stack
+from kvshare.stack.members import Controller, Member, Server, Stack
 
 PLAIN_WIDTH = 160  # columns of a table that goes to a file or a pipe
 NONE = "no"
@@ -64,12 +64,12 @@ def registry(stack: Stack) -> tuple[Port, ...]:
     return tuple(port for member in stack.members for port in (*ports_of(member), *ranges_of(member)))
 
 
-def ports_of(member: Controller | Server) -> tuple[Port, ...]:
+def ports_of(member: Member) -> tuple[Port, ...]:
     """Every port that a member of the stack alone may listen on."""
     return _controller(member) if isinstance(member, Controller) else _server(member)
 
 
-def ranges_of(member: Controller | Server) -> tuple[Port, ...]:
+def ranges_of(member: Member) -> tuple[Port, ...]:
     """The ranges out of which a member takes what is free: a server's UCX, its port for KV."""
     if isinstance(member, Controller):
         return ()
@@ -156,7 +156,7 @@ def _peers(member: Server) -> tuple[Caller, ...]:
 
 
 def _port(
-    member: Controller | Server,
+    member: Member,
     number: int,
     purpose: str,
     process: str,

@@ -9,7 +9,7 @@ from kvshare.doctor.checks.shared import alone, by_context, each, listed, member
 from kvshare.doctor.evidence import Evidence, Facts, Interface, Node
 from kvshare.doctor.network import is_taken
 from kvshare.operate.preflight import CONTROLLER_GIB, CPU_SERVER_GIB, GIB
-from kvshare.stack.members import Controller, Server
+from kvshare.stack.members import Controller, Member
 from kvshare.stack.ports import ports_of
 
 CHECKS: Category[Evidence] = Category("hosts")
@@ -113,7 +113,7 @@ def _memory_suffices(evidence: Evidence) -> Outcome:
     return each(evidence, bad, "memory for every member that is still to start", fix, "; ".join(good))
 
 
-def _needed_gib(evidence: Evidence, member: Controller | Server) -> float:
+def _needed_gib(evidence: Evidence, member: Member) -> float:
     if isinstance(member, Controller):
         return CONTROLLER_GIB
     facts = evidence.seen.get(member.name)

@@ -1,0 +1,68 @@
+"""Docker Compose's own command, for what only Compose can do: resolve, build, start, stop, run the client."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+from kvshare.config.settings import Settings
+from kvshare.errors import CouldNotCheckError, KvshareError
+from kvshare.stack.members import Stack, parse_stack
+
+CONFIG_TIMEOUT_S = 60
+
+
+def command(context: str, *arguments: str) -> list[str]:
+    """Return a `docker compose` command line that names its context and means every profile."""
+    return ["docker", "--context", context, "compose", "--profile", "*", *arguments]
+
+
+def run(settings: Settings, context: str, subcommand: str, *arguments: str) -> str:
+    """Return what a short command prints; CouldNotCheckError carries what it said when it fails."""
+    result = subprocess.run(
+        command(context, subcommand, *arguments),
+        cwd=settings.root,
+        env=settings.compose_environment(context),
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode != 0:
+        reason = _last_line(result.stderr)
+        raise CouldNotCheckError(f"docker compose {subcommand} failed on context {context}: {reason}")
+    return result.stdout
+
+
+def read_stack(settings: Settings) -> Stack:
+    """Ask Compose for the resolved facts.
+
+    Raises:
+        CouldNotCheckError: without Compose, or where it does not answer.
+        KvshareError: if Compose or we refuse the settings.
+    """
+    return parse_stack([resolved_config(settings, node.context) for node in settings.decode_nodes], settings)
+
+
+def resolved_config(settings: Settings, context: str) -> dict[str, Any]:
+    """Return `docker compose config` as a context's machine has it; raises as ``read_stack`` does."""
+    try:
+        result = subprocess.run(
+            command("default", "config", "--format", "json"),
+            cwd=settings.root,
+            env=settings.compose_environment(context),
+            capture_output=True,
+            text=True,
+            timeout=CONFIG_TIMEOUT_S,
+        )
+    except FileNotFoundError:
+        raise CouldNotCheckError("docker is not installed here: type make demo, or see README.md.") from None
+    except subprocess.TimeoutExpired:
+        raise CouldNotCheckError(f"docker compose config did not end in {CONFIG_TIMEOUT_S} s.") from None
+    if result.returncode != 0:
+        raise KvshareError(f"docker compose config refuses the settings: {_last_line(result.stderr)}")
+    config: dict[str, Any] = json.loads(result.stdout)
+    return config
+
+
+def _last_line(stderr: str) -> str:
+    return (stderr.strip().splitlines() or ["no reason given"])[-1]
