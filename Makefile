@@ -74,7 +74,7 @@ rig-down: ## Stop them again (ARGS=--purge removes their images too)
 test-unit: ## Only what needs no Docker engine
 	@setup/setup.sh docker/locks/dev.txt
 	@$(PYTEST) --numprocesses auto tests/unit
-test-gpu: ## On a machine with a GPU, from PYTHON's vLLM, LMCache and NIXL: measure it and write docs/gpu.md
+test-gpu: ## On a machine with a GPU, from PYTHON's vLLM, LMCache and NIXL: measure it into docs/gpu.md
 	@$(PYTHON) -m benchmarks.gpu $(ARGS)
 	@$(PYTHON) -m benchmarks.gpu --docs
 generate: ## Rewrite what is generated: docs/cli.md, patches.md, ports.md, original.md, every golden file
@@ -84,6 +84,7 @@ generate: ## Rewrite what is generated: docs/cli.md, patches.md, ports.md, origi
 	@.venv/bin/python tools/generate_ports_doc.py
 	@.venv/bin/python tools/generate_bench_schema.py
 	@.venv/bin/python -m benchmarks --docs
+	@.venv/bin/python -m benchmarks.gpu --docs
 	@.venv/bin/python -m tests.scenarios.under_faults --docs
 	@$(PYTEST) --update-golden tests/config tests/unit/test_report.py tests/unit/test_doctor_report.py tests/unit/test_docs.py tests/unit/test_ports.py
 benchmarks: ## Measure this machine and write docs/benchmarks.md

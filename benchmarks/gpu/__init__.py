@@ -5,9 +5,18 @@ No file here is called test_*, so plain pytest collects none of them.
 
 from __future__ import annotations
 
+import re
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks import ROOT
+from benchmarks.machine import Machine
+
+RESULTS = ROOT / "benchmarks/gpu/results"  # JSON lines, a file a machine
 # Where the tool, the entrypoint and the patches are imported from, as in the images.
 sys.path[:0] = [str(ROOT / folder) for folder in ("tools", "docker/engine", "docker/patches")]
+
+
+def slug(on: Machine) -> str:
+    """Return a machine's name in paths: how many GPUs of what kind."""
+    name = re.sub(r"[^a-z0-9]+", "-", on.gpu.lower() or "cpu").strip("-")
+    return name if on.gpus <= 1 else f"{on.gpus}x-{name}"

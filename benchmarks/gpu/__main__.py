@@ -2,12 +2,11 @@
 
 On a machine with a GPU, in an environment that holds vLLM, LMCache, NIXL and the tool's dependencies:
 
-    make test-gpu PYTHON=…             from nothing to docs/gpu.md
+    make test-gpu PYTHON=…                  from nothing to docs/gpu.md
     python -m benchmarks.gpu [PART ...]     from the repository's root
-    python -m benchmarks.gpu --docs         rewrite docs/gpu.md from benchmarks/gpu/results.json
+    python -m benchmarks.gpu --docs         write docs/gpu.md and docs/gpu from benchmarks/gpu/results
 
-parts: machine  versions, GPU and driver
-       kernel   LMCache's transfer kernel: KV out of the cache and back, bit for bit
+parts: kernel   LMCache's transfer kernel: KV out of the cache and back, bit for bit
        without  the whole chain without packed-kv: must fail, on the answers
        with     the whole chain as the image has it: must be proven; then what --measure says
        fp8      the same with KV_CACHE_DTYPE=fp8
@@ -18,13 +17,13 @@ measures: again         one prompt over and over on the node that pulls it
           agreement     `vllm bench serve` beside `kvshare bench`
           never-slower  decode with the threshold that `kvshare bench --calibrate` derives from `bench`
           slow-link     the same with one connection between the servers
-Exit code 0 if every part came out as it must. Each part's result replaces the earlier one in the results.
+Exit code 0 if every part came out as it must. What a part, and each of its measures, found replaces what this
+machine's results held of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import random
@@ -33,41 +32,41 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.gpu import ROOT
+from benchmarks import results
+from benchmarks.gpu import RESULTS, ROOT, slug
+from benchmarks.machine import Machine, machine
 
 if TYPE_CHECKING:
     from kvshare.bench import run
     from kvshare.site.native import Native
     from kvshare.stack.members import Stack
 
-Keep = Callable[[dict[str, Any]], None]
+Keep = Callable[[str, Any], None]  # what was measured, what it found
 
-RESULTS = ROOT / "benchmarks/gpu/results.json"
-DOCUMENT = ROOT / "docs/gpu.md"
-PARTS = ("machine", "kernel", "without", "with", "fp8")
+PARTS = ("kernel", "without", "with", "fp8")
 MEASURES = ("again", "ttft", "bench", "clients", "agreement", "never-slower", "slow-link")
 LENGTHS = (266, 522, 1034, 2058, 4106, 8202, 16394, 32522)
 RIGHT = {"KV-RIGHT-01", "KV-RIGHT-02"}
 
 
-def machine() -> dict[str, Any]:
+def gpu_machine() -> Machine:
+    """This machine with its GPUs, their driver and what runs on them."""
     import torch
 
     on_gpu = torch.cuda.is_available()
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "gpus": torch.cuda.device_count(),
-        "gpu": torch.cuda.get_device_name(0) if on_gpu else "none",
-        "driver": _driver() if on_gpu else "none",
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in ("vllm", "lmcache", "nixl", "torch")},
-        "cores": os.cpu_count(),
-    }
+    return replace(
+        machine(),
+        gpus=torch.cuda.device_count() if on_gpu else 0,
+        gpu=torch.cuda.get_device_name(0) if on_gpu else "",
+        driver=_driver() if on_gpu else "",
+        python=platform.python_version(),
+        versions={name: metadata.version(name) for name in ("vllm", "lmcache", "nixl", "torch")},
+    )
 
 
 def _driver() -> str:
@@ -78,7 +77,7 @@ def _driver() -> str:
 def kernel() -> tuple[dict[str, Any], bool]:
     from benchmarks.gpu import kernel
 
-    found = {"on": machine(), **kernel.run()}
+    found = kernel.run()
     return found, found["exact_with"] == found["tried"] and not found["exact_without"]
 
 
@@ -92,19 +91,18 @@ def chain(options: argparse.Namespace, part: str, keep: Keep) -> bool:
         evidence = options.state / f"evidence-{part}.json"
         judged = chain.verify(native, stack, options.prompts, options.prompt_tokens, evidence)
         environment = native.processes["decode"].environment
-        found: dict[str, Any] = {"on": machine(), "vllm_args": environment["KVSHARE_VLLM_ARGS"]}
-        found |= chain.summary(judged)
-        keep(found)
+        found = {"vllm_args": environment["KVSHARE_VLLM_ARGS"], **chain.summary(judged)}
+        keep(part, found)
         print(judged.sentence, flush=True)
         if not packed:
             return bool(set(found["failed"]) & RIGHT)
         good = judged.proven
+        measured: dict[str, Any] = {}
         for name in options.measure:
-            found[name], as_it_must = _measure(
-                name, options, native, stack, options.state / part / name, found
-            )
+            folder = options.state / part / name
+            measured[name], as_it_must = _measure(name, options, native, stack, folder, measured)
             print(f"{name}: {'as it must be' if as_it_must else 'NOT as it must be'}", flush=True)
-            keep(found)
+            keep(f"{part}/{name}", measured[name])
             good &= as_it_must
     return good
 
@@ -115,9 +113,9 @@ def _measure(
     native: Native,
     stack: Stack,
     folder: Path,
-    found: dict[str, Any],
+    measured: dict[str, Any],
 ) -> tuple[Any, bool]:
-    """One measure, after those in ``found``; an error is what it finds, so that the others are made too."""
+    """One measure, after those ``measured``; an error is what it finds, so that the others are made too."""
     from benchmarks import calibration, orders
     from benchmarks.gpu import again, agreement, bench, measure, never_slower
     from benchmarks.summary import summary
@@ -130,7 +128,7 @@ def _measure(
             return agreement.compare(native, stack, folder)
         lengths = tuple(options.lengths)
         if name == "never-slower":
-            return never_slower.judge(native, stack, found["bench"]["calibrated"], lengths, folder)
+            return never_slower.judge(native, stack, measured["bench"]["calibrated"], lengths, folder)
         if name == "slow-link":
             calibrated = never_slower.calibrate_on(native, stack, 1, lengths, folder)
             return never_slower.judge(native, stack, calibrated, lengths, folder)
@@ -171,33 +169,25 @@ def main() -> int:
     if options.docs:
         from benchmarks.gpu import document
 
-        DOCUMENT.write_text(document.render(json.loads(RESULTS.read_text())))
+        document.write()
         return 0
-    results = json.loads(options.results.read_text()) if options.results.exists() else {}
+    on = gpu_machine()
+
+    def keep(part: str, found: Any) -> None:
+        results.keep(options.results / f"{slug(on)}.jsonl", [results.Result(part, on, found)])
+
     good = True
     for part in options.parts or PARTS:
         print(f"--- {part}", flush=True)
-        as_it_must = True
-        if part == "machine":
-            results[part] = machine()
-        elif part == "kernel":
-            results[part], as_it_must = kernel()
+        if part == "kernel":
+            found, as_it_must = kernel()
+            keep(part, found)
         else:
             _decide(options)
-            place = results.setdefault("also", {}) if options.also else results
-            as_it_must = chain(options, part, _keeper(options.results, results, place, options.also or part))
-        options.results.write_text(json.dumps(results, indent=2) + "\n")
+            as_it_must = chain(options, part, keep)
         print(f"{part}: {'as it must be' if as_it_must else 'NOT as it must be'}", flush=True)
         good &= as_it_must
     return 0 if good else 1
-
-
-def _keeper(path: Path, results: dict[str, Any], place: dict[str, Any], name: str) -> Keep:
-    def keep(found: dict[str, Any]) -> None:
-        place[name] = found
-        path.write_text(json.dumps(results, indent=2) + "\n")
-
-    return keep
 
 
 def _decide(options: argparse.Namespace) -> None:
@@ -224,8 +214,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
-    parser.add_argument("--docs", action="store_true", help="write docs/gpu.md from the results, run nothing")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file that keeps what was seen")
+    parser.add_argument("--docs", action="store_true", help="write docs/gpu.md and docs/gpu, run nothing")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder that keeps what was seen")
     parser.add_argument("--state", type=Path, default=ROOT / ".kvshare/gpu", help="folder for logs, evidence")
     parser.add_argument(
         "--model", type=Path, default=Path("/tmp/kvshare-gpu-model"), help="folder to make it in"
@@ -233,9 +223,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", choices=("8b", "small"), default="8b")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the script")
     parser.add_argument("--vllm-args", help="instead of compose.yaml's")
-    parser.add_argument(
-        "--also", metavar="TITLE", help="keep the chain's result beside the others, under TITLE"
-    )
     parser.add_argument("--max-model-len", type=int, default=32768, metavar="TOKENS")
     parser.add_argument("--prompts", type=int, default=5)
     parser.add_argument("--prompt-tokens", type=int, default=1546, metavar="TOKENS")
