@@ -33,7 +33,7 @@ def measure_pulls() -> dict[str, Any]:
     """Measure in a container of the image; the nodes have the extra_config of configs/lmcache.yaml."""
     import yaml
 
-    from kvshare.cost.measured import fit_pull
+    from kvshare.cost.fit import fit_pull
 
     ours = yaml.safe_load((ROOT / "configs/lmcache.yaml").read_text())["extra_config"]
     found: dict[str, Any] = {"load_before": os.getloadavg()[0]}

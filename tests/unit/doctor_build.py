@@ -136,8 +136,8 @@ def with_gpus() -> Evidence:
         evidence,
         nodes=tuple(replace(node, gpus=gpus) for node in evidence.nodes),
         engines=tuple(replace(engine, runtimes=("nvidia", "runc")) for engine in evidence.engines),
-        links=(Link("prefill", "decode", 11.6e9, 0.000_012),),
-        prefill_speed=PrefillSpeed(25_000, "assumed, as Llama-3.1-8B on one H200"),
+        links=(Link("prefill", "decode", 23.2e9, 0.000_012, lanes=8),),
+        prefill_speed=PrefillSpeed(30_000, "assumed, as Llama-3.1-8B on one H200"),
     )
 
 

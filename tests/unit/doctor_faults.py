@@ -245,7 +245,7 @@ FAULTS: Mapping[str, Fault] = {
         lmcache(healthy(), "decode", pre_caching_hash_algorithm="sha256_cbor"),
         "pre_caching_hash_algorithm=sha256_cbor",
     ),
-    "timeout-too-small": Fault("DOC-CONF-06", _slow_link(), "3000 ms lets 2304 tokens through"),
+    "timeout-too-small": Fault("DOC-CONF-06", _slow_link(), "3000 ms lets 1792 tokens through"),
     "never-pays": Fault(
         "DOC-CONF-07",
         replace(with_gpus(), links=(Link("prefill", "decode", 1.17e9, 0.000_05),)),

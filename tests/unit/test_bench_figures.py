@@ -22,7 +22,6 @@ from kvshare.bench.progress import done_and_total, left_s
 from kvshare.bench.results import Document
 from kvshare.bench.run import exit_code
 from kvshare.bench.spec import COLD, LOCAL_LMCACHE, LOCAL_PREFIX, PEER, RECOMPUTE, Goodput, Point
-from kvshare.cost import measured as cost
 from kvshare.errors import KvshareError
 from kvshare.verify.evidence import Sources
 from tests.unit.bench_build import CHUNK, KV_BYTES, POINTS, SPEC, cold_ms, document, observed, pull_ms
@@ -154,75 +153,6 @@ def test_shared_tokens_are_whole_chunks(chunks: int, percent: float) -> None:
     assert shared % CHUNK == 0
     assert 0 <= shared <= chunks * CHUNK
     assert abs(shared - chunks * CHUNK * percent / 100) < CHUNK
-
-
-# --- costs --------------------------------------------------------------------------------------------------
-
-
-def test_fits_find_what_made_the_samples() -> None:
-    lengths = (266, 522, 1034, 2058, 4106)
-    pull = cost.fit_pull([(n, 0.025 + KV_BYTES * n / 1.2e9) for n in lengths], KV_BYTES)
-    assert pull.t0_s == pytest.approx(0.025)
-    assert pull.bytes_per_s == pytest.approx(1.2e9)
-    prefill = cost.fit_prefill([(n, 0.004 + 3e-5 * n + 2e-9 * n**2) for n in lengths])
-    assert (prefill.constant_s, prefill.linear_s, prefill.quadratic_s) == pytest.approx((0.004, 3e-5, 2e-9))
-
-
-def test_fits_never_go_below_zero() -> None:
-    pull = cost.fit_pull([(256, 0.05), (1024, 0.04), (2048, 0.03)], KV_BYTES)
-    assert pull.bytes_per_s is None
-    assert pull.t0_s == pytest.approx(0.0377, abs=0.002)
-
-
-def test_a_fit_needs_two_lengths() -> None:
-    with pytest.raises(KvshareError, match="2 prompt lengths or more, and there is 1"):
-        cost.fit_pull([(256, 0.1), (256, 0.2)], KV_BYTES)
-
-
-SQUARES = st.just(0.0) | st.floats(1e-12, 1e-7)
-
-
-@given(st.floats(0, 1), st.floats(1e6, 1e11), st.floats(1e-7, 1e-3), SQUARES, st.floats(0, 0.1))
-def test_from_the_break_even_on_a_pull_is_faster(
-    t0: float, speed: float, linear: float, square: float, constant: float
-) -> None:
-    pull, prefill = cost.Pull(t0, speed, 131072), cost.Prefill(constant, linear, square)
-    tokens = cost.break_even(pull, prefill)
-    if tokens is None:
-        assert all(pull.seconds(n) >= prefill.seconds(n) - 1e-9 for n in (1e6, 1e7))
-    else:
-        beyond = tokens * 1.01 + 1
-        assert pull.seconds(beyond) <= prefill.seconds(beyond) + 1e-9
-        if tokens > 1:
-            before = tokens * 0.999
-            assert pull.seconds(before) >= prefill.seconds(before) - 1e-6 * (1 + prefill.seconds(before))
-
-
-@pytest.mark.parametrize(
-    ("tokens", "longest", "sentence"),
-    [
-        (None, 1600, "not worth it here: recomputing is faster at any length"),
-        (0.0, 1600, "worth it from 256 tokens"),
-        (300.0, 1600, "worth it from 512 tokens"),
-        (18000.0, 8192, "not worth it here: a pull would pay from 18,176 tokens, and the model takes 8,192"),
-        (18000.0, None, "worth it from 18,176 tokens"),
-    ],
-)
-def test_the_verdict(tokens: float | None, longest: int | None, sentence: str) -> None:
-    assert cost.verdict(tokens, 256, longest).startswith(sentence)
-
-
-def test_the_table_of_one_h200_gives_its_own_break_even() -> None:
-    """TTFT in ms of Llama-3.1-8B on one H200 over loopback TCP, tokens: cold, peer."""
-    measured = {
-        1024: (49.6, 68.5), 4096: (127.4, 161.0), 8192: (255.1, 275.1),
-        16384: (553.4, 574.7), 32768: (1339.1, 1140.3),
-    }  # fmt: skip
-    pull = cost.fit_pull([(n, peer / 1000) for n, (_, peer) in measured.items()], 131072)
-    prefill = cost.fit_prefill([(n, cold / 1000) for n, (cold, _) in measured.items()])
-    tokens = cost.break_even(pull, prefill)
-    assert tokens is not None
-    assert 13000 < tokens < 20000
 
 
 # --- the document -------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from tests.unit.doctor_build import (
     LLAMA,
     dialled,
     healthy,
+    lmcache,
     moved,
     of_engine,
     on,
@@ -178,9 +179,22 @@ def test_three_nodes_are_compared_pair_by_pair() -> None:
 
 def test_the_timeout_is_said_with_what_it_is_derived_from() -> None:
     found = result(judge(FAULTS["timeout-too-small"].evidence, ALL), "DOC-CONF-06")
-    assert "32768 tokens (MAX_MODEL_LEN) of 128 KiB take 42.11 s from prefill to decode" in found.found
-    assert found.expected == "LOOKUP_TIMEOUT_MS=84500 or more"
+    assert "32768 tokens (MAX_MODEL_LEN) of 128 KiB take 52.61 s from prefill to decode" in found.found
+    assert found.expected == "LOOKUP_TIMEOUT_MS=105500 or more"
     assert "kvshare doctor --write" in found.next
+
+
+def calibrated(minimum: object) -> Evidence:
+    evidence = lmcache(with_gpus(), "prefill", p2p_min_tokens=minimum)
+    return lmcache(evidence, "decode", p2p_min_tokens=minimum)
+
+
+def test_what_was_calibrated_goes_before_what_is_to_be_expected() -> None:
+    assert "from 1280 tokens on, against prefill" in result(judge(with_gpus(), ALL), "DOC-CONF-07").detail
+    found = result(judge(calibrated(1024), ALL), "DOC-CONF-07")
+    assert found.detail == "to decode from 1024 tokens on, as P2P_MIN_TOKENS=1024 says"
+    found = result(judge(calibrated("never"), ALL), "DOC-CONF-07")
+    assert (found.result, found.found) == (WARNING, "to decode never, as P2P_MIN_TOKENS=never says")
 
 
 def test_the_slowest_of_several_links_decides() -> None:

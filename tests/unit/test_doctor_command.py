@@ -24,8 +24,8 @@ from tests.unit.doctor_faults import FAULTS
 GOLDEN = Path(__file__).parent / "golden"
 SLOW = FAULTS["timeout-too-small"].evidence
 LINE = (
-    "LOOKUP_TIMEOUT_MS=84500  # kvshare doctor, 2026-11-24: prefill to decode 0.12 GB/s, 200 µs; "
-    "32768 tokens take 42.11 s"
+    "LOOKUP_TIMEOUT_MS=105500  # kvshare doctor, 2026-11-24: prefill to decode 0.12 GB/s, 200 µs; "
+    "32768 tokens take 52.61 s"
 )
 
 
@@ -91,7 +91,7 @@ def test_write_puts_the_derived_timeout_into_env(root: Path, monkeypatch: pytest
     (root / ".env").write_text("DEVICE=cuda\nLOOKUP_TIMEOUT_MS=3000 # mine\nMODEL=/models/x")
     result = invoke(monkeypatch, SLOW, "--write")
     assert (root / ".env").read_text() == f"DEVICE=cuda\n{LINE}\nMODEL=/models/x"
-    assert "LOOKUP_TIMEOUT_MS=84500" in result.stderr
+    assert "LOOKUP_TIMEOUT_MS=105500" in result.stderr
     assert result.exit_code == 1, "what was found is the exit code all the same"
 
 
@@ -121,7 +121,7 @@ def test_the_settings_read_what_was_written(tmp_path: Path) -> None:
         "DEVICE=cpu\nCOMPOSE_FILE=compose.yaml:compose.cpu.yaml\nLOOKUP_TIMEOUT_MS=3000\n"
     )
     dotenv.write(tmp_path, LINE)
-    assert load_settings(tmp_path, {}).get("LOOKUP_TIMEOUT_MS") == "84500"
+    assert load_settings(tmp_path, {}).get("LOOKUP_TIMEOUT_MS") == "105500"
 
 
 @pytest.mark.parametrize(

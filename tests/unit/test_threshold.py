@@ -15,7 +15,7 @@ from kvshare.bench.spec import PEER, RECOMPUTE, BenchSpec
 from kvshare.config import threshold
 from kvshare.config.settings import load_settings
 from kvshare.config.threshold import Threshold
-from kvshare.cost.measured import first_worthwhile
+from kvshare.cost.model import first_worthwhile
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.verify import run as verify
 from kvshare.verify.evidence import Spec

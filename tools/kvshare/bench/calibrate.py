@@ -6,7 +6,7 @@ from kvshare.bench.outputs import pull_words
 from kvshare.bench.results import Document
 from kvshare.bench.spec import PEER, RECOMPUTE, BenchSpec
 from kvshare.config.threshold import NAME, Threshold
-from kvshare.cost.measured import first_worthwhile
+from kvshare.cost.model import first_worthwhile
 from kvshare.errors import CouldNotCheckError, KvshareError
 
 

@@ -18,7 +18,7 @@ from kvshare.bench.compare import Difference
 from kvshare.bench.observed import Observed
 from kvshare.bench.results import SCHEMA_VERSION, Arm, Document, PointResult
 from kvshare.bench.spec import MEANING, WORTH_QUOTING
-from kvshare.cost.measured import Pull
+from kvshare.cost.model import Pull
 from kvshare.errors import KvshareError
 
 JSON, LINES, CSV, REPORT = "bench.json", "requests.jsonl", "summary.csv", "report.html"

@@ -9,7 +9,7 @@ from kvshare.bench.spec import Goodput, Point
 from kvshare.bench.stages import Stages
 from kvshare.bench.stats import Distribution, Ratio
 from kvshare.config.threshold import PULL_ALWAYS, Threshold
-from kvshare.cost.measured import Prefill, Pull
+from kvshare.cost.model import Prefill, Pull
 from kvshare.verify.evidence import Sources
 
 SCHEMA_VERSION = 1

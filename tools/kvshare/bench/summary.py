@@ -10,7 +10,9 @@ from kvshare.bench.results import Arm, Cost, Link, PointResult, Transfer
 from kvshare.bench.spec import COLD, NODE_OF, PEER, RECOMPUTE, BenchSpec, Goodput, Point
 from kvshare.bench.stages import Moments
 from kvshare.bench.stats import Distribution, Ratio, distribution, median, ratio_of_medians
-from kvshare.cost import measured as cost
+from kvshare.cost.fit import fit_prefill, fit_pull
+from kvshare.cost.model import break_even
+from kvshare.cost.model import verdict as verdict_of
 from kvshare.verify.evidence import Sources
 
 GB = 1e9
@@ -185,17 +187,15 @@ def fit_cost(
     peer = _samples(observed, pulled, PEER, lambda point: point.prompt_tokens)
     if kv_bytes is None or min(len({n for n, _ in computed}), len({n for n, _ in peer})) < 2:
         return None
-    pull, prefill = cost.fit_pull(peer, kv_bytes), cost.fit_prefill(computed)
+    pull, prefill = fit_pull(peer, kv_bytes), fit_prefill(computed)
     tokens = [n for n, _ in peer]
     moved = [
         (float(r.point.shared_tokens(spec.chunk_size)), r.transfer.mean_ms / 1000)
         for r in points
         if r.transfer is not None and r.point in lengths.values() and r.transfer.mean_ms > 0
     ]
-    transfer = cost.fit_pull(moved, kv_bytes) if len({n for n, _ in moved}) >= 2 else None
-    return Cost(
-        pull, prefill, transfer, cost.break_even(pull, prefill), round(min(tokens)), round(max(tokens))
-    )
+    transfer = fit_pull(moved, kv_bytes) if len({n for n, _ in moved}) >= 2 else None
+    return Cost(pull, prefill, transfer, break_even(pull, prefill), round(min(tokens)), round(max(tokens)))
 
 
 def _samples(
@@ -214,7 +214,7 @@ def verdict(found: Cost | None, points: Sequence[PointResult], observed: Observe
     """Return whether reuse pays here: by the fit, or where there is none by what was measured."""
     if found is not None:
         longest = observed.opening.max_model_len if observed.opening else None
-        return cost.verdict(found.break_even_tokens, spec.chunk_size, longest)
+        return verdict_of(found.break_even_tokens, spec.chunk_size, longest)
     ratios = [
         peer.ttft_ms.p50 / cold.ttft_ms.p50
         for r in points

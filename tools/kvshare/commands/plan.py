@@ -7,7 +7,7 @@ from rich.table import Table
 
 from kvshare.commands.options import wide_console
 from kvshare.cost import plan as planning
-from kvshare.cost.measured import verdict
+from kvshare.cost.model import verdict
 
 PLAN_CHUNK = 256
 

@@ -1,17 +1,16 @@
 """From which length a pull pays, by arithmetic alone: for a model, a GPU and a link that nobody has yet.
 
 KV bytes of a token        k = 2 · layers · kv_heads · head_dim · bytes     (keys and values)
-prefill of n tokens        (2·P·n + 2·L·d·n²) / (F · MFU)
-pull of n tokens           t0 + k·n / B
+prefill of n tokens        c + (2·P·n + 2·L·d·n²) / (F · MFU)
+pull of n tokens           t0 + k·n · (1/T + 1/C)
 
-P parameters, L layers, d = query heads · head_dim, F operations a second, B bytes a second.
-The prefill formula counts two operations a parameter and token, and half of the causal attention's 4·L·d·n².
-With t0 = 0 a pull pays from the bandwidth B_min = k·F·MFU / (2P + 2·L·d·n) on. Mooncake (FAST'25, eq. 2)
-has the same form, at 100 % of the peak.
+P parameters, L layers, d = query heads · head_dim, F operations a second, T and C bytes a second of the
+transfer and of the copy to the GPU. The prefill formula counts two operations a parameter and token, and half
+of the causal attention's 4·L·d·n². Mooncake (FAST'25, eq. 2) has the same form without c, t0 and C, at 100 %
+of the peak.
 
 Sources: the models' config.json; NVIDIA's data sheets for dense bfloat16; an MFU of 0.5 is what a tuned
-prefill reaches; t0 = 25 ms is what pulls cost here before the first byte (one H200, TCP), 28 ms in llm-d's
-benchmark over RDMA.
+prefill reaches; c, t0 and C as ``model`` has them.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kvshare.cost.measured import Prefill, Pull, break_even
+from kvshare.cost.model import FIRST_TOKEN_S, LANES_T0_S, Prefill, break_even, expected_pull
 from kvshare.errors import KvshareError, did_you_mean
 
 DEFAULT_MFU = 0.5
-DEFAULT_T0_MS = 25.0
+DEFAULT_T0_MS = LANES_T0_S * 1000
 DTYPE_BYTES = {
     **{"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2, "auto": 2},
     **{"fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1},
@@ -58,15 +57,10 @@ class Architecture:
     def prefill(self, flops: float, mfu: float) -> Prefill:
         """Return the time of a prefill at a share ``mfu`` of a peak of ``flops`` operations a second."""
         return Prefill(
-            0.0,
+            FIRST_TOKEN_S,
             2 * self.parameters / (flops * mfu),
             2 * self.layers * self.attention_width / (flops * mfu),
         )
-
-    def least_bandwidth(self, flops: float, mfu: float, tokens: int) -> float:
-        """Return the bytes a second from which a pull of that length pays, t0 aside."""
-        work = 2 * self.parameters + 2 * self.layers * self.attention_width * tokens
-        return self.kv_bytes_per_token * flops * mfu / work
 
 
 # Name: layers, KV heads, head dimension, query heads · head dimension, parameters; from each config.json.
@@ -118,27 +112,40 @@ class Machine:
 
 def tokens_to_pay(model: Architecture, machine: Machine) -> float | None:
     """Return the length in tokens from which a pull pays, or None if it never does."""
-    pull = Pull(machine.t0_s, machine.bytes_per_s, model.kv_bytes_per_token)
+    pull = expected_pull(model.kv_bytes_per_token, machine.bytes_per_s, machine.t0_s)
     return break_even(pull, model.prefill(machine.flops, machine.mfu))
 
 
 def with_kv(model: Architecture, dtype: str) -> Architecture:
     """Return the model with its KV cache kept in another dtype; auto leaves it as it is."""
-    return model if dtype == "auto" else replace(model, bytes_per_value=DTYPE_BYTES[dtype])
+    return model if dtype == "auto" else replace(model, bytes_per_value=DTYPE_BYTES.get(dtype, 2))
+
+
+def kv_bytes_per_token(
+    name: str, layers: int | None, kv_heads: int | None, head_dim: int | None, dtype: str
+) -> int | None:
+    """Return the bytes of KV of one token over all layers; None for a model that nothing is known of."""
+    if layers and kv_heads and head_dim:
+        return 2 * layers * kv_heads * head_dim * DTYPE_BYTES.get(dtype, 2)
+    known = _known(name)
+    return with_kv(known, dtype).kv_bytes_per_token if known else None
 
 
 def find_model(name: str) -> Architecture:
     """Return a known model, by name or hub name, or that of a config.json; KvshareError names the nearest."""
     if Path(name).is_file():
         return read_architecture(Path(name).read_text(), "auto", name)
-    short = name.rsplit("/", 1)[-1]
-    for prefix in ("Meta-",):
-        short = short.removeprefix(prefix)
-    folded = {known.lower(): known for known in MODELS}
-    for candidate in (short, short.removesuffix("-Instruct"), short.removesuffix("-Base")):
-        if candidate.lower() in folded:
-            return MODELS[folded[candidate.lower()]]
-    raise KvshareError(f"--model {name} is no known model and no config.json{did_you_mean(short, MODELS)}")
+    if known := _known(name):
+        return known
+    near = did_you_mean(name.rsplit("/", 1)[-1], MODELS)
+    raise KvshareError(f"--model {name} is no known model and no config.json{near}")
+
+
+def _known(name: str) -> Architecture | None:
+    """Return a model by its name here or on the hub, whatever its case."""
+    short = name.rsplit("/", 1)[-1].lower().removeprefix("meta-")
+    folded = {known.lower(): found for known, found in MODELS.items()}
+    return folded.get(short.removesuffix("-instruct").removesuffix("-base"))
 
 
 def find_gpu(name: str) -> float:

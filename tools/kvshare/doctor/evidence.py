@@ -174,7 +174,7 @@ class Dialed:
 
 @dataclass(frozen=True)
 class Link:
-    """The way of KV from its owner to the peer that asks, measured by ucx_perftest; or why it was not."""
+    """The way of KV from its owner to the peer that asks, measured on ``lanes`` at once; or why not."""
 
     source: str
     target: str
@@ -182,6 +182,7 @@ class Link:
     latency_s: float | None = None
     error: str = ""
     not_tried: str = ""
+    lanes: int = 1
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from kvshare.site import nodes
 MEASURE_TIMEOUT_S = 150.0
 MEASURABLE_TOKENS = 1000
 TOLD = ("UCX_", "KVSHARE_TRANSPORT", "KVSHARE_LANES")  # variables that say how KV travels
-# Prompt tokens a second, where no server has computed any yet.
+# Prompt tokens a second, where no server has computed any yet; a GPU's as docs/gpu.md has it at 8,202 tokens.
 ASSUMED = {
-    "cuda": PrefillSpeed(25_000, "assumed, as Llama-3.1-8B on one H200"),
+    "cuda": PrefillSpeed(30_000, "assumed, as Llama-3.1-8B on one H200"),
     "cpu": PrefillSpeed(400, "assumed, as the demo model on one core"),
 }
 
@@ -44,7 +44,14 @@ def _measure(
             found = json.loads(one_offs.run(source.context, here, command, timeout_s=MEASURE_TIMEOUT_S))
     except (CouldNotCheckError, ValueError) as error:
         return Link(source.name, target.name, error=getattr(error, "message", str(error)))
-    return Link(source.name, target.name, found["bytes_per_s"], found["latency_s"], found["error"])
+    return Link(
+        source.name,
+        target.name,
+        found["bytes_per_s"],
+        found["latency_s"],
+        found["error"],
+        lanes=len(ports["bandwidth"]),
+    )
 
 
 def _with_facts(*both: Node) -> list[tuple[Node, Facts]]:

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
-from kvshare.cost import link as links
+from kvshare.config import threshold
+from kvshare.cost.link import Meaning, meaning, pull_over
+from kvshare.cost.model import FIRST_TOKEN_S, Prefill, Pull, break_even, first_worthwhile
+from kvshare.cost.plan import kv_bytes_per_token
 from kvshare.doctor.checks.shared import same
 from kvshare.doctor.evidence import Evidence, Facts, Link
 from kvshare.stack.members import Server
 
 CHECKS: Category[Evidence] = Category("configuration")
+LMCACHE_CHUNK = 256  # tokens, where nothing else is set
 # Facts of one node alone; every other LMCache setting must be equal, or is judged by a check of its own.
 OF_ONE_NODE = (
     *("lmcache_instance_id", "lmcache_worker_ports", "p2p_host", "p2p_init_ports", "p2p_lookup_ports"),
@@ -101,7 +105,9 @@ def _pays(evidence: Evidence) -> Outcome:
     meant, speed = meanings(evidence), evidence.prefill_speed
     if not meant or speed is None:
         return NotChecked("how large the model's KV is cannot be told before the model is there")
-    against = f"against prefill at {speed.tokens_per_s:.0f} tokens/s ({speed.how})"
+    against = (
+        _calibrated_words(evidence) or f"against prefill at {speed.tokens_per_s:.0f} tokens/s ({speed.how})"
+    )
     bad = {n: m for n, (_, m) in meant.items() if m.break_even is None or m.break_even > m.longest_tokens}
     if not bad:
         words = ", ".join(f"to {name} from {m.break_even} tokens on" for name, (_, m) in meant.items())
@@ -114,21 +120,48 @@ def _pays(evidence: Evidence) -> Outcome:
         f"a pull that is sooner than recomputing, below {next(iter(bad.values())).longest_tokens} tokens",
         f"{words}, {against}",
         tuple(bad),
-        "a faster link or longer prompts; kvshare verify measures it, --prefill-speed gives a known figure",
+        "a faster link or longer prompts; kvshare bench measures it, --prefill-speed gives a known figure",
     )
 
 
-def meanings(evidence: Evidence) -> dict[str, tuple[Link, links.Meaning]]:
+def _calibrated_words(evidence: Evidence) -> str:
+    """Return what says from where on a pull pays, where that was not computed here; else ''."""
+    found = {t.assignment for f in evidence.seen.values() if (t := threshold.of_server(f.lmcache)).is_set}
+    return f"as {', '.join(sorted(found))} says" if found else ""
+
+
+def meanings(evidence: Evidence) -> dict[str, tuple[Link, Meaning]]:
     """Return what each measured link means for the model, by the name of the node that asks."""
     speed = evidence.prefill_speed
     found = {}
     for link in evidence.links:
         facts = evidence.seen.get(link.target)
         if link.bytes_per_s and facts is not None and speed is not None:
-            meant = links.meaning(link, facts, speed.tokens_per_s)
+            meant = _meaning(link, link.bytes_per_s, facts, speed.tokens_per_s)
             if meant is not None:
                 found[link.target] = (link, meant)
     return found
+
+
+def _meaning(link: Link, bytes_per_s: float, facts: Facts, tokens_per_s: float) -> Meaning | None:
+    """Return what a link means on the peer that asks; None where the model's KV is unknown."""
+    model = facts.model
+    dtype = (model.dtype or "bfloat16") if facts.dtype == "auto" else facts.dtype
+    size = kv_bytes_per_token(model.name, model.layers, model.kv_heads, model.head_dim, dtype)
+    if size is None:
+        return None
+    chunk = int(facts.lmcache.get("chunk_size", LMCACHE_CHUNK))
+    pull = pull_over(size, bytes_per_s, link.latency_s or 0.0, link.lanes)
+    pays_from = _pays_from(pull, tokens_per_s, facts, chunk)
+    return meaning(size, pull, pays_from, facts.max_model_len, facts.lookup_timeout_ms, chunk)
+
+
+def _pays_from(pull: Pull, tokens_per_s: float, facts: Facts, chunk: int) -> int | None:
+    """Return from how many tokens on a pull pays: as it was calibrated, else as it is to be expected."""
+    calibrated = threshold.of_server(facts.lmcache)
+    if calibrated.is_set:
+        return calibrated.tokens
+    return first_worthwhile(break_even(pull, Prefill(FIRST_TOKEN_S, 1 / tokens_per_s, 0.0)), chunk, None)
 
 
 def _size(count: int) -> str:

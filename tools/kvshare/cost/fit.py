@@ -1,50 +1,15 @@
-"""What a pull and a prefill cost as functions of the length, and from which length a pull pays.
-
-    pull(n)    = t0 + k·n / B            k bytes of KV a token, B bytes a second
-    prefill(n) = c + a·n + b·n²          linear layers, and attention
-
-Break-even n* is the smallest n with pull(n) < prefill(n). Both are fitted to times to first token, so what
-is compared is what a user waits for.
-"""
+"""What a pull and a prefill cost, fitted to times to first token that were measured."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
+from kvshare.cost.model import Prefill, Pull
 from kvshare.errors import KvshareError
 
 Basis = Callable[[float], float]
-NEVER = 1e9  # tokens; a break-even beyond any model's context is none
-
-
-@dataclass(frozen=True)
-class Pull:
-    """Time of a pull: ``t0_s`` and then ``bytes_per_s``; infinite speed where more bytes took no longer."""
-
-    t0_s: float
-    bytes_per_s: float | None
-    kv_bytes_per_token: float
-
-    def seconds(self, tokens: float) -> float:
-        """Return the seconds of a pull of that many tokens."""
-        slope = 0.0 if self.bytes_per_s is None else self.kv_bytes_per_token / self.bytes_per_s
-        return self.t0_s + slope * tokens
-
-
-@dataclass(frozen=True)
-class Prefill:
-    """Time of a prefill in seconds: ``constant + linear·n + quadratic·n²``."""
-
-    constant_s: float
-    linear_s: float
-    quadratic_s: float
-
-    def seconds(self, tokens: float) -> float:
-        """Return the seconds of a prefill of that many tokens."""
-        return self.constant_s + self.linear_s * tokens + self.quadratic_s * tokens**2
 
 
 def fit_pull(samples: Sequence[tuple[float, float]], kv_bytes_per_token: float) -> Pull:
@@ -69,43 +34,6 @@ def fit_prefill(samples: Sequence[tuple[float, float]]) -> Prefill:
         return Prefill(0.0, linear, square)
     constant, linear = _fit(samples, (_one, _linear))
     return Prefill(constant, linear, 0.0)
-
-
-def break_even(pull: Pull, prefill: Prefill) -> float | None:
-    """Return the length in tokens above which a pull is faster, 0 if it always is, None if it never is.
-
-    It is the largest root of ``prefill(n) - pull(n)`` where that turns positive for good.
-    """
-    square = prefill.quadratic_s
-    slope = prefill.linear_s - (pull.seconds(1) - pull.seconds(0))
-    constant = prefill.constant_s - pull.t0_s
-    if square <= 0:
-        tokens = -constant / slope if slope > 0 else math.inf
-    else:
-        inside = slope**2 - 4 * square * constant
-        tokens = (-slope + math.sqrt(inside)) / (2 * square) if inside > 0 else 0.0
-    return max(0.0, tokens) if tokens < NEVER else None
-
-
-def first_worthwhile(tokens: float | None, chunk_size: int, longest: int | None) -> int | None:
-    """Return the break-even rounded up to whole chunks, or None if no prompt of ``longest`` tokens has it."""
-    if tokens is None:
-        return None
-    first = max(chunk_size, math.ceil(tokens / chunk_size) * chunk_size)
-    return None if longest is not None and first > longest else first
-
-
-def verdict(tokens: float | None, chunk_size: int, longest: int | None) -> str:
-    """Return whether reuse pays here, in one sentence; lengths count in whole chunks up to ``longest``."""
-    first = first_worthwhile(tokens, chunk_size, None)
-    if first is None:
-        return "not worth it here: recomputing is faster at any length"
-    if first_worthwhile(tokens, chunk_size, longest) is None:
-        return (
-            f"not worth it here: a pull would pay from {first:,} tokens, "
-            f"and the model takes {longest:,} at most"
-        )
-    return f"worth it from {first:,} tokens"
 
 
 def _require_lengths(samples: Sequence[tuple[float, float]], least: int) -> None:
