@@ -11,9 +11,9 @@ from typing import Any
 from benchmarks.gpu.measure import CHUNK, VOCAB, Measurement
 from kvshare.servers import metrics
 from kvshare.servers.openai import complete
+from kvshare.servers.prompts import make_prompts, reusable
 from kvshare.stack.members import Stack
 from kvshare.verify import tolerance
-from kvshare.verify.ledger import make_prompts, reusable
 from kvshare.verify.legs import COUNTERS_DEADLINE_S, poll
 
 OUTPUT = 8

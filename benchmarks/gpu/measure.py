@@ -18,9 +18,9 @@ from typing import Any
 from benchmarks.gpu.chain import uncoloured
 from kvshare.servers import metrics
 from kvshare.servers.openai import Http, complete
+from kvshare.servers.prompts import TAIL, make_prompts, reusable
+from kvshare.servers.readings import Sources
 from kvshare.stack.members import Stack
-from kvshare.verify.evidence import Sources
-from kvshare.verify.ledger import TAIL, make_prompts, reusable
 
 CHUNK = 256
 VOCAB = 259

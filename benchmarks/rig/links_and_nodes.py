@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.summary import summary
 from benchmarks.tool import bench, run
 from kvshare.servers.openai import complete
-from kvshare.verify.ledger import make_prompts
+from kvshare.servers.prompts import make_prompts
 from tests.rig import engines, network
 from tests.rig.__main__ import settings_for
 from tests.rig.network import DECODE, OPERATOR, PREFILL, Host

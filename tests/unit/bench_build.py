@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kvshare.bench.observed import (
-    ArmRun,
-    Closing,
-    EngineTimes,
-    Observed,
-    Opening,
-    PointEnd,
-    Repetition,
-    Request,
-)
+from kvshare.bench.observed import ArmRun, Closing, Observed, Opening, PointEnd, Repetition, Request
 from kvshare.bench.results import Document, Link, RunFingerprint
 from kvshare.bench.run import COMPLETE, Facts, make_document
 from kvshare.bench.spec import ARMS, COLD, LOCAL_PREFIX, PEER, RECOMPUTE, BenchSpec, Goodput, Point
 from kvshare.bench.stages import Moments
-from kvshare.verify.evidence import Counters, Sources
+from kvshare.servers.readings import Counters, EngineTimes, Sources
 
 CHUNK, TAIL, KV_BYTES = 256, 10, 25600
 POINTS = tuple(Point(chunks * CHUNK + TAIL, 4) for chunks in (1, 2, 4))

@@ -9,29 +9,31 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from kvshare.checking.patches import PATCHES
+from kvshare.servers.readings import (
+    Admission,
+    ControllerProbe,
+    Counters,
+    Position,
+    PullSample,
+    ServerProbe,
+    Sources,
+    Worker,
+)
 from kvshare.stack.members import Controller, Server, Stack
 from kvshare.verify.evidence import (
     CONTROL,
     PEER,
     REFERENCE,
     SAME_SPLIT,
-    Admission,
     Container,
-    ControllerProbe,
-    Counters,
     EngineProbe,
     Evidence,
     Fingerprint,
     Hit,
     Leg,
     Logs,
-    Position,
-    PullSample,
-    ServerProbe,
-    Sources,
     Spec,
     Traffic,
-    Worker,
 )
 
 T = TypeVar("T")

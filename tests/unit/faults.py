@@ -6,22 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kvshare.verify.evidence import (
-    CONTROL,
-    PEER,
-    REFERENCE,
-    SAME_SPLIT,
-    WARM_UP,
-    ControllerProbe,
-    Counters,
-    EngineProbe,
-    Evidence,
-    Leg,
-    Position,
-    PullSample,
-    ServerProbe,
-    Sources,
-)
+from kvshare.servers.readings import ControllerProbe, Counters, Position, PullSample, ServerProbe, Sources
+from kvshare.verify.evidence import CONTROL, PEER, REFERENCE, SAME_SPLIT, WARM_UP, EngineProbe, Evidence, Leg
 from tests.unit.build import REUSABLE, TOKENS, edit, edit_legs, leg, output, proven
 
 

@@ -23,7 +23,7 @@ from kvshare.bench.results import Document
 from kvshare.bench.run import exit_code
 from kvshare.bench.spec import COLD, LOCAL_LMCACHE, LOCAL_PREFIX, PEER, RECOMPUTE, Goodput, Point
 from kvshare.errors import KvshareError
-from kvshare.verify.evidence import Sources
+from kvshare.servers.readings import Sources
 from tests.unit.bench_build import CHUNK, KV_BYTES, POINTS, SPEC, cold_ms, document, observed, pull_ms
 
 # --- percentiles --------------------------------------------------------------------------------------------

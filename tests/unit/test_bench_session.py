@@ -12,8 +12,8 @@ from kvshare.bench.observed import Line, Observed
 from kvshare.bench.spec import ARMS, COLD, LOCAL_LMCACHE, LOCAL_PREFIX, PEER, RECOMPUTE, BenchSpec, Point
 from kvshare.config.threshold import Threshold
 from kvshare.errors import KvshareError
+from kvshare.servers.readings import Sources
 from kvshare.verify import legs
-from kvshare.verify.evidence import Sources
 from tests.unit.fake_stack import CHUNK, FakeStack, serve
 
 N, SHARED = 2 * CHUNK + 10, 2 * CHUNK

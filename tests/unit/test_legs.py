@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from kvshare.errors import KvshareError
+from kvshare.servers.readings import Sources
 from kvshare.verify import legs
-from kvshare.verify.evidence import CONTROL, PEER, REFERENCE, SAME_SPLIT, Sources, Spec, Traffic
+from kvshare.verify.evidence import CONTROL, PEER, REFERENCE, SAME_SPLIT, Spec, Traffic
 from kvshare.verify.ledger import of
 from tests.unit.fake_stack import FakeStack, serve
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvshare.servers import metrics
-from kvshare.verify.evidence import Counters, PullSample, Sources
+from kvshare.servers.readings import Counters, PullSample, Sources
 
 SERVER = """\
 # HELP vllm:prompt_tokens_by_source_total Number of prompt tokens by source.

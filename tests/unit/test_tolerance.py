@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvshare.verify.evidence import Position
+from kvshare.servers.readings import Position
 from kvshare.verify.tolerance import (
     CEILING_FACTOR,
     FLOORS,

@@ -14,7 +14,7 @@ import pytest
 
 from kvshare.servers import metrics
 from kvshare.servers.openai import Http
-from kvshare.verify.evidence import Sources
+from kvshare.servers.readings import Sources
 from tests import vllm_bench
 from tests.conftest import ROOT
 from tests.scenarios.conftest import Outcome, Rig

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from kvshare.servers import metrics
 from kvshare.servers.openai import Completion, Http, RequestFailedError, complete
-from kvshare.verify.evidence import Position, Sources
-from kvshare.verify.ledger import make_prompts
+from kvshare.servers.prompts import make_prompts
+from kvshare.servers.readings import Position, Sources
 from kvshare.verify.tolerance import distance, first_divergence, is_explained, make_limit
 from tests.rig import network
 from tests.rig.network import DECODE, OPERATOR, PREFILL, Host

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from kvshare.bench.spec import Point
-from kvshare.verify.evidence import Counters, Sources
+from kvshare.servers.readings import Counters, EngineTimes, Sources
 
 
 @dataclass(frozen=True)
@@ -33,35 +33,6 @@ class Request:
         if self.ttft_ms is None or self.e2e_ms is None or self.output_tokens < 2:
             return None
         return (self.e2e_ms - self.ttft_ms) / (self.output_tokens - 1)
-
-
-@dataclass(frozen=True)
-class EngineTimes:
-    """Sums of vLLM's own request times, in seconds, over ``requests`` requests."""
-
-    requests: float = 0.0
-    ttft_s: float = 0.0
-    queue_s: float = 0.0
-    prefill_s: float = 0.0
-    decode_s: float = 0.0
-
-    def __sub__(self, other: EngineTimes) -> EngineTimes:
-        return EngineTimes(
-            self.requests - other.requests,
-            self.ttft_s - other.ttft_s,
-            self.queue_s - other.queue_s,
-            self.prefill_s - other.prefill_s,
-            self.decode_s - other.decode_s,
-        )
-
-    def __add__(self, other: EngineTimes) -> EngineTimes:
-        return EngineTimes(
-            self.requests + other.requests,
-            self.ttft_s + other.ttft_s,
-            self.queue_s + other.queue_s,
-            self.prefill_s + other.prefill_s,
-            self.decode_s + other.decode_s,
-        )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from kvshare.bench.stages import Stages
 from kvshare.bench.stats import Distribution, Ratio
 from kvshare.config.threshold import PULL_ALWAYS, Threshold
 from kvshare.cost.model import Prefill, Pull
-from kvshare.verify.evidence import Sources
+from kvshare.servers.readings import Sources
 
 SCHEMA_VERSION = 1
 

@@ -22,11 +22,10 @@ from kvshare.config import threshold
 from kvshare.config.settings import Settings
 from kvshare.config.threshold import PULL_ALWAYS, Threshold
 from kvshare.errors import COULD_NOT_CHECK, FAILED, INTERRUPTED, PROVEN, KvshareError, did_you_mean
+from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE, TAIL, require_prompt_tokens
 from kvshare.site.compose import read_stack
 from kvshare.stack.members import Stack
-from kvshare.verify.ledger import TAIL, require_prompt_tokens
 
-DEFAULT_CHUNK_SIZE = 256
 DEFAULT_MAX_MODEL_LEN = 1600
 LONGEST_DEFAULT = 32768  # tokens; longer ones only on request
 DEFAULT_LENGTHS = 5

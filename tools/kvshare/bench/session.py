@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvshare.bench import load, rules
-from kvshare.bench.observed import ArmRun, Closing, EngineTimes, Line, Opening, PointEnd, Repetition
+from kvshare.bench.observed import ArmRun, Closing, Line, Opening, PointEnd, Repetition
 from kvshare.bench.spec import COLD, LOCAL_LMCACHE, NEEDS_COLD, NODE_OF, PEER, RECOMPUTE, BenchSpec, Point
 from kvshare.errors import KvshareError
 from kvshare.servers import metrics
 from kvshare.servers.openai import Http, RequestFailedError
+from kvshare.servers.prompts import FIRST_TOKEN_ID, require_prompt_tokens, reusable
+from kvshare.servers.readings import Counters, EngineTimes, Sources
 from kvshare.servers.wire import Ask
 from kvshare.verify import legs
-from kvshare.verify.evidence import Counters, Sources
-from kvshare.verify.ledger import FIRST_TOKEN_ID, require_prompt_tokens, reusable
 from kvshare.verify.legs import Narrate, poll
 
 WARM_UP_TOKENS = 2  # output tokens of the pull that opens the connection between the peers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from kvshare.bench import rules, stages
-from kvshare.bench.observed import ArmRun, EngineTimes, Observed, PointEnd, Repetition, Request
+from kvshare.bench.observed import ArmRun, Observed, PointEnd, Repetition, Request
 from kvshare.bench.results import Arm, Cost, Link, PointResult, Transfer
 from kvshare.bench.spec import COLD, NODE_OF, PEER, RECOMPUTE, BenchSpec, Goodput, Point
 from kvshare.bench.stages import Moments
@@ -13,7 +13,7 @@ from kvshare.bench.stats import Distribution, Ratio, distribution, median, ratio
 from kvshare.cost.fit import fit_prefill, fit_pull
 from kvshare.cost.model import break_even
 from kvshare.cost.model import verdict as verdict_of
-from kvshare.verify.evidence import Sources
+from kvshare.servers.readings import EngineTimes, Sources
 
 GB = 1e9
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from kvshare.verify.evidence import Counters, PullSample, Sources
+from kvshare.servers.readings import Counters, PullSample, Sources
 
 PROMPT_TOKENS = "vllm:prompt_tokens_by_source_total"
 

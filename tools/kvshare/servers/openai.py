@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from kvshare.verify.evidence import Position
+from kvshare.servers.readings import Position
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from kvshare.servers.readings import Admission, ControllerProbe, Counters, Position, ServerProbe, Sources
 from kvshare.stack.members import Stack
 
 REFERENCE, SAME_SPLIT, PEER, CONTROL = "reference", "same split", "peer", "control"
@@ -33,42 +34,6 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Prompt tokens by where their KV came from, as vLLM counts them."""
-
-    local_compute: int = 0
-    local_cache_hit: int = 0
-    external_kv_transfer: int = 0
-
-    @property
-    def total(self) -> int:
-        """All prompt tokens."""
-        return self.local_compute + self.local_cache_hit + self.external_kv_transfer
-
-    def __add__(self, other: Sources) -> Sources:
-        return Sources(
-            self.local_compute + other.local_compute,
-            self.local_cache_hit + other.local_cache_hit,
-            self.external_kv_transfer + other.external_kv_transfer,
-        )
-
-    def __sub__(self, other: Sources) -> Sources:
-        return Sources(
-            self.local_compute - other.local_compute,
-            self.local_cache_hit - other.local_cache_hit,
-            self.external_kv_transfer - other.external_kv_transfer,
-        )
-
-
-@dataclass(frozen=True)
-class Position:
-    """One generated token and the most likely tokens at its place with their natural log-probabilities."""
-
-    token: int
-    top: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True)
 class Leg:
     """One request: times in milliseconds from its sending; ``error`` is set instead of them if it failed."""
 
@@ -82,66 +47,6 @@ class Leg:
     sources: Sources | None = None
     output: tuple[Position, ...] = ()
     error: str | None = None
-
-
-@dataclass(frozen=True)
-class Admission:
-    """How the controller came to know of one prompt's chunks on prefill; ``how`` is empty if it did not."""
-
-    prompt: int
-    expected_keys: int
-    new_keys: int
-    seconds: float
-    how: str
-
-
-@dataclass(frozen=True)
-class Counters:
-    """LMCache's counters on one server since its start; sums of seconds and of tokens a second."""
-
-    hit_tokens: float = 0.0
-    requested_tokens: float = 0.0
-    retrieve_hit_rate: float | None = None
-    transfers: float = 0.0
-    transfer_seconds: float = 0.0
-    transfer_speed_sum: float = 0.0
-
-
-@dataclass(frozen=True)
-class ServerProbe:
-    """A server as the client sees it."""
-
-    healthy: bool
-    error: str | None = None
-    model: str | None = None
-    max_model_len: int | None = None
-
-
-@dataclass(frozen=True)
-class Worker:
-    """An LMCache worker as the controller lists it."""
-
-    instance: str
-    peer_init_url: str | None
-    key_count: int
-
-
-@dataclass(frozen=True)
-class PullSample:
-    """The controller's PULL socket at one moment: messages so far, and whether any waits to be read."""
-
-    messages: float
-    pending: bool
-
-
-@dataclass(frozen=True)
-class ControllerProbe:
-    """The controller as the client sees it; the pull loop is sampled before, during and after the legs."""
-
-    answers: bool
-    error: str | None = None
-    workers: tuple[Worker, ...] = ()
-    pull: tuple[PullSample, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,24 +12,18 @@ from typing import TypeVar
 
 from kvshare.servers import metrics
 from kvshare.servers.openai import Http, RefusedKeyError, RequestFailedError, complete
-from kvshare.verify.evidence import (
-    CONTROL,
-    PEER,
-    REFERENCE,
-    SAME_SPLIT,
-    WARM_UP,
+from kvshare.servers.prompts import make_prompts, require_prompt_tokens, reusable
+from kvshare.servers.readings import (
     Admission,
     ControllerProbe,
     Counters,
-    Leg,
     PullSample,
     ServerProbe,
     Sources,
-    Spec,
-    Traffic,
     Worker,
 )
-from kvshare.verify.ledger import make_prompts, of, require_prompt_tokens, reusable, total_sources
+from kvshare.verify.evidence import CONTROL, PEER, REFERENCE, SAME_SPLIT, WARM_UP, Leg, Spec, Traffic
+from kvshare.verify.ledger import of, total_sources
 
 POLL_S = 0.2
 ADMISSION_DEADLINE_S = 15.0

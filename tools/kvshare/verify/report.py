@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvshare.checking.rendering import by_category, plain_console, print_verdict, write_json
+from kvshare.servers.prompts import reusable
 from kvshare.verify import ledger
 from kvshare.verify.checks.answers import answer_limit
 from kvshare.verify.checks.verdict import worth
@@ -148,7 +149,7 @@ def _legs(traffic: Traffic) -> list[dict[str, Any]]:
 
 def _ledger(traffic: Traffic) -> dict[str, Any]:
     return {
-        "reusable_tokens": ledger.reusable(traffic.spec.prompt_tokens, traffic.spec.chunk_size),
+        "reusable_tokens": reusable(traffic.spec.prompt_tokens, traffic.spec.chunk_size),
         "prompt_tokens": traffic.spec.prompt_tokens,
         "sources": {name: vars(ledger.total_sources(ledger.of(traffic.legs, name))) for name in LEGS},
         "owner_transfers": _rise(traffic.owner_start, traffic.owner_end, "transfers"),

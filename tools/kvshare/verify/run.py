@@ -13,6 +13,7 @@ from kvshare.config import threshold
 from kvshare.config.settings import Settings
 from kvshare.config.threshold import Threshold
 from kvshare.errors import KvshareError, did_you_mean
+from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE, TAIL, require_prompt_tokens, reusable
 from kvshare.site import client
 from kvshare.site.compose import read_stack
 from kvshare.site.engines import Engines
@@ -20,12 +21,10 @@ from kvshare.stack.members import Stack
 from kvshare.verify import checks
 from kvshare.verify.evidence import Container, Evidence, Logs, Spec
 from kvshare.verify.judgement import Judgement, judge
-from kvshare.verify.ledger import TAIL, require_prompt_tokens, reusable
 from kvshare.verify.legs import Narrate
 
-DEFAULT_CHUNK_SIZE = 256
 DEFAULT_PROMPTS = 3
-DEFAULT_PROMPT_TOKENS = 6 * DEFAULT_CHUNK_SIZE + 10
+DEFAULT_PROMPT_TOKENS = 6 * DEFAULT_CHUNK_SIZE + TAIL
 DEFAULT_WAIT_S = 60.0
 SEED_STEP = 1_000_000  # between decode nodes: prefill has cached what was sent for the one before
 

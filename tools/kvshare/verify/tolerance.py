@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kvshare.verify.evidence import Position
+from kvshare.servers.readings import Position
 
 # The largest honest difference by arithmetic, in nats, where vLLM is compared with itself: measured at about
 # 1e-5 in float32 and up to 0.05 in bfloat16; corrupted KV was off by 0.5 to 1.3.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
+from kvshare.servers.readings import Counters
 from kvshare.verify import ledger
 from kvshare.verify.checks.shared import (
     after_leg,
@@ -12,7 +13,7 @@ from kvshare.verify.checks.shared import (
     reusable_tokens,
     traffic_of,
 )
-from kvshare.verify.evidence import CONTROL, PEER, Counters, Evidence, Leg
+from kvshare.verify.evidence import CONTROL, PEER, Evidence, Leg
 
 CHECKS: Category[Evidence] = Category("kv-transfer")
 _BOTH_UP = ("PRE-01", "DEC-01", "DEC-02")

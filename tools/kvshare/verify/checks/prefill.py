@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
+from kvshare.servers.readings import Sources
 from kvshare.verify import ledger
 from kvshare.verify.checks.shared import (
     after_leg,
@@ -13,7 +14,7 @@ from kvshare.verify.checks.shared import (
     reusable_tokens,
     traffic_of,
 )
-from kvshare.verify.evidence import REFERENCE, SAME_SPLIT, Evidence, Sources
+from kvshare.verify.evidence import REFERENCE, SAME_SPLIT, Evidence
 
 CHECKS: Category[Evidence] = Category("prefill")
 

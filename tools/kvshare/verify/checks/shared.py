@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from kvshare.checking.registry import Failed, NotChecked, Outcome, Passed
-from kvshare.verify import ledger
+from kvshare.servers.prompts import reusable
 from kvshare.verify.evidence import Container, Evidence, Fingerprint, Leg, Traffic
 
 ONE_IMAGE_FIX = "run one image everywhere: make image, then make up"
@@ -17,7 +17,7 @@ def traffic_of(evidence: Evidence) -> Traffic:
 
 
 def reusable_tokens(traffic: Traffic) -> int:
-    return ledger.reusable(traffic.spec.prompt_tokens, traffic.spec.chunk_size)
+    return reusable(traffic.spec.prompt_tokens, traffic.spec.chunk_size)
 
 
 def fingerprints(evidence: Evidence, controller_too: bool = False) -> dict[str, Fingerprint]:
