@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from kvshare.checking.patches import PATCHES
+from kvshare.contract import Fingerprint, Patch
 from kvshare.servers.readings import (
     Admission,
     ControllerProbe,
@@ -28,7 +29,6 @@ from kvshare.verify.evidence import (
     Container,
     EngineProbe,
     Evidence,
-    Fingerprint,
     Hit,
     Leg,
     Logs,
@@ -91,7 +91,7 @@ def fingerprint(role: str, instance: str | None = None) -> Fingerprint:
         kv_transfer_config={"kv_connector": "LMCacheConnectorV1", "kv_load_failure_policy": "recompute"}
         if server
         else None,
-        patches=PATCHES["cpu"],
+        patches=tuple(Patch(name) for name in PATCHES["cpu"]),
     )
 
 

@@ -6,22 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 from kvshare.checking.patches import PATCHES
+from kvshare.contract import Endpoint, Facts, Interface, Model, Ucx
 from kvshare.doctor.evidence import (
     OPERATOR,
     Clock,
     Dialed,
-    Endpoint,
     Engine,
     Evidence,
-    Facts,
     Gpus,
-    Interface,
     Link,
-    Model,
     Node,
     Operator,
     PrefillSpeed,
-    Ucx,
 )
 from kvshare.doctor.routes import private, required
 from kvshare.operate.preflight import GIB

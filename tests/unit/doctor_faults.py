@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from kvshare.doctor.evidence import OPERATOR, Clock, Endpoint, Evidence, Gpus, Hub, Link, Model, Operator, Ucx
+from kvshare.contract import Endpoint, Hub, Model, Ucx
+from kvshare.doctor.evidence import OPERATOR, Clock, Evidence, Gpus, Link, Operator
 from kvshare.operate.preflight import GIB
 from tests.unit.doctor_build import (
     IMAGE,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kvshare.contract import Patch
 from kvshare.servers.readings import ControllerProbe, Counters, Position, PullSample, ServerProbe, Sources
 from kvshare.verify.evidence import CONTROL, PEER, REFERENCE, SAME_SPLIT, WARM_UP, EngineProbe, Evidence, Leg
 from tests.unit.build import REUSABLE, TOKENS, edit, edit_legs, leg, output, proven
@@ -174,7 +175,9 @@ FAULTS: dict[str, Fault] = {
     "engine-unreachable": Fault("ENG-01", _engine_unreachable(), 3),
     "container-unhealthy": Fault("ENG-02", edit(proven(), "decode.health", "unhealthy"), 0),
     "two-images": Fault("IMG-01", edit(proven(), "decode.image_id", "sha256:fedcba9876543210"), 0),
-    "patch-missing": Fault("IMG-02", edit(proven(), "controller.fingerprint.patches", ("cpu-connector",))),
+    "patch-missing": Fault(
+        "IMG-02", edit(proven(), "controller.fingerprint.patches", (Patch("cpu-connector"),))
+    ),
     "hash-seed": Fault("CONF-01", recomputed(edit(proven(), "decode.fingerprint.python_hash_seed", "999"))),
     "model-string": Fault("CONF-02", recomputed(edit(proven(), "decode.fingerprint.model", "/models/other"))),
     "chunk-size": Fault("CONF-03", recomputed(_lmcache("decode", "chunk_size", 128))),

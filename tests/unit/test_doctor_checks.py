@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from kvshare.checking.registry import ERROR, SKIPPED, SUCCESS, WARNING, Result
+from kvshare.contract import Hub, Model
 from kvshare.doctor import checks
 from kvshare.doctor.checks import REGISTRY
-from kvshare.doctor.evidence import Clock, Evidence, Hub, Link, Model, PrefillSpeed
+from kvshare.doctor.evidence import Clock, Evidence, Link, PrefillSpeed
 from kvshare.doctor.judgement import Diagnosis, judge
 from kvshare.stack.members import Stack
 from tests.unit.build import STACK

@@ -15,6 +15,7 @@ import pytest
 
 from kvshare.checking.registry import SUCCESS, WARNING
 from kvshare.config.settings import Settings
+from kvshare.contract import Answer, Held, Measurement, Ports
 from kvshare.doctor import checks, containers, gather, links, network, probing, routes
 from kvshare.doctor import engines as engine_side
 from kvshare.doctor.containers import OneOffs
@@ -81,12 +82,13 @@ class FakeOneOffs:
             name = "prefill" if context == "default" else "decode"
             return json.dumps(asdict(healthy().seen[name]))
         if arguments[1] == "dial":
-            return json.dumps([{"seconds": 0.001, "error": self._dial(text)} for text in arguments[2:]])
-        return json.dumps({"bytes_per_s": 1.17e9, "latency_s": 3.1e-5, "error": ""})
+            return json.dumps([asdict(self._dial(text)) for text in arguments[2:]])
+        return json.dumps(asdict(Measurement(1.17e9, 3.1e-5)))
 
-    def _dial(self, endpoint: str) -> str:
-        nobody = int(endpoint.rpartition(":")[2]) == network.HIGHEST_CONTROL_PORT
-        return "connection refused" if nobody and not self.deceived else ""
+    def _dial(self, endpoint: str) -> Answer:
+        host, _, port = endpoint.rpartition(":")
+        nobody = int(port) == network.HIGHEST_CONTROL_PORT
+        return Answer(host, int(port), 0.001, "connection refused" if nobody and not self.deceived else "")
 
     @contextmanager
     def hold(self, context: str, options: Sequence[str], arguments: Sequence[str]) -> Iterator[str]:
@@ -95,9 +97,9 @@ class FakeOneOffs:
         if error := self.errors.get((context, arguments[1])):
             raise CouldNotCheckError(error)
         if arguments[1] == "link-serve":
-            yield json.dumps({"bandwidth": [5001, 5003], "latency": 5002})
+            yield json.dumps(asdict(Ports((5001, 5003), 5002)))
             return
-        yield json.dumps({"held": [], "refused": []})
+        yield json.dumps(asdict(Held((), ())))
 
     def remove_leftovers(self, names: Sequence[str]) -> None:
         self.cleaned += names

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,25 @@ DECODE = {
     "KVSHARE_DEVICE": "cuda",
     "KVSHARE_TRANSPORT": "tcp",
 }
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports, whole names."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_of_the_tool_the_image_needs_the_contract_alone() -> None:
+    dockerfile = (ROOT / "docker/Dockerfile").read_text()
+    assert "COPY tools/kvshare/contract.py /opt/kvshare/kvshare/contract.py" in dockerfile
+    files = (ROOT / "docker/engine/kvshare_engine").glob("*.py")
+    of_the_tool = {name for path in files for name in imported(path) if name.split(".")[0] == "kvshare"}
+    assert {name for name in of_the_tool if not name.startswith("kvshare.contract")} == set()
+    stands_on = {name.split(".")[0] for name in imported(ROOT / "tools/kvshare/contract.py")}
+    assert stands_on <= sys.stdlib_module_names
 
 
 def test_the_controller_listens_on_its_own_address_with_all_three_monitor_ports() -> None:

@@ -141,7 +141,7 @@ def test_fingerprint_is_read_by_cat_and_what_is_new_in_it_left_out(
     found = connected.containers()[2].fingerprint
     assert found is not None
     assert found.lmcache == {"chunk_size": 256}
-    assert found.patches == ("message-defaults", "packed-kv")
+    assert found.patch_ids == ("message-defaults", "packed-kv")
     assert decode(clients).commands == [["cat", "/tmp/kvshare/fingerprint.json"]]
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docker/engine"))
 
 from kvshare import records  # noqa: E402
-from kvshare.doctor.evidence import Facts  # noqa: E402
+from kvshare.contract import Facts  # noqa: E402
 from kvshare_engine import facts, fingerprint, link, probe, reach  # noqa: E402
 from kvshare_engine.environment import Controller, Server  # noqa: E402
 from tests.unit.test_engine_package import CONTROLLER, DECODE  # noqa: E402

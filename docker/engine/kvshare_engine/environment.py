@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-STATE_DIR = Path("/tmp/kvshare")  # a tmpfs; nothing in it outlives the container
-FINGERPRINT = STATE_DIR / "fingerprint.json"
+from kvshare import contract
+
+FINGERPRINT = Path(contract.FINGERPRINT)
+STATE_DIR = FINGERPRINT.parent  # a tmpfs; nothing in it outlives the container
 METRICS_DIR = STATE_DIR / "metrics"
 LMCACHE_CONFIG = Path("/etc/kvshare/lmcache.yaml")
 DEMO_MODEL = "demo"

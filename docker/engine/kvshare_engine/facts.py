@@ -13,12 +13,12 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from kvshare.contract import Facts, Hub, Interface, Model, Ucx
 from kvshare_engine import demo_model, fingerprint, reach, server, transport
 from kvshare_engine.environment import DEMO_MODEL, LMCACHE_CONFIG, Controller, Server
 
@@ -29,77 +29,11 @@ SYSFS_NET = Path("/sys/class/net")
 _TRANSPORT = re.compile(r"Transport:\s*(\S+)\s*\n#\s*Device:\s*(\S+)")
 
 
-@dataclass(frozen=True)
-class Interface:
-    """A network device; ``speed_mbit`` is the link's, None where the device has none to tell."""
-
-    name: str
-    addresses: tuple[str, ...]
-    mtu: int
-    speed_mbit: int | None
-    up: bool
-    kind: str
-
-
-@dataclass(frozen=True)
-class Model:
-    """The model: whether it lies on this machine, and the figures that its KV's size follows from."""
-
-    name: str
-    found: bool
-    layers: int | None = None
-    kv_heads: int | None = None
-    head_dim: int | None = None
-    dtype: str | None = None
-
-
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect is an answer; followed, it would take the token to another host."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
-
-
-@dataclass(frozen=True)
-class Hub:
-    """What the Hugging Face hub said of the model: an HTTP status, or why there is none."""
-
-    address: str
-    token_given: bool
-    status: int | None = None
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Ucx:
-    """What UCX would be told, and every transport/device that it finds; ``error`` is the server's refusal."""
-
-    tls: str
-    devices: str
-    found: tuple[str, ...]
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """One machine and one server on it; memory in bytes, ``memlock`` None if unlimited."""
-
-    hostname: str
-    cpus: int
-    interfaces: tuple[Interface, ...]
-    memory_total: int
-    memory_available: int
-    memlock: int | None
-    listening: tuple[reach.Endpoint, ...]
-    model: Model
-    hub: Hub | None
-    ucx: Ucx
-    versions: dict[str, str]
-    patches: tuple[str, ...]
-    python_hash_seed: str | None
-    dtype: str
-    max_model_len: int
-    lmcache: dict[str, Any]
 
 
 def gather(of: Server, controller: Controller, hub_token: str) -> Facts:
@@ -120,9 +54,9 @@ def gather(of: Server, controller: Controller, hub_token: str) -> Facts:
         model=model,
         hub=ask_hub(of.model, hub_token) if wanted_from_hub else None,
         ucx=ucx(of),
-        versions=common["versions"],
-        patches=tuple(sorted({patch["id"] for patch in common["patches"]})),
-        python_hash_seed=common["python_hash_seed"],
+        versions=common.versions,
+        patches=common.patch_ids,
+        python_hash_seed=common.python_hash_seed,
         dtype=of.kv_dtype,
         max_model_len=of.max_model_len,
         lmcache=fingerprint.lmcache_settings(LMCACHE_CONFIG, settings),

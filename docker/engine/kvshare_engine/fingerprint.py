@@ -5,40 +5,49 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from kvshare.contract import Fingerprint, Patch
 from kvshare_engine.environment import FINGERPRINT, LMCACHE_CONFIG, Server
 
 DISTRIBUTIONS = ("vllm", "lmcache", "nixl", "torch")
 PATCHES = Path("/opt/kvshare/patches.json")
 
 
-def write(fingerprint: Mapping[str, Any]) -> None:
-    FINGERPRINT.write_text(json.dumps(fingerprint, indent=2))
+def write(fingerprint: Fingerprint) -> None:
+    FINGERPRINT.write_text(json.dumps(asdict(fingerprint), indent=2))
 
 
-def of_controller() -> dict[str, Any]:
-    return {"role": "controller", **_common()}
+def of_controller() -> Fingerprint:
+    return Fingerprint(
+        role="controller",
+        versions={name: metadata.version(name) for name in DISTRIBUTIONS},
+        python_hash_seed=os.environ.get("PYTHONHASHSEED"),
+        patches=tuple(Patch(**patch) for patch in json.loads(PATCHES.read_text()))
+        if PATCHES.exists()
+        else (),
+    )
 
 
-def of_server(server: Server, model: str) -> dict[str, Any]:
-    return {
-        "role": server.role,
-        "instance": server.instance,
-        **_common(),
-        "model": model,
-        "vocab_size": vocab_size(Path(model)),
-        "dtype": server.dtype,
-        "kv_cache_dtype": server.kv_cache_dtype,
-        "max_model_len": server.max_model_len,
-        "kv_transfer_config": json.loads(server.kv_transfer_config) if server.kv_transfer_config else None,
-        "lmcache": lmcache_settings(LMCACHE_CONFIG, os.environ),
-        "ucx": {name: value for name, value in sorted(os.environ.items()) if name.startswith("UCX_")},
-    }
+def of_server(server: Server, model: str) -> Fingerprint:
+    return replace(
+        of_controller(),
+        role=server.role,
+        instance=server.instance,
+        model=model,
+        vocab_size=vocab_size(Path(model)),
+        dtype=server.dtype,
+        kv_cache_dtype=server.kv_cache_dtype,
+        max_model_len=server.max_model_len,
+        kv_transfer_config=json.loads(server.kv_transfer_config) if server.kv_transfer_config else None,
+        lmcache=lmcache_settings(LMCACHE_CONFIG, os.environ),
+        ucx={name: value for name, value in sorted(os.environ.items()) if name.startswith("UCX_")},
+    )
 
 
 def lmcache_settings(config: Path, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -59,11 +68,3 @@ def vocab_size(model: Path) -> int | None:
         return int(json.loads((model / "config.json").read_text())["vocab_size"])
     except (OSError, ValueError, KeyError):
         return None
-
-
-def _common() -> dict[str, Any]:
-    return {
-        "versions": {name: metadata.version(name) for name in DISTRIBUTIONS},
-        "python_hash_seed": os.environ.get("PYTHONHASHSEED"),
-        "patches": json.loads(PATCHES.read_text()) if PATCHES.exists() else [],
-    }

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
+from kvshare.contract import Measurement, Ports
 from kvshare_engine import reach, transport
 from kvshare_engine.environment import refuse
 
@@ -31,23 +31,6 @@ LATENCY_TEST = ("ucp_put_lat", 8, 1000, 100)
 SHORT_TEST = ("ucp_put_bw", MESSAGE_BYTES, 3, 1)
 LONG_TEST = ("ucp_put_bw", MESSAGE_BYTES, 30, 1)
 LONG_TEST_FROM = 500e6  # bytes a second; below, three messages take long enough to be exact
-
-
-@dataclass(frozen=True)
-class Ports:
-    """Where the far end waits: for the tests of bandwidth, one a connection, and for that of latency."""
-
-    bandwidth: tuple[int, ...]
-    latency: int
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Bytes a second of large messages, seconds one way of a small one; or why there is neither."""
-
-    bytes_per_s: float | None = None
-    latency_s: float | None = None
-    error: str = ""
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from kvshare.contract import Ports
 from kvshare_engine import facts, link, reach
 from kvshare_engine.environment import Controller, Server, refuse
 
@@ -47,7 +48,7 @@ def run(arguments: list[str]) -> None:
                 sys.stdin.read()
         case ["link-measure", host, bandwidth, latency]:
             lanes = tuple(map(int, bandwidth.split(",")))
-            _say(asdict(link.measure(host, link.Ports(lanes, int(latency)))))
+            _say(asdict(link.measure(host, Ports(lanes, int(latency)))))
         case _:
             refuse(f"expected a probe, see kvshare_engine/probe.py, and found '{' '.join(arguments)}'")
 

@@ -8,47 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
+from kvshare.contract import Answer, Endpoint, Held, Refusal
+
 DIAL_TIMEOUT_S = 3.0
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """An address of a machine and a TCP port on it."""
-
-    host: str
-    port: int
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A port that could not be held, and why."""
-
-    host: str
-    port: int
-    error: str
-
-
-@dataclass(frozen=True)
-class Held:
-    """The ports that are listened on, and those that could not be."""
-
-    held: tuple[Endpoint, ...]
-    refused: tuple[Refusal, ...]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """How one connection went: ``error`` is empty where it stood after ``seconds``."""
-
-    host: str
-    port: int
-    seconds: float
-    error: str
 
 
 def endpoint(text: str) -> Endpoint:

@@ -17,11 +17,11 @@ from kvshare.bench.results import RunFingerprint
 from kvshare.bench.spec import BenchSpec
 from kvshare.bench.stages import Moments, read_moments
 from kvshare.config.settings import Settings
+from kvshare.contract import FINGERPRINT
 from kvshare.cost.plan import Architecture, read_architecture, with_kv
 from kvshare.errors import USAGE, CouldNotCheckError, KvshareError
 from kvshare.site import client, docker_cli, nodes
 from kvshare.stack.members import Member, Stack
-from kvshare.verify.evidence import FINGERPRINT
 
 STOP_S = 15.0
 # A model's configuration: beside its weights, or where the hub's cache keeps it.

@@ -6,15 +6,16 @@ to the one that asks (decode): that is the way the KV goes.
 
 from __future__ import annotations
 
-import json
 import selectors
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from kvshare import records
 from kvshare.bench.gather import Containers
 from kvshare.bench.results import Link
+from kvshare.contract import Measurement, Ports
 from kvshare.errors import CouldNotCheckError
 from kvshare.site import docker_cli
 from kvshare.stack.members import Server
@@ -30,17 +31,17 @@ def measure(containers: Containers, prints: Mapping[str, Mapping[str, Any]]) -> 
     settings = [f"{name}={value}" for name, value in sorted(_ucx(prints.get(prefill.name, {})).items())]
     try:
         with _far_end(containers, decode, _ucx(prints.get(decode.name, {}))) as ports:
-            lanes = ",".join(map(str, ports["bandwidth"]))
-            command = (*PROBE, "link-measure", decode.host, lanes, str(ports["latency"]))
-            found = json.loads(_near_end(containers, prefill, _ucx(prints.get(prefill.name, {})), command))
-            speed, error = found["bytes_per_s"], found["error"]
+            lanes = ",".join(map(str, ports.bandwidth))
+            command = (*PROBE, "link-measure", decode.host, lanes, str(ports.latency))
+            said = _near_end(containers, prefill, _ucx(prints.get(prefill.name, {})), command)
+            found = records.loads(Measurement, said)
     except CouldNotCheckError as failure:
         return Link(None, "", failure.message.rstrip("."))
-    except (ValueError, LookupError, TypeError):
+    except ValueError:
         return Link(None, "", NO_PROBE)
-    if error or not speed:
-        return Link(None, "", error or "the probe gave no figure")
-    return Link(float(speed) / 1e9, f"ucx_perftest, {' '.join(settings)}")
+    if found.error or not found.bytes_per_s:
+        return Link(None, "", found.error or "the probe gave no figure")
+    return Link(found.bytes_per_s / 1e9, f"ucx_perftest, {' '.join(settings)}")
 
 
 def _ucx(fingerprint: Mapping[str, Any]) -> dict[str, str]:
@@ -60,7 +61,7 @@ def _near_end(
 
 
 @contextmanager
-def _far_end(containers: Containers, member: Server, ucx: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def _far_end(containers: Containers, member: Server, ucx: Mapping[str, str]) -> Iterator[Ports]:
     """The probe that waits on the other machine; it ends when its standard input closes."""
     arguments = (*_exec(containers, member, ucx), *PROBE, "link-serve")
     process = subprocess.Popen(
@@ -72,7 +73,7 @@ def _far_end(containers: Containers, member: Server, ucx: Mapping[str, str]) -> 
         start_new_session=True,  # Ctrl-C is ours to handle
     )
     try:
-        yield json.loads(_first_line(process))
+        yield records.loads(Ports, _first_line(process))
     finally:
         if process.stdin is not None:
             process.stdin.close()

@@ -1,15 +1,11 @@
-"""What the doctor saw: facts only, no judgement.
-
-The records that a probe prints are the engine image's own (``docker/engine/kvshare_engine``: facts, reach,
-link); sizes are bytes, times seconds.
-"""
+"""What the doctor saw: facts only, no judgement; times are seconds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from kvshare.contract import Facts
 from kvshare.site.images import Image
 from kvshare.stack.members import Member, Stack
 
@@ -45,94 +41,6 @@ class Engine:
     image: Image | None = None
     running: tuple[str, ...] = ()
     clock: Clock | None = None
-
-
-@dataclass(frozen=True)
-class Interface:
-    """A network device of a machine; ``kind`` is card, virtual, bridge or loopback."""
-
-    name: str
-    addresses: tuple[str, ...]
-    mtu: int
-    speed_mbit: int | None
-    up: bool
-    kind: str
-
-    @property
-    def is_dockers(self) -> bool:
-        """Whether Docker made it for its containers: no other machine reaches it, and all have the like."""
-        return self.kind == "bridge" and self.name.startswith(("docker", "br-"))
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """An address and a TCP port on it."""
-
-    host: str
-    port: int
-
-
-@dataclass(frozen=True)
-class Model:
-    """The model as a machine has it, and the figures that its KV's size follows from."""
-
-    name: str
-    found: bool
-    layers: int | None = None
-    kv_heads: int | None = None
-    head_dim: int | None = None
-    dtype: str | None = None
-
-
-@dataclass(frozen=True)
-class Hub:
-    """What the Hugging Face hub said of the model, asked from that machine."""
-
-    address: str
-    token_given: bool
-    status: int | None = None
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Ucx:
-    """What UCX would be told there, and every transport/device that it finds."""
-
-    tls: str
-    devices: str
-    found: tuple[str, ...]
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """One machine and one server on it, as a probe in the engine image saw them."""
-
-    hostname: str
-    cpus: int
-    interfaces: tuple[Interface, ...]
-    memory_total: int
-    memory_available: int
-    memlock: int | None
-    listening: tuple[Endpoint, ...]
-    model: Model
-    hub: Hub | None
-    ucx: Ucx
-    versions: dict[str, str]
-    patches: tuple[str, ...]
-    python_hash_seed: str | None
-    dtype: str
-    max_model_len: int
-    lmcache: dict[str, Any]
-
-    @property
-    def lookup_timeout_ms(self) -> int:
-        """What caps a pull; LMCache's own default where nothing is set."""
-        return int(self.lmcache.get("lookup_timeout_ms", 3000))
-
-    def holder(self, address: str) -> Interface | None:
-        """Return the device that holds an address, or None."""
-        return next((i for i in self.interfaces if address in i.addresses), None)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
+from kvshare import records
+from kvshare.contract import Facts, Measurement, Ports
 from kvshare.doctor.containers import OneOffs
-from kvshare.doctor.evidence import Evidence, Facts, Link, Node, PrefillSpeed
+from kvshare.doctor.evidence import Evidence, Link, Node, PrefillSpeed
 from kvshare.doctor.services import Service
 from kvshare.errors import CouldNotCheckError
 from kvshare.servers import metrics
@@ -38,19 +39,20 @@ def _measure(
     here, there = (_options(node, facts, services) for node, facts in _with_facts(source, target))
     try:
         with one_offs.hold(target.context, there, ("probe", "link-serve")) as said:
-            ports = json.loads(said)
-            lanes = ",".join(map(str, ports["bandwidth"]))
-            command = ("probe", "link-measure", target.host, lanes, str(ports["latency"]))
-            found = json.loads(one_offs.run(source.context, here, command, timeout_s=MEASURE_TIMEOUT_S))
+            ports = records.loads(Ports, said)
+            lanes = ",".join(map(str, ports.bandwidth))
+            command = ("probe", "link-measure", target.host, lanes, str(ports.latency))
+            said = one_offs.run(source.context, here, command, timeout_s=MEASURE_TIMEOUT_S)
+            found = records.loads(Measurement, said)
     except (CouldNotCheckError, ValueError) as error:
         return Link(source.name, target.name, error=getattr(error, "message", str(error)))
     return Link(
         source.name,
         target.name,
-        found["bytes_per_s"],
-        found["latency_s"],
-        found["error"],
-        lanes=len(ports["bandwidth"]),
+        found.bytes_per_s,
+        found.latency_s,
+        found.error,
+        lanes=len(ports.bandwidth),
     )
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from kvshare import records
+from kvshare.contract import Answer, Endpoint, Facts, Held
 from kvshare.doctor.containers import OneOffs
-from kvshare.doctor.evidence import OPERATOR, Dialed, Endpoint, Evidence, Facts
+from kvshare.doctor.evidence import OPERATOR, Dialed, Evidence
 from kvshare.doctor.routes import private, required
 from kvshare.errors import CouldNotCheckError
 from kvshare.operate.preflight import ANY_ADDRESS
@@ -57,9 +58,9 @@ def listen(evidence: Evidence, one_offs: OneOffs, listeners: ExitStack) -> Liste
         except CouldNotCheckError as error:
             refused.append(f"context {context}: {error.message}")
             continue
-        held = json.loads(said)
+        held = records.loads(Held, said)
         free |= {place.host: place.port for place in data}
-        refused += [f"{r['host']}:{r['port']}: {r['error']}" for r in held["refused"]]
+        refused += [f"{r.host}:{r.port}: {r.error}" for r in held.refused]
     return Listeners(free, tuple(refused))
 
 
@@ -71,8 +72,8 @@ def dial(evidence: Evidence, one_offs: OneOffs, free: Mapping[str, int]) -> tupl
         mine = [target for target in targets if target.context == context]
         said = one_offs.run(context, (), ("probe", "dial", *(f"{t.host}:{t.port}" for t in mine)))
         return [
-            _dialed(evidence, target, answer["error"])
-            for target, answer in zip(mine, json.loads(said), strict=True)
+            _dialed(evidence, target, answer.error)
+            for target, answer in zip(mine, records.loads(tuple[Answer, ...], said), strict=True)
         ]
 
     found, errors = at_once(of_context, dict.fromkeys(target.context for target in targets))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from kvshare import records
+from kvshare.contract import Facts
 from kvshare.doctor.containers import OneOffs
-from kvshare.doctor.evidence import Facts, Gpus, Node
+from kvshare.doctor.evidence import Gpus, Node
 from kvshare.doctor.services import Service
 from kvshare.errors import CouldNotCheckError
 
@@ -64,7 +63,6 @@ def _task(token: str) -> str:
 
 def _facts(text: str) -> Facts:
     try:
-        data: Mapping[str, Any] = json.loads(text)
-        return records.cls_from(Facts, data)
+        return records.loads(Facts, text)
     except ValueError as error:
         raise CouldNotCheckError(f"its image's probe is of another version ({error})") from None

@@ -17,6 +17,7 @@ from typing import Any
 
 from kvshare import __version__
 from kvshare.config.settings import Settings
+from kvshare.contract import FINGERPRINT
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.operate import logs
 from kvshare.operate.redact import Redactor, is_secret_name, secret_values
@@ -26,7 +27,6 @@ from kvshare.site import docker_cli, dockerd, nodes
 from kvshare.site.compose import read_stack, resolved_config
 from kvshare.site.nodes import Look
 from kvshare.stack.members import Controller, Member, Stack
-from kvshare.verify.evidence import FINGERPRINT
 
 DEFAULT_TAIL = 10_000
 SAVED_LINES = 2000  # of each log of a build or of the engine

@@ -18,11 +18,12 @@ from docker.models.containers import Container as DockerContainer
 from docker.tls import TLSConfig
 from docker.transport import sshconn
 
+from kvshare.contract import FINGERPRINT, Fingerprint
 from kvshare.errors import KvshareError
 from kvshare.records import cls_from
 from kvshare.site import contexts
 from kvshare.stack.members import Stack
-from kvshare.verify.evidence import FINGERPRINT, Container, EngineProbe, Fingerprint, Hit, Logs
+from kvshare.verify.evidence import Container, EngineProbe, Hit, Logs
 
 API_TIMEOUT_S = 20
 POLL_S = 1.0
@@ -212,8 +213,6 @@ def _read_fingerprint(container: DockerContainer) -> tuple[Fingerprint | None, s
 def parse_fingerprint(data: dict[str, Any]) -> Fingerprint:
     """Return the fingerprint from an engine's JSON; what this version does not know is left out."""
     known = {field.name for field in fields(Fingerprint)}
-    # A patch is recorded once for every file it touches.
-    data = {**data, "patches": sorted({patch["id"] for patch in data.get("patches", ())})}
     return cls_from(Fingerprint, {name: value for name, value in data.items() if name in known})
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from kvshare.contract import Fingerprint
 from kvshare.servers.readings import Admission, ControllerProbe, Counters, Position, ServerProbe, Sources
 from kvshare.stack.members import Stack
 
 REFERENCE, SAME_SPLIT, PEER, CONTROL = "reference", "same split", "peer", "control"
 LEGS = (REFERENCE, SAME_SPLIT, PEER, CONTROL)
-FINGERPRINT = "/tmp/kvshare/fingerprint.json"  # where a container of the engine image writes its own
 WARM_UP = 0  # the number of the prompt whose pull opens the connection between the peers
 
 
@@ -65,28 +64,6 @@ class Traffic:
     decode_start: Counters | None = None
     decode_end: Counters | None = None
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What an engine says it runs with, written at its start."""
-
-    role: str
-    instance: str | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-    python_hash_seed: str | None = None
-    model: str | None = None
-    dtype: str | None = None
-    kv_cache_dtype: str | None = None
-    max_model_len: int | None = None
-    lmcache: dict[str, Any] = field(default_factory=dict)
-    kv_transfer_config: dict[str, Any] | None = None
-    patches: tuple[str, ...] = ()
-
-    @property
-    def kv_dtype(self) -> str | None:
-        """What KV is kept in, as far as it is set; auto: what the model is in."""
-        return self.dtype if self.kv_cache_dtype in (None, "auto") else self.kv_cache_dtype
 
 
 @dataclass(frozen=True)

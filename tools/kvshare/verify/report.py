@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TextIO
 
@@ -123,7 +124,7 @@ def as_json(judgement: Judgement) -> dict[str, Any]:
         "fingerprints": {
             c.service: None
             if c.fingerprint is None
-            else vars(c.fingerprint) | {"patches": list(c.fingerprint.patches)}
+            else asdict(c.fingerprint) | {"patches": c.fingerprint.patch_ids}
             for c in evidence.containers
         },
     }

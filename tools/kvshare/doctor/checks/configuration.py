@@ -7,11 +7,12 @@ from typing import Any
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.config import threshold
+from kvshare.contract import Facts
 from kvshare.cost.link import Meaning, meaning, pull_over
 from kvshare.cost.model import FIRST_TOKEN_S, Prefill, Pull, break_even, first_worthwhile
 from kvshare.cost.plan import kv_bytes_per_token
 from kvshare.doctor.checks.shared import same
-from kvshare.doctor.evidence import Evidence, Facts, Link
+from kvshare.doctor.evidence import Evidence, Link
 from kvshare.stack.members import Server
 
 CHECKS: Category[Evidence] = Category("configuration")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import combinations
 
 from kvshare.checking.registry import Category, Failed, NotChecked, NotNeeded, Outcome, Passed
+from kvshare.contract import Facts, Interface
 from kvshare.doctor.checks.shared import alone, by_context, each, listed, members
-from kvshare.doctor.evidence import Evidence, Facts, Interface, Node
+from kvshare.doctor.evidence import Evidence, Node
 from kvshare.doctor.network import is_taken
 from kvshare.operate.preflight import CONTROLLER_GIB, CPU_SERVER_GIB, GIB
 from kvshare.stack.members import Controller, Member

@@ -7,8 +7,9 @@ from itertools import combinations
 
 from kvshare.checking.patches import PATCHES
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
+from kvshare.contract import Facts
 from kvshare.doctor.checks.shared import alone, each, members, pairs, same
-from kvshare.doctor.evidence import Evidence, Facts
+from kvshare.doctor.evidence import Evidence
 
 CHECKS: Category[Evidence] = Category("images")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
+from kvshare.contract import Facts
 from kvshare.doctor.checks.shared import by_context, each, listed, unless_unseen
-from kvshare.doctor.evidence import OPERATOR, Evidence, Facts, Link
+from kvshare.doctor.evidence import OPERATOR, Evidence, Link
 from kvshare.operate.preflight import ANY_ADDRESS
 from kvshare.stack.ports import Port, ports_of, ranges_of
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations
 
 from kvshare.checking.registry import Failed, NotChecked, NotNeeded, Outcome, Passed
-from kvshare.doctor.evidence import Evidence, Facts
+from kvshare.contract import Facts
+from kvshare.doctor.evidence import Evidence
 
 
 def each(evidence: Evidence, bad: Mapping[str, str], expected: str, fix: str, good: str = "") -> Outcome:

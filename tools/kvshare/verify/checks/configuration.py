@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
+from kvshare.contract import Fingerprint
 from kvshare.verify.checks.shared import ONE_IMAGE_FIX, fingerprints, listed
-from kvshare.verify.evidence import Evidence, Fingerprint
+from kvshare.verify.evidence import Evidence
 
 CHECKS: Category[Evidence] = Category("configuration")
 

@@ -27,13 +27,13 @@ def _patched(evidence: Evidence) -> Outcome:
     if not running:
         return _nothing_runs()
     expected = PATCHES[evidence.stack.device]
-    bad = [c for c in running if c.fingerprint is None or not set(expected) <= set(c.fingerprint.patches)]
+    bad = [c for c in running if c.fingerprint is None or not set(expected) <= set(c.fingerprint.patch_ids)]
     if not bad:
         return Passed(", ".join(expected))
     found = "; ".join(
         f"{c.service}: {c.error}"
         if c.fingerprint is None
-        else f"{c.service}: {listed(c.fingerprint.patches)}"
+        else f"{c.service}: {listed(c.fingerprint.patch_ids)}"
         for c in bad
     )
     return Failed(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from kvshare.checking.registry import Failed, NotChecked, Outcome, Passed
+from kvshare.contract import Fingerprint
 from kvshare.servers.prompts import reusable
-from kvshare.verify.evidence import Container, Evidence, Fingerprint, Leg, Traffic
+from kvshare.verify.evidence import Container, Evidence, Leg, Traffic
 
 ONE_IMAGE_FIX = "run one image everywhere: make image, then make up"
 

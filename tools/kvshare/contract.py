@@ -1,0 +1,196 @@
+"""What the engine image writes and the tool reads, declared here alone.
+
+The image carries a copy of this file, so it stands on nothing but Python. Sizes are bytes, times seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+FINGERPRINT = "/tmp/kvshare/fingerprint.json"  # where a container of the engine image writes its own
+
+# --- what a server or the controller says of itself at its start --------------------------------------------
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A file as a patch left it; ``sha256_before`` is None where the patch adds it."""
+
+    id: str
+    file: str = ""
+    sha256_before: str | None = None
+    sha256_after: str = ""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What an engine says it runs with; ``vocab_size`` in tokens, None for a model known only by its name."""
+
+    role: str
+    instance: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    python_hash_seed: str | None = None
+    patches: tuple[Patch, ...] = ()
+    model: str | None = None
+    vocab_size: int | None = None
+    dtype: str | None = None
+    kv_cache_dtype: str | None = None
+    max_model_len: int | None = None
+    kv_transfer_config: dict[str, Any] | None = None
+    lmcache: dict[str, Any] = field(default_factory=dict)
+    ucx: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def kv_dtype(self) -> str | None:
+        """What KV is kept in, as far as it is set; auto: what the model is in."""
+        return self.dtype if self.kv_cache_dtype in (None, "auto") else self.kv_cache_dtype
+
+    @property
+    def patch_ids(self) -> tuple[str, ...]:
+        """Each patch once, whatever it touches."""
+        return tuple(sorted({patch.id for patch in self.patches}))
+
+
+# --- `probe facts` ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A network device; ``speed_mbit`` is the link's, None where the device has none to tell.
+
+    ``kind`` is card, virtual, bridge or loopback.
+    """
+
+    name: str
+    addresses: tuple[str, ...]
+    mtu: int
+    speed_mbit: int | None
+    up: bool
+    kind: str
+
+    @property
+    def is_dockers(self) -> bool:
+        """Whether Docker made it for its containers: no other machine reaches it, and all have the like."""
+        return self.kind == "bridge" and self.name.startswith(("docker", "br-"))
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An address of a machine and a TCP port on it."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model: whether it lies on this machine, and the figures that its KV's size follows from."""
+
+    name: str
+    found: bool
+    layers: int | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Hub:
+    """What the Hugging Face hub said of the model: an HTTP status, or why there is none."""
+
+    address: str
+    token_given: bool
+    status: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Ucx:
+    """What UCX would be told, and every transport/device that it finds; ``error`` is the server's refusal."""
+
+    tls: str
+    devices: str
+    found: tuple[str, ...]
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One machine and one server on it, seen from a container; ``memlock`` is None if unlimited."""
+
+    hostname: str
+    cpus: int
+    interfaces: tuple[Interface, ...]
+    memory_total: int
+    memory_available: int
+    memlock: int | None
+    listening: tuple[Endpoint, ...]
+    model: Model
+    hub: Hub | None
+    ucx: Ucx
+    versions: dict[str, str]
+    patches: tuple[str, ...]
+    python_hash_seed: str | None
+    dtype: str
+    max_model_len: int
+    lmcache: dict[str, Any]
+
+    @property
+    def lookup_timeout_ms(self) -> int:
+        """What caps a pull; LMCache's own default where nothing is set."""
+        return int(self.lmcache.get("lookup_timeout_ms", 3000))
+
+    def holder(self, address: str) -> Interface | None:
+        """Return the device that holds an address, or None."""
+        return next((i for i in self.interfaces if address in i.addresses), None)
+
+
+# --- `probe listen` and `probe dial` ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A port that could not be held, and why."""
+
+    host: str
+    port: int
+    error: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """The ports that are listened on, and those that could not be."""
+
+    held: tuple[Endpoint, ...]
+    refused: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How one connection went: ``error`` is empty where it stood after ``seconds``."""
+
+    host: str
+    port: int
+    seconds: float
+    error: str
+
+
+# --- `probe link-serve` and `probe link-measure` ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the far end waits: for the tests of bandwidth, one a connection, and for that of latency."""
+
+    bandwidth: tuple[int, ...]
+    latency: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Bytes a second of large messages, seconds one way of a small one; or why there is neither."""
+
+    bytes_per_s: float | None = None
+    latency_s: float | None = None
+    error: str = ""
