@@ -1,6 +1,6 @@
 # kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down doctor status logs bundle verify bench image ship push pull lint test test-long test-faults rig rig-down test-unit test-scenarios generate benchmarks native test-gpu
+.PHONY: help setup demo up down engine doctor status logs bundle verify bench plan ports image ship push pull lint test test-long test-faults rig rig-down test-unit generate benchmarks native test-gpu
 
 NODE ?= all
 DEVICE ?=
@@ -21,7 +21,8 @@ demo: setup ## This machine, no GPU: build, start, verify, report
 	@$(KVSHARE) demo $(ARGS)
 down: ## Stop what demo or up started (the engine too, where demo started it)
 	@if [ -x .venv/bin/kvshare ]; then $(KVSHARE) down $(ARGS); else echo "nothing was started from here"; fi
-
+engine: setup ## The local Docker engine, where nothing else starts it (ARGS=start, ARGS=stop)
+	@$(KVSHARE) engine $(ARGS)
 native: ## Without a container engine: all three as plain processes, from PYTHON's vLLM, LMCache and NIXL
 	@$(if $(DEVICE),DEVICE=$(DEVICE)) PYTHONPATH=tools $(PYTHON) -m kvshare.site.native
 
@@ -40,6 +41,10 @@ verify: setup ## Prove that KV cache is reused, with right answers (ARGS="--outp
 	@$(KVSHARE) verify $(ARGS)
 bench: setup ## Measure what reuse is worth, and from which length on (ARGS="--concurrency 1,4,16")
 	@$(KVSHARE) bench $(ARGS)
+plan: setup ## From which length a pull would pay, without a server (ARGS="--gpu L4 --link 10GbE …")
+	@$(KVSHARE) plan $(ARGS)
+ports: setup ## Every port, and who must reach it; firewall rules (ARGS="--format nft --node prefill")
+	@$(KVSHARE) ports $(ARGS)
 
 ##@ Images
 image: setup ## Build the images for DEVICE (cpu, or DEVICE=cuda), on every machine or NODE's
@@ -77,7 +82,7 @@ test-unit: ## Only what needs no Docker engine
 test-gpu: ## On a machine with a GPU, from PYTHON's vLLM, LMCache and NIXL: measure it into docs/gpu.md
 	@$(PYTHON) -m benchmarks.gpu $(ARGS)
 	@$(PYTHON) -m benchmarks.gpu --docs
-generate: ## Rewrite what is generated: docs/cli.md, patches.md, ports.md, original.md, every golden file
+generate: ## Rewrite what is generated: docs from code and from measured data, every golden file
 	@setup/setup.sh docker/locks/dev.txt
 	@.venv/bin/python docker/patches/apply.py --docs > docs/patches.md
 	@.venv/bin/python tools/generate_cli_reference.py
