@@ -42,6 +42,10 @@ FOOTER = """
 Everything else is equal: model, ports, instance ids, hash seed, chunk size, memory, lengths, connector, role.
 `RegisterMsg.peer_init_url`, which the original patched on both machines, is patched in the image
 ([patches.md](patches.md)).
+
+NVLink plays no part: LMCache copies KV to CPU memory, and moves it from one node's CPU memory to the
+other's. Never seen on hardware of its own: RDMA (`TRANSPORT=rdma`), and a GPU inside a container
+([gpu.md](gpu.md) says what was).
 """
 
 
