@@ -182,7 +182,7 @@ def test_the_timeout_is_said_with_what_it_is_derived_from() -> None:
     found = result(judge(FAULTS["timeout-too-small"].evidence, ALL), "DOC-CONF-06")
     assert "32768 tokens (MAX_MODEL_LEN) of 128 KiB take 52.61 s from prefill to decode" in found.found
     assert found.expected == "LOOKUP_TIMEOUT_MS=105500 or more"
-    assert "kvshare doctor --write" in found.next
+    assert "make doctor ARGS=--write" in found.next
 
 
 def calibrated(minimum: object) -> Evidence:

@@ -40,7 +40,9 @@ def print_checks(
         if shown:
             console.print(Text(f"{category}\n{'-' * len(category)}", "bold"))
             for result in shown:
-                _print_result(console, result)
+                print_result(console, result)
+                if result.result in (WARNING, ERROR):
+                    console.print(f"    see {hint(result)} for hints")
             console.print()
 
 
@@ -64,7 +66,8 @@ def write_json(document: dict[str, Any], stream: TextIO) -> None:
     stream.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
-def _print_result(console: Console, result: Result) -> None:
+def print_result(console: Console, result: Result) -> None:
+    """Print one check's outcome."""
     mark, style = _MARKS[result.result]
     line = Text.assemble((mark, style), f" {result.check.id:<11}  {result.check.description}")
     if result.detail:
@@ -73,7 +76,6 @@ def _print_result(console: Console, result: Result) -> None:
     if result.result in (WARNING, ERROR):
         for name in ("expected", "found", "where", "next"):
             console.print(f"    {name:<8}  {getattr(result, name)}")
-        console.print(f"    see {hint(result)} for hints")
 
 
 def _as_json(result: Result) -> dict[str, Any]:

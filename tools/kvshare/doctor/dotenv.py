@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kvshare.doctor.checks.configuration import meanings
 from kvshare.doctor.checks.network import speed_words
 from kvshare.doctor.evidence import Evidence
+from kvshare.doctor.meaning import meanings
 from kvshare.errors import CouldNotCheckError
 
 NAME = "LOOKUP_TIMEOUT_MS"

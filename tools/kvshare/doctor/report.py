@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from kvshare.checking.rendering import by_category, plain_console, print_verdict, write_json
-from kvshare.doctor.checks.configuration import meanings
 from kvshare.doctor.evidence import Evidence, Node
 from kvshare.doctor.judgement import Diagnosis
+from kvshare.doctor.meaning import meanings
 
 SCHEMA_VERSION = 1
 

@@ -1,10 +1,23 @@
 """Whether two answers are the same answer, given the noise of floating-point arithmetic.
 
-Two runs of one prompt differ a little wherever the work is split differently, so equality of
-log-probabilities is too much to ask, and equality of text too little: on a peaked distribution corrupted KV
-leaves the text as it was. What is compared is the distribution of every generated token up to and including
-the first one that differs; up to there both runs saw the same text. The prompt that fares worst decides, not
-the mean.
+Two honest runs of one prompt differ a little wherever the work is split differently, and on a peaked
+distribution corrupted KV leaves the text as it was. So distributions are compared: the largest difference
+of log-probabilities, in nats, over the five most likely tokens of each generated one, up to and including
+the first that differs; until there both saw the same text. A token that only one run lists counts with its
+least possible difference. The worst prompt decides: a mean would hide one that is corrupted.
+
+    noise = the largest distance between reference and same split, over the prompts of this run
+    limit = max(floor, 5 × noise), but at most 3 × floor
+
+| dtype | floor | seen in honest runs | seen with V corrupted |
+|---|---|---|---|
+| float32 | 0.001 | 0.00001 | 0.1 (V of one layer in ten) to 10 (all of it), demo model |
+| float16, bfloat16, auto | 0.1 | up to 0.047 | 0.70 (the worst of six prompts, without packed-kv) |
+| fp8 | 0.3 | | |
+
+The demo model's figures are from `benchmarks/cpu/corruption.py`, those for bfloat16 from [gpu.md](gpu.md).
+The cap keeps a server that disagrees with itself from vouching for anybody. Tokens may differ only where
+the honest run gave the two at most twice the limit apart: each can move by the limit, towards the other.
 """
 
 from __future__ import annotations
@@ -15,8 +28,6 @@ from dataclasses import dataclass
 
 from kvshare.servers.readings import Position
 
-# The largest honest difference by arithmetic, in nats, where vLLM is compared with itself: measured at about
-# 1e-5 in float32 and up to 0.05 in bfloat16; corrupted KV was off by 0.5 to 1.3.
 FLOORS = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.1, "fp8": 0.3}
 NOISE_FACTOR = 5.0  # how far beyond the noise of this very run a difference must lie to count
 CEILING_FACTOR = 3.0  # noise may raise a limit to this many floors; more would hide corruption
@@ -51,11 +62,7 @@ def floor_of(dtype: str | None) -> float:
 
 
 def make_limit(dtype: str | None, noises: Iterable[float]) -> Limit:
-    """Return the limit from the dtype and the distances between honest legs (reference against same split).
-
-    It is the floor or five times the noise, whichever is larger, but at most three floors: a server that
-    disagrees with itself by more cannot vouch for anybody.
-    """
+    """Return the limit from the dtype and the distances between honest legs, reference and same split."""
     floor, noise = floor_of(dtype), max(noises, default=0.0)
     return Limit(min(max(floor, NOISE_FACTOR * noise), CEILING_FACTOR * floor), floor, noise)
 

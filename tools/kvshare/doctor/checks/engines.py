@@ -13,28 +13,31 @@ MINIMUM_COMPOSE = (2, 26)
 
 @CHECKS.check("DOC-ENG-01", "every Docker engine answers")
 def _engines_answer(evidence: Evidence) -> Outcome:
-    bad = [engine for engine in evidence.engines if engine.error]
+    """As ENG-01; the other machines are looked at all the same.
+
+    `--wait` goes on asking, e.g. while a machine boots.
+    """
+    bad = {engine.context: engine.error for engine in evidence.engines if engine.error}
     if not bad:
         return Passed(", ".join(f"{e.context} on {e.machine}" for e in evidence.engines))
-    silent = {engine.context for engine in bad}
     return Failed(
         "an engine behind every context",
-        "; ".join(f"context {engine.context}: {engine.error}" for engine in bad),
-        tuple(m.name for m in evidence.stack.members if m.context in silent),
-        f"docker --context {bad[0].context} version",
+        "; ".join(f"context {context}: {error}" for context, error in bad.items()),
+        members(evidence, bad),
+        f"docker --context {next(iter(bad))} version",
     )
 
 
 @CHECKS.check("DOC-ENG-02", "every engine is new enough")
 def _engines_new(evidence: Evidence) -> Outcome:
-    wanted = dotted(MINIMUM_ENGINE)
+    """The Compose files use a health check's `start_interval`, which Docker Engine knows from 25 on."""
     if not evidence.asked:
         return NotChecked("no engine answers")
     old = [engine for engine in evidence.asked if version_of(engine.version) < MINIMUM_ENGINE]
     if not old:
         return Passed(", ".join(f"{e.context} {e.version}" for e in evidence.asked))
     return Failed(
-        f"Docker Engine {wanted} or newer everywhere",
+        f"Docker Engine {dotted(MINIMUM_ENGINE)} or newer everywhere",
         "; ".join(f"{engine.version} on {engine.machine}" for engine in old),
         members(evidence, [engine.context for engine in old]),
         "make setup, in a clone on that machine, or its distribution's own upgrade",
@@ -43,6 +46,10 @@ def _engines_new(evidence: Evidence) -> Outcome:
 
 @CHECKS.check("DOC-ENG-03", "Compose is new enough")
 def _compose_new(evidence: Evidence) -> Outcome:
+    """Here, not on the nodes: it runs where you type, and acts on a context.
+
+    `make setup` is for Debian and Ubuntu; elsewhere see Docker's own documentation.
+    """
     found = evidence.operator.compose
     if version_of(found) >= MINIMUM_COMPOSE:
         return Passed(found)
@@ -51,5 +58,6 @@ def _compose_new(evidence: Evidence) -> Outcome:
 
 @CHECKS.check("DOC-ENG-04", "buildx is there (images cannot be built without it)", warning=True)
 def _buildx_there(evidence: Evidence) -> Outcome:
+    """Beside Compose. Images can also be pulled (`make pull`) or streamed (`make ship`)."""
     found = evidence.operator.buildx
     return Passed(found) if found else Failed("Docker's buildx plugin", "none", (), "make setup")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 from kvshare.checking.registry import Category, Failed, NotChecked, NotNeeded, Outcome, Passed
-from kvshare.contract import Facts, Interface
+from kvshare.contract import Facts
 from kvshare.doctor.checks.shared import alone, by_context, each, listed, members
 from kvshare.doctor.evidence import Evidence, Node
 from kvshare.doctor.network import is_taken
@@ -20,6 +20,10 @@ UNAUTHORISED, FORBIDDEN = 401, 403
 
 @CHECKS.check("DOC-HOST-01", "a container runs there as a server would", ("DOC-IMG-01",))
 def _containers_run(evidence: Evidence) -> Outcome:
+    """With its folders, limits and devices: memlock, `/dev/infiniband`, the models volume.
+
+    A refused limit must be allowed to Docker on that machine, a missing folder corrected in MODELS.
+    """
     asked = {engine.context for engine in evidence.asked}
     nodes = [node for node in evidence.nodes if node.context in asked]
     if not nodes:
@@ -37,50 +41,46 @@ def _containers_run(evidence: Evidence) -> Outcome:
 
 @CHECKS.check("DOC-HOST-02", "each node's HOST is an address of its own machine")
 def _hosts_are_theirs(evidence: Evidence) -> Outcome:
-    bad = {
-        node.name: wrong
-        for node in evidence.nodes
-        if node.facts is not None and (wrong := _wrong_host(evidence, node, node.facts))
-    }
-    if bad or not evidence.seen:
-        first = evidence.node(next(iter(bad))) if bad else None
-        fix = f"set {_host_variable(evidence, first)} in .env" if first else ""
-        return each(evidence, bad, "an address under which the other machines reach it", fix)
-    return Passed(", ".join(f"{n.name} {n.host}" for n in evidence.nodes if n.facts is not None))
+    """Peers and controller dial exactly this address: on two machines neither loopback nor docker0's.
+
+    Take one of those listed, on the network between the machines. No name: UCX looks for its device.
+    """
+    nodes = {node.name: node for node in evidence.nodes if node.facts is not None}
+    bad = {name: wrong for name, node in nodes.items() if (wrong := _wrong_host(evidence, node))}
+    variable = "DECODE_HOST" if len(evidence.stack.decodes) == 1 else "DECODE_HOSTS"
+    if evidence.stack.prefill.name in bad:
+        variable = "PREFILL_HOST"
+    if nodes and not bad:
+        return Passed(", ".join(f"{name} {node.host}" for name, node in nodes.items()))
+    expected = "an address under which the other machines reach it"
+    return each(evidence, bad, expected, f"set {variable} in .env")
 
 
-def _wrong_host(evidence: Evidence, node: Node, facts: Facts) -> str:
+def _wrong_host(evidence: Evidence, node: Node) -> str:
     """Return what is wrong with a node's HOST, and which addresses would do; '' if nothing is."""
-    device = facts.holder(node.host)
-    alone = len(evidence.stack.contexts) == 1
-    fitting = [a for i in facts.interfaces if _fits(i) for a in i.addresses if ":" not in a]
-    instead = f"; {facts.hostname} has {', '.join(fitting) or 'no other'}"
+    facts, host, alone = evidence.seen[node.name], node.host, len(evidence.stack.contexts) == 1
+    device = facts.holder(host)
     if device is None:
-        owner = [
-            f"{name}'s machine has it" for name, other in evidence.seen.items() if other.holder(node.host)
-        ]
-        if _looks_like(node.host, "127."):
-            owner = ["it is a loopback address"]
-        elif _looks_like(node.host, "172.17."):
-            owner = ["it is of docker0's network"]
-        return f"{node.host} is no address of it{', ' + owner[0] if owner else ''}{instead}"
-    if device.kind == "loopback":
-        return "" if alone else f"{node.host} is a loopback address, which no other machine reaches{instead}"
-    if device.is_dockers:
-        return "" if alone else f"{node.host} is {device.name}'s, which every Docker machine has{instead}"
-    return ""
-
-
-def _fits(interface: Interface) -> bool:
-    return interface.up and interface.kind != "loopback" and not interface.is_dockers
-
-
-def _looks_like(address: str, start: str) -> bool:
-    return address.startswith(start)
+        owners = [f", {name}'s machine has it" for name, other in evidence.seen.items() if other.holder(host)]
+        if host.startswith("127."):
+            owners = [", it is a loopback address"]
+        elif host.startswith("172.17."):
+            owners = [", it is of docker0's network"]
+        wrong = f"{host} is no address of it{next(iter(owners), '')}"
+    elif device.kind == "loopback" and not alone:
+        wrong = f"{host} is a loopback address, which no other machine reaches"
+    elif device.is_dockers and not alone:
+        wrong = f"{host} is {device.name}'s, which every Docker machine has"
+    else:
+        return ""
+    usable = [i for i in facts.interfaces if i.up and i.kind != "loopback" and not i.is_dockers]
+    fitting = [address for i in usable for address in i.addresses if ":" not in address]
+    return f"{wrong}; {facts.hostname} has {', '.join(fitting) or 'no other'}"
 
 
 @CHECKS.check("DOC-HOST-03", "the machines' clocks agree", warning=True)
 def _clocks_agree(evidence: Evidence) -> Outcome:
+    """As the engines tell the time. KV moves all the same, but merged logs are out of order."""
     clocks = {e.context: e.clock for e in evidence.asked if e.clock is not None}
     if len(clocks) < 2:
         return alone(evidence, clocks)
@@ -90,16 +90,13 @@ def _clocks_agree(evidence: Evidence) -> Outcome:
     said = f"{worst:.3f} s ± {doubt:.3f} s between {a} and {b}"
     if worst - doubt < CLOCK_LIMIT_S:
         return Passed(said)
-    return Failed(
-        f"less than {CLOCK_LIMIT_S:.0f} s apart",
-        said,
-        members(evidence, [a, b]),
-        "timedatectl set-ntp true, on both machines",
-    )
+    fix = "timedatectl set-ntp true, on both machines"
+    return Failed(f"less than {CLOCK_LIMIT_S:.0f} s apart", said, members(evidence, [a, b]), fix)
 
 
 @CHECKS.check("DOC-HOST-04", "there is memory for LMCache's cache")
 def _memory_suffices(evidence: Evidence) -> Outcome:
+    """For each server `max_local_cpu_size` (configs/lmcache.yaml), and without a GPU what it takes itself."""
     bad, good = {}, []
     for context, (name, facts) in by_context(evidence).items():
         starting = [m for m in evidence.members_on(context) if not evidence.runs(m)]
@@ -124,6 +121,10 @@ def _needed_gib(evidence: Evidence, member: Member) -> float:
 
 @CHECKS.check("DOC-HOST-05", "that memory may be locked")
 def _memory_may_be_locked(evidence: Evidence) -> Outcome:
+    """With a GPU or RDMA the cache is locked memory, within the limit of the service's container.
+
+    `systemctl edit docker`: `[Service]` and `LimitMEMLOCK=infinity`; then `systemctl restart docker`.
+    """
     environments = evidence.environments.values()
     rdma = any(environment.get("KVSHARE_TRANSPORT") == "rdma" for environment in environments)
     if evidence.stack.device == "cpu" and not rdma:
@@ -139,16 +140,16 @@ def _memory_may_be_locked(evidence: Evidence) -> Outcome:
 
 @CHECKS.check("DOC-HOST-06", "the ports are free, or this stack's already")
 def _ports_free(evidence: Evidence) -> Outcome:
-    bad: dict[str, str] = {}
-    running = 0
-    for context, (_, facts) in by_context(evidence).items():
-        for member in evidence.members_on(context):
-            if evidence.runs(member):
-                running += 1
-                continue
-            taken = [p for p in ports_of(member) if is_taken(facts.listening, member.host, p.number)]
-            if taken:
-                bad[member.name] = ", ".join(f"{p.number} ({p.purpose}) is taken" for p in taken)
+    """At its addresses nothing else listens."""
+    bad = {}
+    seen = by_context(evidence)
+    members_seen = [member for member in evidence.stack.members if member.context in seen]
+    running = sum(evidence.runs(member) for member in members_seen)
+    for member in members_seen:
+        _, facts = seen[member.context]
+        taken = [p for p in ports_of(member) if is_taken(facts.listening, member.host, p.number)]
+        if taken and not evidence.runs(member):
+            bad[member.name] = ", ".join(f"{p.number} ({p.purpose}) is taken" for p in taken)
     fix = "stop what listens there (ss -ltnp shows it), or change the port in x-kvshare of compose.yaml"
     good = f"{running} of {len(evidence.stack.members)} members run already" if running else ""
     return each(evidence, bad, "nothing listens on the stack's ports before it does", fix, good)
@@ -156,6 +157,11 @@ def _ports_free(evidence: Evidence) -> Outcome:
 
 @CHECKS.check("DOC-HOST-07", "the model is there, or can be had")
 def _model_there(evidence: Evidence) -> Outcome:
+    """In the models volume, or on the hub, which is asked from that machine with the token of HF_TOKEN_FILE.
+
+    Accept a gated model's licence on the hub. Without a way there, put the model into the models volume and
+    set MODEL to its path.
+    """
     bad = {n: wrong for n, facts in evidence.seen.items() if (wrong := _model_missing(facts))}
     if bad:
         fix = "correct MODEL, MODELS or HF_TOKEN_FILE in .env"
@@ -184,12 +190,5 @@ def _model_missing(facts: Facts) -> str:
 def _model_state(facts: Facts) -> str:
     if facts.model.found:
         return f"has {facts.model.name}"
-    return (
-        f"{'makes' if facts.model.name == 'demo' else 'will download'} {facts.model.name} at its first start"
-    )
-
-
-def _host_variable(evidence: Evidence, node: Node) -> str:
-    if node.name == evidence.stack.prefill.name:
-        return "PREFILL_HOST"
-    return "DECODE_HOST" if len(evidence.stack.decodes) == 1 else "DECODE_HOSTS"
+    verb = "makes" if facts.model.name == "demo" else "will download"
+    return f"{verb} {facts.model.name} at its first start"

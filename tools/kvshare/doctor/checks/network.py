@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.contract import Facts
 from kvshare.doctor.checks.shared import by_context, each, listed, unless_unseen
-from kvshare.doctor.evidence import OPERATOR, Evidence, Link
+from kvshare.doctor.evidence import OPERATOR, Dialed, Evidence, Link
 from kvshare.operate.preflight import ANY_ADDRESS
 from kvshare.stack.ports import Port, ports_of, ranges_of
 
 CHECKS: Category[Evidence] = Category("network")
+_RULES = 'make ports ARGS="--format nft", or ufw'
 
 
 @CHECKS.check("DOC-NET-01", "UCX uses a network card that the other machines reach", ("DOC-HOST-02",))
 def _ucx_device(evidence: Evidence) -> Outcome:
-    bad, good = {}, []
-    for name, facts in evidence.seen.items():
-        wrong = _wrong_device(evidence, facts)
-        if wrong:
-            bad[name] = wrong
-        else:
-            good.append(f"{name} {facts.ucx.tls} on {_device_words(facts)}")
-    fix = (
-        "correct UCX_NET_DEVICES in .env, or leave it empty: then it is the device of the node's own address"
-    )
-    return each(
-        evidence, bad, "a device that UCX finds, and neither docker0 nor loopback", fix, "; ".join(good)
-    )
+    """UCX would happily advertise docker0, or, on two machines, loopback.
+
+    With TRANSPORT=rdma the node's address must be the RDMA card's.
+    """
+    seen = evidence.seen.items()
+    bad = {name: wrong for name, facts in seen if (wrong := _wrong_device(evidence, facts))}
+    good = "; ".join(f"{name} {facts.ucx.tls} on {_device_words(facts)}" for name, facts in seen)
+    expected = "a device that UCX finds, and neither docker0 nor loopback"
+    empty = "or leave it empty: then it is the device of the node's own address"
+    return each(evidence, bad, expected, f"correct UCX_NET_DEVICES in .env, {empty}", good)
 
 
 def _wrong_device(evidence: Evidence, facts: Facts) -> str:
@@ -34,16 +34,17 @@ def _wrong_device(evidence: Evidence, facts: Facts) -> str:
     if ucx.error:
         return ucx.error
     known = {interface.name: interface for interface in facts.interfaces}
+    set_to = f"UCX_NET_DEVICES={ucx.devices}"
     for name in ucx.devices.split(","):
         device = known.get(name)
         if device is not None and device.is_dockers:
-            return f"UCX_NET_DEVICES={ucx.devices}: {name} is Docker's own bridge"
+            return f"{set_to}: {name} is Docker's own bridge"
         if device is not None and device.kind == "loopback" and len(evidence.stack.contexts) > 1:
-            return f"UCX_NET_DEVICES={ucx.devices}: {name} leads to no other machine"
+            return f"{set_to}: {name} leads to no other machine"
         if device is not None and not device.up:
-            return f"UCX_NET_DEVICES={ucx.devices}: {name} is down, or has no cable"
+            return f"{set_to}: {name} is down, or has no cable"
         if not any(found.endswith(f"/{name}") for found in ucx.found):
-            return f"UCX_NET_DEVICES={ucx.devices}, and UCX finds only {', '.join(ucx.found) or 'nothing'}"
+            return f"{set_to}, and UCX finds only {', '.join(ucx.found) or 'nothing'}"
     return ""
 
 
@@ -57,67 +58,72 @@ def _device_words(facts: Facts) -> str:
 
 @CHECKS.check("DOC-NET-02", "each port is reached from where it must be", ("DOC-HOST-02",))
 def _ports_reached(evidence: Evidence) -> Outcome:
-    tried = [one for one in evidence.dialed if one.source != OPERATOR and not one.free]
+    """Every connection of the running stack was made; where it is not up, a container listened for a moment.
+
+    `no answer`, or `connection refused` with a listener there, is a firewall; `make ports`: who dials what.
+    """
     if evidence.unheld:
         said = "; ".join(evidence.unheld)
         names = tuple(m.name for m in evidence.stack.members if f"{m.host}:" in said)
         return Failed("the ports can be listened on", said, names, "ss -ltnp, on that machine")
-    if not tried:
-        return NotChecked("no machine could be looked at")
-    bad = [one for one in tried if one.error]
-    if bad:
-        found = "; ".join(f"{o.source} to {o.host}:{o.port} ({o.purpose}): {o.error}" for o in bad)
-        return Failed(
-            f"{len(tried)} connections stand",
-            found,
-            tuple(dict.fromkeys(one.target for one in bad)),
-            "open these ports there for the stack's machines: kvshare ports --format nft, or ufw",
-        )
-    return unless_unseen(evidence, f"{len(tried)} connections")
+    tried = [one for one in evidence.dialed if one.source != OPERATOR and not one.free]
+    fix = f"open these ports there for the stack's machines: {_RULES}"
+    return _reached(evidence, tried, f"{len(tried)} connections", f"{len(tried)} connections stand", fix)
 
 
 @CHECKS.check("DOC-NET-03", "so are those that UCX takes for KV", ("DOC-HOST-02",))
 def _ucx_ports_reached(evidence: Evidence) -> Outcome:
+    """One of its range (UCX_TCP_PORT_RANGE in compose.yaml) was dialled on each machine."""
     tried = [one for one in evidence.dialed if one.free]
-    bad = [one for one in tried if one.error]
+    ports = ranges_of(evidence.stack.prefill)[0].text
+    expected = f"ports {ports} open between the stack's machines: UCX takes its own out of them"
+    return _reached(
+        evidence,
+        tried,
+        f"{len(tried)} connections to ports of {ports}",
+        expected,
+        f"{_RULES}, on that machine",
+    )
+
+
+def _reached(evidence: Evidence, tried: Sequence[Dialed], good: str, expected: str, fix: str) -> Outcome:
     if not tried:
         return NotChecked("no machine could be looked at")
+    bad = [one for one in tried if one.error]
     if not bad:
-        return unless_unseen(evidence, f"{len(tried)} connections to ports of {_range(evidence)}")
-    return Failed(
-        f"ports {_range(evidence)} open between the stack's machines: UCX takes its own out of them",
-        "; ".join(f"{one.source} to {one.host}:{one.port}: {one.error}" for one in bad),
-        tuple(dict.fromkeys(one.target for one in bad)),
-        "kvshare ports --format nft, or ufw, on that machine",
+        return unless_unseen(evidence, good)
+    found = "; ".join(
+        f"{one.source} to {one.host}:{one.port}{'' if one.free else f' ({one.purpose})'}: {one.error}"
+        for one in bad
     )
+    return Failed(expected, found, tuple(dict.fromkeys(one.target for one in bad)), fix)
 
 
 @CHECKS.check("DOC-NET-04", "no port is reached from where it must not be", warning=True)
 def _ports_closed(evidence: Evidence) -> Outcome:
+    """Found are ports that answer the operator's machine where it is no node, or listen on all addresses.
+
+    A worker does that in an image without the patch `worker-address` (DOC-IMG-04).
+    """
     outside = [o for o in evidence.dialed if o.source == OPERATOR and not o.error]
+    seen = by_context(evidence)
+    running = [m for m in evidence.stack.members if m.context in seen and evidence.runs(m)]
     everywhere = [
         (member.name, port)
-        for context, (_, facts) in by_context(evidence).items()
-        for member in evidence.members_on(context)
-        if evidence.runs(member)
+        for member in running
         for port in (*ports_of(member), *ranges_of(member))
-        if _on_all_addresses(facts, port)
+        if _on_all_addresses(seen[member.context][1], port)
     ]
     if not outside and not everywhere:
-        nobody = not any(
-            evidence.runs(m) for m in evidence.stack.members if m.context in by_context(evidence)
-        )
-        return Passed("as far as can be told before it runs" if nobody else "")
+        return Passed("" if running else "as far as can be told before it runs")
     found = [f"{o.host}:{o.port} ({o.purpose}) answers {OPERATOR}" for o in outside]
-    found += [
-        f"{p.text} ({p.purpose}) listens on all addresses of {name}'s machine" for name, p in everywhere
-    ]
+    found += [f"{p.text} ({p.purpose}) listens on all addresses of {n}'s machine" for n, p in everywhere]
     names = (*(o.target for o in outside), *(name for name, _ in everywhere))
     return Failed(
         "ports without authentication answer the stack's machines alone",
         "; ".join(found),
         tuple(dict.fromkeys(names)),
-        "close them to all others: kvshare ports shows who must reach which, --format nft or ufw the rules",
+        "close them to all others: make ports shows who must reach which, its --format nft or ufw the rules",
     )
 
 
@@ -125,27 +131,27 @@ def _on_all_addresses(facts: Facts, port: Port) -> bool:
     return any(port.first <= e.port <= port.last and e.host in ANY_ADDRESS for e in facts.listening)
 
 
-def _range(evidence: Evidence) -> str:
-    return ranges_of(evidence.stack.prefill)[0].text
-
-
 @CHECKS.check("DOC-NET-05", "the link carries KV", ("DOC-NET-01",))
 def _link_measured(evidence: Evidence) -> Outcome:
+    """From prefill, the owner, to each decode node, on as many connections as a pull uses (`LANES`).
+
+    Speed is GB/s (10⁹ bytes) of 32 MiB messages, latency one way of 8 bytes. On a slow link it
+    [understates](benchmarks.md#by-the-speed-of-the-link) what KV gets.
+    """
     bad = {link.target: link.error for link in evidence.links if link.error}
-    measured = [link for link in evidence.links if link.bytes_per_s]
     if bad:
+        image = next((engine.image.name for engine in evidence.asked if engine.image is not None), "")
+        context = evidence.node(next(iter(bad))).context
         return Failed(
             "ucx_perftest from prefill to each decode node, with the stack's own UCX_TLS and UCX_NET_DEVICES",
             listed(bad),
             tuple(bad),
-            f"docker --context {evidence.node(next(iter(bad))).context} run --rm --network host "
-            f"{_image_name(evidence)} ucx_info -d",
+            f"docker --context {context} run --rm --network host {image} ucx_info -d",
         )
-    not_tried = [link for link in evidence.links if link.not_tried]
+    not_tried = dict.fromkeys(link.not_tried for link in evidence.links if link.not_tried)
+    measured = [link for link in evidence.links if link.bytes_per_s]
     if not_tried or not measured:
-        return NotChecked(
-            "; ".join(dict.fromkeys(li.not_tried for li in not_tried)) or "no link was measured"
-        )
+        return NotChecked("; ".join(not_tried) or "no link was measured")
     return Passed("; ".join(f"{li.source} to {li.target} {speed_words(li)}" for li in measured))
 
 

@@ -1,4 +1,4 @@
-"""What several checks of `kvshare doctor` share."""
+"""What several checks of the doctor share."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kvshare.doctor.evidence import Evidence
 
 def each(evidence: Evidence, bad: Mapping[str, str], expected: str, fix: str, good: str = "") -> Outcome:
     """Return the outcome of looking at every node that could be looked at."""
-    if not evidence.seen and not bad:
+    if bad:
+        return Failed(expected, listed(bad), tuple(bad), fix)
+    if not evidence.seen:
         return NotChecked("no machine could be looked at")
-    if not bad:
-        return unless_unseen(evidence, good or expected)
-    return Failed(expected, listed(bad), tuple(bad), fix)
+    return unless_unseen(evidence, good or expected)
 
 
 def unless_unseen(evidence: Evidence, good: str) -> Passed:
@@ -35,7 +35,7 @@ def same(evidence: Evidence, what: str, values: Mapping[str, str], fix: str) -> 
     return Failed(f"one {what}", pairs(values, different), names, fix)
 
 
-def alone(evidence: Evidence, known: Iterable[str]) -> Outcome:
+def alone(evidence: Evidence, known: Iterable[str]) -> NotNeeded | NotChecked:
     if len(evidence.stack.contexts) == 1:
         return NotNeeded("one machine")
     return NotChecked(f"there is nothing to compare with, only {', '.join(known) or 'nobody'} could be asked")

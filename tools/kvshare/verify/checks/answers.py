@@ -4,39 +4,46 @@ from __future__ import annotations
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.verify import ledger, tolerance
-from kvshare.verify.checks.shared import fingerprints, traffic_of
+from kvshare.verify.checks.shared import ALONE, fingerprints, traffic_of
 from kvshare.verify.evidence import PEER, REFERENCE, SAME_SPLIT, Evidence, Leg, Traffic
 
 CHECKS: Category[Evidence] = Category("answers")
 _ANSWERED = ("PRE-01", "PRE-04", "DEC-01", "DEC-02")
+_TRUST_NONE = "trust no answer of this pair: docs/patches.md, packed KV"
 
 
 @CHECKS.check("KV-RIGHT-01", "the answers from pulled KV have the right log-probabilities", _ANSWERED)
 def _right_logprobs(evidence: Evidence) -> Outcome:
-    traffic = traffic_of(evidence)
+    """Those of the same prompt from prefill's own cache, within the [tolerance](#tolerance).
+
+    Take the pair out of service, and look at IMG-02: without `packed-kv` LMCache returns wrong KV on a GPU.
+    """
     limit = answer_limit(evidence)
-    distances = {
-        prompt: tolerance.distance(a.output, b.output) for prompt, a, b in _paired(traffic, SAME_SPLIT, PEER)
-    }
+    reasons = f"{limit.value:.2g} (floor {limit.floor:.2g}, noise {limit.noise:.2g})"
+    pairs = _pairs(traffic_of(evidence), SAME_SPLIT, PEER)
+    distances = {prompt: tolerance.distance(a.output, b.output) for prompt, a, b in pairs}
     if not distances:
         return NotChecked("no prompt has both legs")
     worst = max(distances, key=lambda prompt: distances[prompt])
     if distances[worst] <= limit.value:
-        return Passed(f"off by {distances[worst]:.2g} at most, limit {limit.value:.2g} ({_reasons(limit)})")
+        return Passed(f"off by {distances[worst]:.2g} at most, limit {reasons}")
     bad = sum(1 for value in distances.values() if value > limit.value)
     return Failed(
-        f"peer and same split differ by at most {limit.value:.2g} ({_reasons(limit)})",
+        f"peer and same split differ by at most {reasons}",
         f"{bad} of {len(distances)} prompts differ by more, prompt {worst} by {distances[worst]:.3g}",
         ("decode",),
-        "trust no answer of this pair: docs/patches.md, packed KV",
+        _TRUST_NONE,
     )
 
 
 @CHECKS.check("KV-RIGHT-02", "the answers from pulled KV have the right tokens", _ANSWERED)
 def _right_tokens(evidence: Evidence) -> Outcome:
-    traffic = traffic_of(evidence)
+    """Or part ways only where two were so close that the noise can swap them.
+
+    Do as for KV-RIGHT-01.
+    """
     limit = answer_limit(evidence)
-    pairs = _paired(traffic, SAME_SPLIT, PEER)
+    pairs = _pairs(traffic_of(evidence), SAME_SPLIT, PEER)
     if not pairs:
         return NotChecked("no prompt has both legs")
     found = [(prompt, tolerance.first_divergence(a.output, b.output)) for prompt, a, b in pairs]
@@ -51,12 +58,16 @@ def _right_tokens(evidence: Evidence) -> Outcome:
         f"prompt {prompt}, token {divergence.position + 1}: {divergence.other} instead of "
         f"{divergence.honest}, which is {divergence.gap:.3g} more likely",
         ("decode",),
-        "trust no answer of this pair: docs/patches.md, packed KV",
+        _TRUST_NONE,
     )
 
 
 @CHECKS.check("KV-RIGHT-03", "the prefill server agrees with itself", ("PRE-01", "PRE-04"), warning=True)
 def _honest_legs_agree(evidence: Evidence) -> Outcome:
+    """Noise beyond the floor makes KV-RIGHT-01 blunter.
+
+    If it stays, vLLM's own prefix cache or its kernels are at fault, not the sharing.
+    """
     limit = answer_limit(evidence)
     if limit.noise <= limit.floor:
         return Passed(f"reference and same split off by {limit.noise:.2g} at most")
@@ -64,25 +75,20 @@ def _honest_legs_agree(evidence: Evidence) -> Outcome:
         f"reference and same split differ by at most {limit.floor:.2g}",
         f"{limit.noise:.3g}, so the limit of KV-RIGHT-01 was drawn at {limit.value:.2g}",
         ("prefill",),
-        "verify with no other traffic on the servers",
+        f"verify with {ALONE}",
     )
 
 
 def answer_limit(evidence: Evidence) -> tolerance.Limit:
     """Return the limit for differences of log-probabilities in this run."""
-    prints = fingerprints(evidence)
-    dtypes = {fingerprint.kv_dtype for fingerprint in prints.values()} or {None}
-    pairs = _paired(traffic_of(evidence), REFERENCE, SAME_SPLIT)
+    dtypes = {fingerprint.kv_dtype for fingerprint in fingerprints(evidence).values()} or {None}
+    pairs = _pairs(traffic_of(evidence), REFERENCE, SAME_SPLIT)
     noises = [tolerance.distance(a.output, b.output) for _, a, b in pairs]
     return max((tolerance.make_limit(dtype, noises) for dtype in dtypes), key=lambda limit: limit.value)
 
 
-def _paired(traffic: Traffic, a: str, b: str) -> list[tuple[int, Leg, Leg]]:
+def _pairs(traffic: Traffic, a: str, b: str) -> list[tuple[int, Leg, Leg]]:
     """Return the two legs of each prompt that has both."""
     second = {leg.prompt: leg for leg in ledger.of(traffic.legs, b)}
     first = ledger.of(traffic.legs, a)
     return [(leg.prompt, leg, second[leg.prompt]) for leg in first if leg.prompt in second]
-
-
-def _reasons(limit: tolerance.Limit) -> str:
-    return f"floor {limit.floor:.2g}, noise {limit.noise:.2g}"

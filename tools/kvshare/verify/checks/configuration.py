@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
@@ -11,125 +11,121 @@ from kvshare.verify.checks.shared import ONE_IMAGE_FIX, fingerprints, listed
 from kvshare.verify.evidence import Evidence
 
 CHECKS: Category[Evidence] = Category("configuration")
-
-
-def _equal(
-    what: str, read: Callable[[Fingerprint], Any], fix: str, controller_too: bool = False
-) -> Callable[[Evidence], Outcome]:
-    """Return a judge that wants one value of ``read`` on both servers, or on all three engines."""
-
-    def judge(evidence: Evidence) -> Outcome:
-        prints = fingerprints(evidence, controller_too)
-        if len(prints) < 2:
-            return NotChecked(f"of the engines only {listed(prints)} told its configuration")
-        values = {service: read(fingerprint) for service, fingerprint in prints.items()}
-        if len({repr(value) for value in values.values()}) == 1:
-            return Passed(str(next(iter(values.values()))))
-        found = ", ".join(f"{service}={value}" for service, value in values.items())
-        return Failed(f"one {what}", found, tuple(values), fix)
-
-    return judge
-
-
-def _each(
-    wrong: Callable[[Fingerprint], Sequence[str]], expected: str, fix: str
-) -> Callable[[Evidence], Outcome]:
-    """Return a judge that wants nothing ``wrong`` on each server."""
-
-    def judge(evidence: Evidence) -> Outcome:
-        prints = fingerprints(evidence)
-        if not prints:
-            return NotChecked("no server told its configuration")
-        faults = {service: wrong(fingerprint) for service, fingerprint in prints.items()}
-        bad = {service: list(fault) for service, fault in faults.items() if fault}
-        if not bad:
-            return Passed(expected)
-        found = "; ".join(f"{service}: {', '.join(fault)}" for service, fault in bad.items())
-        return Failed(expected, found, tuple(bad), fix)
-
-    return judge
-
-
-def _setting(name: str, expected: Any) -> Callable[[Fingerprint], Sequence[str]]:
-    def wrong(fingerprint: Fingerprint) -> Sequence[str]:
-        found = fingerprint.lmcache.get(name)
-        return () if found == expected else (f"{name}={_yaml(found)}",)
-
-    return wrong
-
-
-def _reuse_off(fingerprint: Fingerprint) -> Sequence[str]:
-    if fingerprint.kv_transfer_config is None:
-        return ("no --kv-transfer-config",)
-    names = ("enable_p2p", "enable_controller", "local_cpu")
-    return tuple(fault for name in names for fault in _setting(name, True)(fingerprint))
-
-
-def _fails_on_lost_kv(fingerprint: Fingerprint) -> Sequence[str]:
-    if fingerprint.kv_transfer_config is None:  # CONF-06 says so
-        return ()
-    policy = fingerprint.kv_transfer_config.get("kv_load_failure_policy", "fail, vLLM's default")
-    return () if policy == "recompute" else (f"kv_load_failure_policy={policy}",)
-
-
-def _versions(fingerprint: Fingerprint) -> str:
-    return ", ".join(f"{name} {version}" for name, version in sorted(fingerprint.versions.items()))
-
-
-def _dtypes(fingerprint: Fingerprint) -> str:
-    kept = fingerprint.kv_cache_dtype or "auto"
-    return str(fingerprint.dtype) if kept == "auto" else f"{fingerprint.dtype} with {kept} KV"
-
-
 _SETTING_FIX = (
     "correct configs/lmcache.yaml or the LMCACHE_ variable that overrides it, then make image and make up"
 )
 
-CHECKS.check("CONF-01", "PYTHONHASHSEED is the same")(
-    _equal(
-        "PYTHONHASHSEED",
-        lambda f: f.python_hash_seed,
-        "set PYTHONHASHSEED in compose.yaml (shared), then make up",
-        controller_too=True,
-    )
-)
-CHECKS.check("CONF-02", "the model is named the same")(
-    _equal("model string", lambda f: f.model, "set one MODEL in .env, then make up")
-)
-CHECKS.check("CONF-03", "the chunk size is the same")(
-    _equal("chunk_size", lambda f: f.lmcache.get("chunk_size"), _SETTING_FIX)
-)
-CHECKS.check("CONF-04", "the dtype is the same")(
-    _equal(
-        "dtype",
-        _dtypes,
-        "set KVSHARE_DTYPE once in compose.yaml (server), one KV_CACHE_DTYPE in .env, then make up",
-    )
-)
-CHECKS.check("CONF-05", "asynchronous loading is on (without it no peer is ever asked)")(
-    _each(_setting("enable_async_loading", True), "enable_async_loading=true", _SETTING_FIX)
-)
-CHECKS.check("CONF-06", "reuse is on")(
-    _each(
-        _reuse_off,
-        "--kv-transfer-config with enable_p2p, enable_controller and local_cpu",
-        "set KVSHARE_KV_TRANSFER_CONFIG in compose.yaml, the rest in configs/lmcache.yaml, then make up",
-    )
-)
-CHECKS.check("CONF-07", "KV that does not arrive is recomputed")(
-    _each(
-        _fails_on_lost_kv,
-        "kv_load_failure_policy=recompute",
-        'set "kv_load_failure_policy": "recompute" in KVSHARE_KV_TRANSFER_CONFIG, then make up',
-    )
-)
-CHECKS.check("CONF-08", "the versions are the same")(
-    _equal("set of versions", _versions, ONE_IMAGE_FIX, controller_too=True)
-)
-CHECKS.check("CONF-09", "the hash algorithm is the same")(
-    _equal("hash algorithm", lambda f: f.lmcache.get("pre_caching_hash_algorithm"), _SETTING_FIX)
-)
+
+def _same(
+    evidence: Evidence, what: str, read: Callable[[Fingerprint], Any], fix: str, controller_too: bool = False
+) -> Outcome:
+    """Compare one value of both servers, or of all three engines."""
+    prints = fingerprints(evidence, controller_too)
+    if len(prints) < 2:
+        return NotChecked(f"of the engines only {listed(prints)} told its configuration")
+    values = {service: read(fingerprint) for service, fingerprint in prints.items()}
+    if len({repr(value) for value in values.values()}) == 1:
+        return Passed(str(next(iter(values.values()))))
+    found = ", ".join(f"{service}={value}" for service, value in values.items())
+    return Failed(f"one {what}", found, tuple(values), fix)
 
 
-def _yaml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _each(evidence: Evidence, wrong: Callable[[Fingerprint], list[str]], expected: str, fix: str) -> Outcome:
+    """Look for what is wrong with each server by itself."""
+    prints = fingerprints(evidence)
+    if not prints:
+        return NotChecked("no server told its configuration")
+    bad = {service: faults for service, one in prints.items() if (faults := wrong(one))}
+    if not bad:
+        return Passed(expected)
+    found = "; ".join(f"{service}: {', '.join(faults)}" for service, faults in bad.items())
+    return Failed(expected, found, tuple(bad), fix)
+
+
+def _off(fingerprint: Fingerprint, *names: str) -> list[str]:
+    """Return which of LMCache's switches are not on, and what they are."""
+    found = {name: fingerprint.lmcache.get(name) for name in names}
+    return [f"{name}={str(value).lower()}" for name, value in found.items() if value is not True]
+
+
+@CHECKS.check("CONF-01", "PYTHONHASHSEED is the same")
+def _hash_seed(evidence: Evidence) -> Outcome:
+    """LMCache's keys are Python hashes: with another seed none is ever found, and nothing warns."""
+    fix = "set PYTHONHASHSEED in compose.yaml (shared), then make up"
+    return _same(evidence, "PYTHONHASHSEED", lambda f: f.python_hash_seed, fix, controller_too=True)
+
+
+@CHECKS.check("CONF-02", "the model is named the same")
+def _model(evidence: Evidence) -> Outcome:
+    """Its string is part of every key: `/models/x` and `/models/x/` are two models."""
+    return _same(evidence, "model string", lambda f: f.model, "set one MODEL in .env, then make up")
+
+
+@CHECKS.check("CONF-03", "the chunk size is the same")
+def _chunk_size(evidence: Evidence) -> Outcome:
+    """Prompts are hashed in chunks: another size means other keys."""
+    return _same(evidence, "chunk_size", lambda f: f.lmcache.get("chunk_size"), _SETTING_FIX)
+
+
+@CHECKS.check("CONF-04", "the dtype is the same")
+def _dtype(evidence: Evidence) -> Outcome:
+    """KV is bytes of one dtype; `auto` is the model's."""
+
+    def dtype(fingerprint: Fingerprint) -> str:
+        kept = fingerprint.kv_cache_dtype or "auto"
+        return str(fingerprint.dtype) if kept == "auto" else f"{fingerprint.dtype} with {kept} KV"
+
+    fix = "set KVSHARE_DTYPE once in compose.yaml (server), one KV_CACHE_DTYPE in .env, then make up"
+    return _same(evidence, "dtype", dtype, fix)
+
+
+@CHECKS.check("CONF-05", "asynchronous loading is on (without it no peer is ever asked)")
+def _asynchronous(evidence: Evidence) -> Outcome:
+    """Without it LMCache answers every lookup at a peer with no, and nothing warns."""
+    name = "enable_async_loading"
+    return _each(evidence, lambda f: _off(f, name), f"{name}=true", _SETTING_FIX)
+
+
+@CHECKS.check("CONF-06", "reuse is on")
+def _reuse_on(evidence: Evidence) -> Outcome:
+    """Both servers have a KV connector, and LMCache's peers, controller and CPU cache."""
+
+    def off(fingerprint: Fingerprint) -> list[str]:
+        if fingerprint.kv_transfer_config is None:
+            return ["no --kv-transfer-config"]
+        return _off(fingerprint, "enable_p2p", "enable_controller", "local_cpu")
+
+    expected = "--kv-transfer-config with enable_p2p, enable_controller and local_cpu"
+    fix = "set KVSHARE_KV_TRANSFER_CONFIG in compose.yaml, the rest in configs/lmcache.yaml, then make up"
+    return _each(evidence, off, expected, fix)
+
+
+@CHECKS.check("CONF-07", "KV that does not arrive is recomputed")
+def _lost_kv(evidence: Evidence) -> Outcome:
+    """Then a lost peer costs time; by vLLM's default it costs the answer."""
+
+    def fails(fingerprint: Fingerprint) -> list[str]:
+        if fingerprint.kv_transfer_config is None:  # CONF-06 says so
+            return []
+        policy = fingerprint.kv_transfer_config.get("kv_load_failure_policy", "fail, vLLM's default")
+        return [] if policy == "recompute" else [f"kv_load_failure_policy={policy}"]
+
+    fix = 'set "kv_load_failure_policy": "recompute" in KVSHARE_KV_TRANSFER_CONFIG, then make up'
+    return _each(evidence, fails, "kv_load_failure_policy=recompute", fix)
+
+
+@CHECKS.check("CONF-08", "the versions are the same")
+def _versions(evidence: Evidence) -> Outcome:
+    """Messages and memory layouts carry none: skew shows as lost registrations or wrong KV."""
+
+    def versions(fingerprint: Fingerprint) -> str:
+        return ", ".join(f"{name} {version}" for name, version in sorted(fingerprint.versions.items()))
+
+    return _same(evidence, "set of versions", versions, ONE_IMAGE_FIX, controller_too=True)
+
+
+@CHECKS.check("CONF-09", "the hash algorithm is the same")
+def _hash_algorithm(evidence: Evidence) -> Outcome:
+    """Another one means other keys."""
+    name = "pre_caching_hash_algorithm"
+    return _same(evidence, "hash algorithm", lambda f: f.lmcache.get(name), _SETTING_FIX)

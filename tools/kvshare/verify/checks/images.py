@@ -8,42 +8,38 @@ from kvshare.verify.checks.shared import listed
 from kvshare.verify.evidence import Evidence
 
 CHECKS: Category[Evidence] = Category("images")
+_NOTHING_RUNS = NotChecked("no container of the stack runs")
 
 
 @CHECKS.check("IMG-01", "controller, prefill and decode run one image", warning=True)
 def _one_image(evidence: Evidence) -> Outcome:
-    images = {c.service: c.image_id for c in evidence.containers if c.image_id}
-    if len(set(images.values())) <= 1:
-        return Passed(next((_short(image) for image in images.values()), "")) if images else _nothing_runs()
-    found = ", ".join(f"{service}={_short(image)}" for service, image in images.items())
-    return Failed(
-        "one image id", found, tuple(images), "make image, and `docker save | docker load` to the other node"
-    )
+    """Two engines that each built the image have two ids for one content, which IMG-02 and CONF-08 judge."""
+    images = {c.service: c.image_id.removeprefix("sha256:")[:12] for c in evidence.containers if c.image_id}
+    if not images:
+        return _NOTHING_RUNS
+    if len(set(images.values())) == 1:
+        return Passed(next(iter(images.values())))
+    found = ", ".join(f"{service}={image}" for service, image in images.items())
+    ship = f"make ship NODE={evidence.stack.decode.name}, then " if len(evidence.stack.contexts) > 1 else ""
+    return Failed("one image id", found, tuple(images), f"{ship}make up")
 
 
 @CHECKS.check("IMG-02", "the image carries the patches")
 def _patched(evidence: Evidence) -> Outcome:
+    """[patches.md](patches.md) says what each is for; the container's fingerprint lists those it has.
+
+    Without a fingerprint it is no engine of kvshare, or has not started yet.
+    """
     running = [c for c in evidence.containers if c.state == "running"]
     if not running:
-        return _nothing_runs()
+        return _NOTHING_RUNS
     expected = PATCHES[evidence.stack.device]
-    bad = [c for c in running if c.fingerprint is None or not set(expected) <= set(c.fingerprint.patch_ids)]
+    bad = {
+        c.service: c.error if c.fingerprint is None else listed(c.fingerprint.patch_ids)
+        for c in running
+        if c.fingerprint is None or not set(expected) <= set(c.fingerprint.patch_ids)
+    }
     if not bad:
         return Passed(", ".join(expected))
-    found = "; ".join(
-        f"{c.service}: {c.error}"
-        if c.fingerprint is None
-        else f"{c.service}: {listed(c.fingerprint.patch_ids)}"
-        for c in bad
-    )
-    return Failed(
-        f"{listed(expected)} everywhere", found, tuple(c.service for c in bad), "make image, then make up"
-    )
-
-
-def _nothing_runs() -> NotChecked:
-    return NotChecked("no container of the stack runs")
-
-
-def _short(image: str) -> str:
-    return image.removeprefix("sha256:")[:12]
+    found = "; ".join(f"{service}: {patches}" for service, patches in bad.items())
+    return Failed(f"{listed(expected)} everywhere", found, tuple(bad), "make image, then make up")

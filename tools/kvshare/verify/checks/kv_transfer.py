@@ -3,80 +3,74 @@
 from __future__ import annotations
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
-from kvshare.servers.readings import Counters
 from kvshare.verify import ledger
-from kvshare.verify.checks.shared import (
-    after_leg,
-    complete,
-    leg_found,
-    logs_command,
-    reusable_tokens,
-    traffic_of,
-)
+from kvshare.verify.checks.shared import ALONE, complete, leg_found, logs, of_leg, reusable_tokens, traffic_of
 from kvshare.verify.evidence import CONTROL, PEER, Evidence, Leg
 
 CHECKS: Category[Evidence] = Category("kv-transfer")
 _BOTH_UP = ("PRE-01", "DEC-01", "DEC-02")
 
 
-@CHECKS.check(
-    "KV-PEER-01",
-    "decode takes exactly the whole chunks from its peer",
-    _BOTH_UP,
-)
+@CHECKS.check("KV-PEER-01", "decode takes exactly the whole chunks from its peer", _BOTH_UP)
 def _pulled(evidence: Evidence) -> Outcome:
+    """The heart of the proof: by vLLM's own counter, these tokens were not computed on decode.
+
+    If no earlier check failed, decode's log says what the lookup came to. A pull that takes longer than
+    `lookup_timeout_ms` counts as nothing (KV-PEER-06).
+    """
     traffic = traffic_of(evidence)
     expected, legs = reusable_tokens(traffic), ledger.of(traffic.legs, PEER)
     bad = ledger.not_pulled(legs, expected)
     if not bad:
-        return complete(
-            legs, traffic, f"{expected} of {traffic.spec.prompt_tokens} tokens in each of {len(legs)} prompts"
-        )
+        detail = f"{expected} of {traffic.spec.prompt_tokens} tokens in each of {len(legs)} prompts"
+        return complete(legs, traffic, detail)
+    gave_up = "; LMCache gave up its lookup at lookup_timeout_ms" if _gave_up(evidence, bad[0]) else ""
     return Failed(
         f"external_kv_transfer +{expected} for each prompt",
-        f"{len(bad)} of {len(legs)} prompts differ; {leg_found(bad[0])}{_gave_up(evidence, bad[0])}",
+        f"{len(bad)} of {len(legs)} prompts differ; {leg_found(bad[0])}{gave_up}",
         ("decode",),
-        logs_command(evidence, "decode", bad[0].request_id),
+        logs(evidence, "decode", bad[0].request_id),
     )
 
 
 @CHECKS.check("KV-PEER-02", "the ledger adds up", _BOTH_UP)
 def _ledger_balances(evidence: Evidence) -> Outcome:
+    """As the server counts. More: other traffic ran beside the verification. Less: restart that server."""
     legs = traffic_of(evidence).legs
     bad = ledger.off_balance(legs)
     if not bad:
-        return Passed(
-            f"{sum(leg.tokens for leg in legs)} prompt tokens in {len(legs)} requests, each accounted for"
-        )
-    return Failed(
-        "local_compute + local_cache_hit + external_kv_transfer = prompt tokens, in every request",
-        leg_found(bad[0]),
-        (bad[0].node,),
-        after_leg(evidence, bad[0], "verify with no other traffic on the servers"),
-    )
+        total = sum(leg.tokens for leg in legs)
+        return Passed(f"{total} prompt tokens in {len(legs)} requests, each accounted for")
+    expected = "local_compute + local_cache_hit + external_kv_transfer = prompt tokens, in every request"
+    fix = of_leg(evidence, bad[0], f"verify with {ALONE}")
+    return Failed(expected, leg_found(bad[0]), (bad[0].node,), fix)
 
 
 @CHECKS.check("KV-PEER-03", "the owner counts the transfers", ("KV-PEER-01",))
 def _owner_sent(evidence: Evidence) -> Outcome:
+    """The other side of the ledger.
+
+    LMCache exports its counters every 2 s (`stats_log_interval` in configs/lmcache.yaml); all of vLLM's
+    processes need PROMETHEUS_MULTIPROC_DIR.
+    """
     traffic = traffic_of(evidence)
     start, end = traffic.owner_start, traffic.owner_end
     if start is None or end is None:
         return NotChecked("the prefill server's /metrics cannot be read")
-    pulls = len(ledger.of(traffic.legs, PEER))
-    sent = round(end.transfers - start.transfers)
+    pulls, sent = len(ledger.of(traffic.legs, PEER)), round(end.transfers - start.transfers)
     if sent >= pulls:
         seconds = (end.transfer_seconds - start.transfer_seconds) / sent
         return Passed(f"{sent} transfers, {seconds * 1000:.0f} ms each")
-    return Failed(
-        f"lmcache:p2p_time_to_transfer_count +{pulls} or more",
-        f"+{sent}",
-        ("prefill",),
-        logs_command(evidence, "prefill", "P2P transfer finished"),
-    )
+    expected = f"lmcache:p2p_time_to_transfer_count +{pulls} or more"
+    return Failed(expected, f"+{sent}", ("prefill",), logs(evidence, "prefill", "P2P transfer finished"))
 
 
 @CHECKS.check("KV-PEER-04", "decode logs `LMCache hit tokens: X` for each prompt", ("KV-PEER-01",))
 def _logged(evidence: Evidence) -> Outcome:
+    """A smaller X: the owner had evicted some chunks, raise its `max_local_cpu_size`.
+
+    No line: the log level hides INFO, or the log was rotated.
+    """
     traffic = traffic_of(evidence)
     if evidence.logs.decode_hits is None:
         return NotChecked("decode's log cannot be read")
@@ -90,50 +84,56 @@ def _logged(evidence: Evidence) -> Outcome:
         f"LMCache hit tokens: {expected} for each of {len(logged)} requests",
         f"{'no line' if hit is None else hit} for {request}, {len(bad)} of {len(logged)} differ",
         ("decode",),
-        logs_command(evidence, "decode", "LMCache hit tokens"),
+        logs(evidence, "decode", "LMCache hit tokens"),
     )
 
 
 @CHECKS.check("KV-PEER-05", "LMCache on decode counts the hits", ("KV-PEER-01",))
 def _hits_counted(evidence: Evidence) -> Outcome:
+    """As KV-PEER-03. `retrieve_hit_rate` is this run's; the gauge itself reads 1.0 on an idle server."""
     traffic = traffic_of(evidence)
     start, end = traffic.decode_start, traffic.decode_end
     if start is None or end is None:
         return NotChecked("the decode server's /metrics cannot be read")
     expected = reusable_tokens(traffic) * len(ledger.of(traffic.legs, PEER))
-    hits, requested = (
-        round(end.hit_tokens - start.hit_tokens),
-        round(end.requested_tokens - start.requested_tokens),
-    )
+    hits = round(end.hit_tokens - start.hit_tokens)
+    requested = round(end.requested_tokens - start.requested_tokens)
+    gauge = "" if end.retrieve_hit_rate is None else f" (gauge {end.retrieve_hit_rate:.2f})"
+    rate = f"of {requested} requested, retrieve_hit_rate {hits / requested if requested else 0:.2f}{gauge}"
     if hits >= expected:
-        return Passed(f"num_hit_tokens +{hits} of {requested} requested, {_hit_rate(end, hits, requested)}")
-    return Failed(
-        f"lmcache:num_hit_tokens +{expected}",
-        f"+{hits} of {requested} requested, {_hit_rate(end, hits, requested)}",
-        ("decode",),
-        logs_command(evidence, "decode", "Retrieved"),
-    )
+        return Passed(f"num_hit_tokens +{hits} {rate}")
+    fix = logs(evidence, "decode", "Retrieved")
+    return Failed(f"lmcache:num_hit_tokens +{expected}", f"+{hits} {rate}", ("decode",), fix)
 
 
 @CHECKS.check("KV-PEER-06", "no lookup runs into its timeout", ("CLIENT-01",), warning=True)
 def _no_lookup_timeout(evidence: Evidence) -> Outcome:
+    """Such a request waits for nothing, and a cold one that did makes reuse look better than it is.
+
+    A peer's: its KV takes longer, and `make doctor ARGS=--write` derives LOOKUP_TIMEOUT_MS from the link.
+    Another's: controller or machine are busy.
+    """
     legs = traffic_of(evidence).legs
     if not legs:
         return NotChecked("no request was sent")
     late = [leg for leg in legs if _gave_up(evidence, leg)]
     if not late:
         return Passed()
+    waited = ", ".join(f"{leg.leg} of prompt {leg.prompt}" for leg in late)
     return Failed(
         "LMCache answers within lookup_timeout_ms",
-        f"{', '.join(f'{leg.leg} of prompt {leg.prompt}' for leg in late)} waited for it in vain, "
-        "and the times below include the wait",
+        f"{waited} waited for it in vain, and the times below include the wait",
         tuple(dict.fromkeys(leg.node for leg in late)),
-        logs_command(evidence, late[0].node, late[0].request_id),
+        logs(evidence, late[0].node, late[0].request_id),
     )
 
 
 @CHECKS.check("KV-CTL-01", "a prompt that nobody holds moves nothing", _BOTH_UP)
 def _control_moves_nothing(evidence: Evidence) -> Outcome:
+    """Sent to decode alone. Without it, a counter that always rises would pass for proof.
+
+    If it stays red, the counters do not mean what they say: file an issue.
+    """
     traffic = traffic_of(evidence)
     controls = ledger.of(traffic.legs, CONTROL)
     if not controls:
@@ -147,7 +147,7 @@ def _control_moves_nothing(evidence: Evidence) -> Outcome:
         "every token from local_compute and no transfer at the owner",
         f"{leg_found(controls[0])}; {sent + len(asked)} transfers at the owner",
         ("decode", "prefill"),
-        "verify again with another --seed, with no other traffic on the servers",
+        f"verify again with another --seed, with {ALONE}",
     )
 
 
@@ -157,18 +157,11 @@ def _logged_hit(evidence: Evidence, leg: Leg) -> int | None:
     return max(hits, default=None)
 
 
-def _gave_up(evidence: Evidence, leg: Leg) -> str:
-    """Return words for a leg's lookup that ran into LMCache's timeout, '' if it did not."""
-    timed_out = any(_is_of(request_id, leg) for request_id in evidence.logs.lookup_timeouts)
-    return "; LMCache gave up its lookup at lookup_timeout_ms" if timed_out else ""
+def _gave_up(evidence: Evidence, leg: Leg) -> bool:
+    """Return whether a leg's lookup ran into LMCache's timeout."""
+    return any(_is_of(request_id, leg) for request_id in evidence.logs.lookup_timeouts)
 
 
 def _is_of(request_id: str, leg: Leg) -> bool:
     """Return whether a server's request id is the leg's, which vLLM wraps into its own."""
     return f"{leg.request_id}-" in f"{request_id}-"
-
-
-def _hit_rate(end: Counters, hits: int, requested: int) -> str:
-    """Return the hit rate of this run beside the gauge, which reads 1.0 on an idle server."""
-    gauge = "" if end.retrieve_hit_rate is None else f" (gauge {end.retrieve_hit_rate:.2f})"
-    return f"retrieve_hit_rate {hits / requested if requested else 0:.2f}{gauge}"

@@ -6,11 +6,12 @@ from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Pas
 from kvshare.servers.readings import Sources
 from kvshare.verify import ledger
 from kvshare.verify.checks.shared import (
-    after_leg,
+    ALONE,
+    answers,
     complete,
-    down,
     leg_found,
-    logs_command,
+    logs,
+    of_leg,
     reusable_tokens,
     traffic_of,
 )
@@ -21,59 +22,55 @@ CHECKS: Category[Evidence] = Category("prefill")
 
 @CHECKS.check("PRE-01", "the prefill server answers", ("CLIENT-01",))
 def _prefill_up(evidence: Evidence) -> Outcome:
-    probe = traffic_of(evidence).prefill
-    if probe.healthy:
-        return Passed(evidence.stack.prefill.url)
-    return down(evidence, "prefill", f"{evidence.stack.prefill.url}/health", probe.error)
+    """`/health` answers 200, and `/v1/models` names the model."""
+    return answers(evidence, "prefill")
 
 
 @CHECKS.check("PRE-02", "it computes a fresh prompt itself", ("PRE-01",))
 def _cold_is_cold(evidence: Evidence) -> Outcome:
+    """Every token of the reference leg; otherwise nothing that follows is worth comparing with.
+
+    A `--seed` used before makes prompts that are cached already.
+    """
     traffic = traffic_of(evidence)
     legs = ledger.of(traffic.legs, REFERENCE)
-    bad = [leg for leg in legs if leg.sources != Sources(local_compute=leg.tokens)]
-    if not bad:
+    bad = next((leg for leg in legs if leg.sources != Sources(local_compute=leg.tokens)), None)
+    if bad is None:
         return complete(legs, traffic, f"{len(legs)} prompts of {traffic.spec.prompt_tokens} tokens")
-    return Failed(
-        "every token from local_compute",
-        leg_found(bad[0]),
-        ("prefill",),
-        after_leg(evidence, bad[0], "verify again with another --seed, with no other traffic on the servers"),
-    )
+    fix = of_leg(evidence, bad, f"verify again with another --seed, with {ALONE}")
+    return Failed("every token from local_compute", leg_found(bad), ("prefill",), fix)
 
 
 @CHECKS.check("PRE-03", "the controller learns of its KV", ("PRE-01", "CTRL-01"))
 def _admitted(evidence: Evidence) -> Outcome:
+    """Its count of prefill's keys rises by each prompt's (with a full cache, its lookup finds them).
+
+    `degraded` in prefill's log means that NIXL could not start.
+    """
     admissions = traffic_of(evidence).admissions
     if not admissions:
         return NotChecked("no prompt was computed on prefill")
-    bad = [admission for admission in admissions if not admission.how]
-    if not bad:
+    bad = next((admission for admission in admissions if not admission.how), None)
+    if bad is None:
         slowest = max(admission.seconds for admission in admissions)
-        return Passed(
-            f"{admissions[0].expected_keys} chunks a prompt, at most {slowest:.1f} s after the answer"
-        )
+        chunks = admissions[0].expected_keys
+        return Passed(f"{chunks} chunks a prompt, at most {slowest:.1f} s after the answer")
     return Failed(
-        f"{bad[0].expected_keys} new keys of {evidence.stack.prefill.instance} for each prompt",
-        f"{bad[0].new_keys} for prompt {bad[0].prompt} after {bad[0].seconds:.0f} s",
+        f"{bad.expected_keys} new keys of {evidence.stack.prefill.instance} for each prompt",
+        f"{bad.new_keys} for prompt {bad.prompt} after {bad.seconds:.0f} s",
         ("prefill", "controller"),
-        logs_command(evidence, "prefill"),
+        logs(evidence, "prefill"),
     )
 
 
 @CHECKS.check("PRE-04", "it answers again from its own prefix cache", ("PRE-01",))
 def _same_split(evidence: Evidence) -> Outcome:
+    """The honest answer with the same split of the work, without LMCache: KV-RIGHT-01 compares with it."""
     traffic = traffic_of(evidence)
-    expected = reusable_tokens(traffic)
-    legs = ledger.of(traffic.legs, SAME_SPLIT)
-    bad = [leg for leg in legs if leg.sources is None or leg.sources.local_cache_hit != expected]
-    if not bad:
+    expected, legs = reusable_tokens(traffic), ledger.of(traffic.legs, SAME_SPLIT)
+    bad = next((leg for leg in legs if leg.sources is None or leg.sources.local_cache_hit != expected), None)
+    if bad is None:
         return complete(legs, traffic, f"{expected} tokens a prompt, the honest answer to compare with")
-    return Failed(
-        f"{expected} tokens from local_cache_hit",
-        leg_found(bad[0]),
-        ("prefill",),
-        after_leg(
-            evidence, bad[0], "keep vLLM's prefix caching on, and give it memory for the prompts of one run"
-        ),
-    )
+    fix = "keep vLLM's prefix caching on, and give it memory for the prompts of one run"
+    found, fix = leg_found(bad), of_leg(evidence, bad, fix)
+    return Failed(f"{expected} tokens from local_cache_hit", found, ("prefill",), fix)

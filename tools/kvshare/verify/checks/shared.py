@@ -1,4 +1,4 @@
-"""What several checks of `kvshare verify` share."""
+"""What several checks of a verification share: evidence picked out, and words."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from kvshare.servers.prompts import reusable
 from kvshare.verify.evidence import Container, Evidence, Leg, Traffic
 
 ONE_IMAGE_FIX = "run one image everywhere: make image, then make up"
+ALONE = "no other traffic on the servers"
 
 
 def traffic_of(evidence: Evidence) -> Traffic:
@@ -18,44 +19,70 @@ def traffic_of(evidence: Evidence) -> Traffic:
 
 
 def reusable_tokens(traffic: Traffic) -> int:
+    """Return how many tokens of each prompt a peer can hand over."""
     return reusable(traffic.spec.prompt_tokens, traffic.spec.chunk_size)
 
 
 def fingerprints(evidence: Evidence, controller_too: bool = False) -> dict[str, Fingerprint]:
     """Return the servers' fingerprints by service, and the controller's if asked."""
-    found = {
-        c.service: c.fingerprint for c in evidence.containers if controller_too or c.service != "controller"
-    }
-    return {service: fingerprint for service, fingerprint in found.items() if fingerprint is not None}
+    found = {c.service: c.fingerprint for c in evidence.containers if c.fingerprint is not None}
+    return {service: one for service, one in found.items() if controller_too or service != "controller"}
 
 
-def down(evidence: Evidence, service: str, url: str, error: str | None) -> Failed:
-    container = evidence.container(service)
-    return Failed(
-        f"200 from {url}",
-        f"{error or 'no answer'}; the container is {state(container)}",
-        (service,),
-        look_at(evidence, service),
-    )
+# --- outcomes -----------------------------------------------------------------------------------------------
 
 
-def look_at(evidence: Evidence, service: str) -> str:
-    """Return the command that starts a service which is not there, or shows the log of one that is."""
-    if evidence.container(service).state == "missing":
-        return f"make up NODE={'decode' if service == 'decode' else 'prefill'}"
-    return logs_command(evidence, service)
+def answers(evidence: Evidence, service: str) -> Outcome:
+    """Judge whether a server answers."""
+    traffic = traffic_of(evidence)
+    probe = traffic.prefill if service == "prefill" else traffic.decode
+    if probe.healthy:
+        return Passed(evidence.stack.member(service).url)
+    return down(evidence, service, "/health", probe.error)
+
+
+def down(evidence: Evidence, service: str, path: str, error: str | None) -> Failed:
+    url = f"{evidence.stack.member(service).url}{path}"
+    found = f"{error or 'no answer'}; the container is {state(evidence.container(service))}"
+    return Failed(f"200 from {url}", found, (service,), look_at(evidence, service))
 
 
 def complete(legs: Sequence[Leg], traffic: Traffic, detail: str) -> Outcome:
     """Return Passed if every prompt has its leg: none of anything is no proof."""
     expected = traffic.spec.prompts + 1  # the warm-up's
-    return (
-        Passed(detail) if len(legs) == expected else NotChecked(f"{len(legs)} of {expected} legs were sent")
-    )
+    if len(legs) == expected:
+        return Passed(detail)
+    return NotChecked(f"{len(legs)} of {expected} legs were sent")
 
 
-def after_leg(evidence: Evidence, leg: Leg, otherwise: str) -> str:
-    return otherwise if leg.error is None else logs_command(evidence, leg.node)
+# --- what to type next --------------------------------------------------------------------------------------
+
+
+def docker(evidence: Evidence, service: str, command: str) -> str:
+    context = evidence.stack.member(service).context
+    return f"docker --context {context} {command} {evidence.container(service).name}"
+
+
+def logs(evidence: Evidence, service: str, pattern: str = "") -> str:
+    return docker(evidence, service, "logs") + (f" 2>&1 | grep '{pattern}'" if pattern else " --tail 50")
+
+
+def up(evidence: Evidence, service: str) -> str:
+    return f"make up NODE={evidence.stack.decode.name if service == 'decode' else 'prefill'}"
+
+
+def look_at(evidence: Evidence, service: str) -> str:
+    """Return the command that starts a service which is not there, or shows the log of one that is."""
+    missing = evidence.container(service).state == "missing"
+    return up(evidence, service) if missing else logs(evidence, service)
+
+
+def of_leg(evidence: Evidence, leg: Leg, otherwise: str) -> str:
+    """Return the command that shows why a leg failed; ``otherwise`` where it did not."""
+    return otherwise if leg.error is None else logs(evidence, leg.node)
+
+
+# --- words --------------------------------------------------------------------------------------------------
 
 
 def leg_found(leg: Leg) -> str:
@@ -70,12 +97,6 @@ def leg_found(leg: Leg) -> str:
         f"{what}: {leg.tokens} prompt tokens, local_compute {s.local_compute}"
         f" + local_cache_hit {s.local_cache_hit} + external_kv_transfer {s.external_kv_transfer}"
     )
-
-
-def logs_command(evidence: Evidence, service: str, pattern: str = "") -> str:
-    context = evidence.stack.member(service).context
-    tail = f" 2>&1 | grep '{pattern}'" if pattern else " --tail 50"
-    return f"docker --context {context} logs {evidence.container(service).name}{tail}"
 
 
 def state(container: Container) -> str:

@@ -39,25 +39,26 @@ def worth(traffic: Traffic) -> Worth | None:
 
 
 @CHECKS.check(
-    "WORTH-01",
-    "a pull beats computing the prompt again",
-    ("KV-PEER-01", "KV-RIGHT-01"),
-    warning=True,
+    "WORTH-01", "a pull beats computing the prompt again", ("KV-PEER-01", "KV-RIGHT-01"), warning=True
 )
 def _worth_it(evidence: Evidence) -> Outcome:
+    """By the median time to first token, against both cold legs: prefill's and decode's.
+
+    A pull costs a fixed part and its bytes over the link; a fast GPU computes a short prompt sooner.
+    """
     traffic = traffic_of(evidence)
     verdict = worth(traffic)
     if verdict is None:
         return NotChecked("a leg has no time")
-    cold, peer, control = (
-        ledger.median_ttft_ms(traffic.legs, leg) or 0.0 for leg in (REFERENCE, PEER, CONTROL)
-    )
+    legs = (REFERENCE, PEER, CONTROL)
+    cold, peer, control = (ledger.median_ttft_ms(traffic.legs, leg) or 0.0 for leg in legs)
     times = f"peer {peer:.0f} ms, cold {cold:.0f} ms on prefill and {control:.0f} ms on decode"
+    found = f"{verdict.sentence}: {times}"
     if verdict.verdict == "worth it":
-        return Passed(f"{verdict.sentence}: {times}")
+        return Passed(found)
     return Failed(
         "a pulled prompt's first token comes sooner than a computed one's",
-        f"{verdict.sentence}: {times}",
+        found,
         ("decode",),
-        "try longer prompts (--prompt-tokens), or see what the link gives: docs/checks.md",
+        'make verify ARGS="--prompt-tokens N" with longer prompts, or make bench',
     )
