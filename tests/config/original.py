@@ -94,7 +94,7 @@ REASONS: dict[tuple[str, str], str] = {
         "When heartbeats begin; without them a controller restart ends all sharing."
     ),
     (SERVERS, "lmcache_worker_heartbeat_time"): (
-        "A worker registers once; its heartbeats bring it back after a controller restart."
+        "A worker's heartbeats bring it back after a controller restart."
     ),
     (CONTROLLER, "--host"): "Its HTTP port shows its environment: to the nodes' network and no other.",
     (CONTROLLER, "--monitor-ports heartbeat"): "Where the heartbeats go.",

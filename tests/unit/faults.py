@@ -158,7 +158,7 @@ def _lookup_timed_out(evidence: Evidence, kind: str, prompt: int) -> Evidence:
 
 
 def _one_pull_timed_out() -> Evidence:
-    """As it was seen: the reply to one lookup woke nobody, and decode computed that prompt itself."""
+    """LMCache gave one pull up at its timeout, and decode computed that prompt itself."""
     computed = sources(Sources(local_compute=TOKENS))
     return _lookup_timed_out(edit_legs(proven(), PEER, computed, range(1, 2)), PEER, 1)
 

@@ -34,7 +34,7 @@ class UnhealthyError(Exception):
 def check_controller(controller: Controller) -> None:
     """The controller lists its workers, and its pull loop takes a message.
 
-    One message that LMCache cannot decode ends that loop for good while HTTP still answers 200.
+    HTTP answers 200 for a controller whose pull loop stands still, too.
 
     Raises:
         UnhealthyError: if either is not so.

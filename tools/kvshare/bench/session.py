@@ -23,7 +23,7 @@ from kvshare.servers.wire import Ask
 from kvshare.verify import legs
 from kvshare.verify.legs import Narrate, poll
 
-WARM_UP_TOKENS = 2  # output tokens of the pull that opens the connection between the peers
+WARM_UP_TOKENS = 2  # output tokens of the first pull, which counts nowhere
 ADMISSION_DEADLINE_S = 30.0
 Emit = Callable[[Line], None]
 Prompt = tuple[int, ...]

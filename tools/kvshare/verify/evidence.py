@@ -10,7 +10,7 @@ from kvshare.stack.members import Stack
 
 REFERENCE, SAME_SPLIT, PEER, CONTROL = "reference", "same split", "peer", "control"
 LEGS = (REFERENCE, SAME_SPLIT, PEER, CONTROL)
-WARM_UP = 0  # the number of the prompt whose pull opens the connection between the peers
+WARM_UP = 0  # the number of the prompt whose times count in no median: it warms both servers up
 
 
 @dataclass(frozen=True)
