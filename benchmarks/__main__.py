@@ -147,7 +147,8 @@ def measure_verify(count: int = 20) -> dict[str, Any]:
     }
 
 
-PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+Measure = Callable[[], dict[str, Any]]
+PARTS: dict[str, Measure] = {
     "nothing": measure_nothing,
     "again": measure_again,
     "images": measure_images,
@@ -266,7 +267,7 @@ def main() -> None:
     parser.add_argument("--docs", action="store_true", help="write the document, measure nothing")
     options = parser.parse_args()
     parts = [] if options.docs else options.part or ["again", "images", "verify"]
-    measures = {**PARTS, "verify": partial(measure_verify, options.verifications)}
+    measures: dict[str, Measure] = {**PARTS, "verify": partial(measure_verify, options.verifications)}
     for part in parts:
         print(f"measuring: {part}", file=sys.stderr)
         on = machine()

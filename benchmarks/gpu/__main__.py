@@ -37,8 +37,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import results
-from benchmarks.gpu import RESULTS, ROOT, slug
+from benchmarks import ROOT, results
+from benchmarks.gpu import RESULTS, slug
 from benchmarks.machine import Machine, machine
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ def _measure(
             return never_slower.judge(native, stack, calibrated, lengths, folder)
         if name == "ttft":
             seed = random.SystemRandom().randrange(2**31)
-            measured = measure.Measurement(stack, logs).run(options.chunks, options.repetitions, seed)
-            return measure.summary(measured), True
+            at = measure.Measurement(stack, logs)
+            return measure.summary(at.run(options.chunks, options.repetitions, seed)), True
         document = bench.bench(native, stack, _load(name, options), folder)
         if name == "clients":
             return {**summary(document), "orders": orders.of_folder(folder)}, True

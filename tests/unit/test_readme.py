@@ -17,8 +17,8 @@ README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md")))
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
-# A page of its own kind of origin; its first lines say so.
-GENERATED = re.compile(r"(?:Made|Written|Generated) by `?(?:make|python|tools/)")
+# What a generated page says of itself in its first lines.
+GENERATED = re.compile(r"(?i)(?:made|written|generated) by `?(?:make|python|tools/)")
 
 
 def test_it_has_at_most_800_words_outside_code() -> None:
