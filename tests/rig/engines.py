@@ -153,7 +153,7 @@ def _own_image_id(image: str) -> str:
     except RigError as error:
         raise RigError(
             f"this machine's own engine should hold {image}, for the rig to load: {error} "
-            "Type .venv/bin/kvshare engine start, and make image if it has none."
+            "Type make engine ARGS=start, and make image if it has none."
         ) from None
 
 

@@ -126,7 +126,7 @@ def test_no_byte_moved_is_exit_code_1(stack: FakeStack, tmp_path: Path) -> None:
     stack.pull_loop_alive = False
     result = bench(*QUICK, "--out", str(tmp_path / "out"))
     assert result.exit_code == 1
-    assert "Error: no byte moved in the peer arm: type kvshare verify" in result.stderr
+    assert "Error: no byte moved in the peer arm: type make verify" in result.stderr
     assert outputs.load(tmp_path / "out" / outputs.JSON).points
 
 
@@ -330,7 +330,7 @@ def test_the_page_fetches_nothing_and_has_every_plot() -> None:
 def test_the_page_of_an_interrupted_run_leaves_out_what_is_not_there() -> None:
     page = report.html(replace(document(), points=(), cost=None))
     assert "<figure" not in page
-    assert "<h1>kvshare bench" in page
+    assert "<h1>Benchmark of " in page
 
 
 def test_the_page_can_be_written_anew(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tests.unit.doctor_faults import FAULTS
 GOLDEN = Path(__file__).parent / "golden"
 SLOW = FAULTS["timeout-too-small"].evidence
 LINE = (
-    "LOOKUP_TIMEOUT_MS=105500  # kvshare doctor, 2026-11-24: prefill to decode 0.12 GB/s, 200 µs; "
+    "LOOKUP_TIMEOUT_MS=105500  # make doctor ARGS=--write, 2026-11-24: prefill to decode 0.12 GB/s, 200 µs; "
     "32768 tokens take 52.61 s"
 )
 

@@ -135,7 +135,7 @@ def test_the_break_even_is_rounded_up_to_whole_chunks(
 
 def test_the_line_has_the_date_the_cost_and_the_link() -> None:
     assert calibrate.line(document()) == (
-        "P2P_MIN_TOKENS=512  # kvshare bench --calibrate, 2026-11-24: a pull: 200 ms + bytes / (0.26 GB/s) "
+        "P2P_MIN_TOKENS=512  # make bench ARGS=--calibrate, 2026-11-24: a pull: 200 ms + bytes / (0.26 GB/s) "
         "on a link of 1.50 GB/s; worth it from 512 tokens"
     )
 
@@ -149,7 +149,7 @@ def test_where_no_length_pays_it_is_never(break_even: float | None, why: str) ->
     assert plain.cost is not None
     found = replace(plain, cost=replace(plain.cost, break_even_tokens=break_even), verdict=why, link=NO_LINK)
     line = calibrate.line(found)
-    assert line.startswith("P2P_MIN_TOKENS=never  # kvshare bench --calibrate")
+    assert line.startswith("P2P_MIN_TOKENS=never  # make bench ARGS=--calibrate")
     assert why in line
 
 

@@ -62,6 +62,6 @@ def line(document: Document) -> str:
     fitted = document.cost.break_even_tokens
     measured = "" if fitted is None or loss < fitted else f", but measured slower at {loss:,}"
     return (
-        f"{found.assignment}  # kvshare bench --calibrate, {document.started[:10]}: "
+        f"{found.assignment}  # make bench ARGS=--calibrate, {document.started[:10]}: "
         f"{pull_words(document.cost.pull)}{link}; {document.verdict}{measured}"
     )

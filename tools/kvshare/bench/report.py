@@ -32,7 +32,7 @@ _COLOURS = ("#c0392b", "#2980b9", "#8e44ad", "#27ae60", "#7f8c8d", "#d68910")
 def html(document: Document) -> str:
     """Return the page."""
     parts = [
-        f"<h1>kvshare bench: {escape(document.model.name)}</h1>",
+        f"<h1>Benchmark of {escape(document.model.name)}</h1>",
         f'<p class="verdict" id="verdict">{escape(document.verdict)}</p>',
         f"<p>{escape(_about(document))}</p>",
         *_figures(document),
@@ -42,7 +42,7 @@ def html(document: Document) -> str:
         "<h2>What ran</h2>",
         _fingerprint(document),
     ]
-    title = f"kvshare bench, {escape(document.started)}"
+    title = f"kvshare, benchmark of {escape(document.started)}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<title>{title}</title><link rel="icon" href="data:,"><style>{_STYLE}</style></head>\n<body>\n'

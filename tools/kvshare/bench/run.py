@@ -157,7 +157,7 @@ def exit_code(document: Document, spec: BenchSpec, interrupted: bool) -> int:
 def closing_sentence(document: Document, code: int) -> str | None:
     """Return why the exit code is not 0, in one sentence, or None."""
     if code == FAILED and document.moved_tokens == 0 and PEER in document.arms:
-        return "no byte moved in the peer arm: type kvshare verify, which names the cause."
+        return "no byte moved in the peer arm: type make verify, which names the cause."
     if code == FAILED:
         return "not one repetition of some point counts, for the reasons above."
     return None if code == PROVEN else f"{document.ended}; what was measured is kept."

@@ -19,7 +19,7 @@ def schema() -> dict[str, Any]:
     definitions["Document"]["properties"]["schema_version"] = {"const": SCHEMA_VERSION}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "bench.json of `kvshare bench`",
+        "title": "bench.json of `make bench`",
         "description": "schema_version rises when a field changes its meaning or goes. Times in "
         "milliseconds where a name ends in _ms, in seconds where it ends in _s; GB/s of 10^9 bytes.",
         **root,

@@ -16,7 +16,7 @@ from kvshare.errors import KvshareError
 
 
 @click.command("bench-client", hidden=True)
-@click.option("--spec", required=True, metavar="JSON", help="The task, as `kvshare bench` hands it over.")
+@click.option("--spec", required=True, metavar="JSON", help="The task, as bench hands it over.")
 @api_key.option
 def bench_client(spec: str, api_key_file: Path | None) -> None:
     """Send a benchmark's requests and print what was seen, a line of JSON at a time; needs no Docker."""

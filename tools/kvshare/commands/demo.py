@@ -16,7 +16,7 @@ def demo(timeout_s: float) -> None:
     """Build, start and verify on this machine alone, without a GPU.
 
     Starts the Docker engine where nothing else does, makes a base image where no registry can be reached
-    and a demo model where none is, then ends like `kvshare verify`. Ctrl-C stops whatever it started.
+    and a demo model where none is, then ends like `make verify`. Ctrl-C stops whatever it started.
     """
     from kvshare.operate import demo as demonstration
 

@@ -60,7 +60,5 @@ def doctor(
             report.render(diagnosis, output, stream)
     if write:
         path = dotenv.write(settings.root, line := derived_line(evidence))
-        click.echo(
-            f"kvshare: {path.name} has {line.split('  #')[0]}; kvshare up makes servers take it", err=True
-        )
+        click.echo(f"kvshare: {path.name} has {line.split('  #')[0]}; type make up to apply it", err=True)
     sys.exit(diagnosis.exit_code)

@@ -11,7 +11,7 @@ from kvshare.config.settings import find_root, load_settings
 def down() -> None:
     """Stop and remove the stack's containers, on every context.
 
-    A Docker engine that `kvshare demo` or `kvshare engine start` had started is stopped too.
+    A Docker engine that `make demo` or `make engine ARGS=start` had started is stopped too.
     Images and volumes stay.
     """
     from kvshare.operate import demo as demonstration

@@ -24,7 +24,7 @@ def engine_start() -> None:
 
 @engine.command("stop")
 def engine_stop() -> None:
-    """Stop the Docker engine if `kvshare engine start` or `kvshare demo` started it."""
+    """Stop the Docker engine if start or `make demo` started it."""
     from kvshare.site import dockerd
 
     stopped = dockerd.stop(find_root())

@@ -13,7 +13,7 @@ from kvshare.config.settings import find_root, load_settings, validate_node
 def image(node: str, context: str | None) -> None:
     """Build the engine and client images for DEVICE on NODE's engine: prefill, decode, or all.
 
-    What is built in one place can go to the other with `kvshare ship`, or `kvshare push` and `kvshare pull`.
+    What is built in one place can go to the other with `make ship`, or `make push` and `make pull`.
     """
     from kvshare.operate.build import build
     from kvshare.site import contexts

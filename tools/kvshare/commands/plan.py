@@ -45,7 +45,7 @@ PLAN_CHUNK = 256
 def plan(model: str, gpu: str, link: str, mfu: float, t0_ms: float, kv_cache_dtype: str) -> None:
     """Say from which prompt length a pull would pay, for a model, a GPU and a link; needs no server.
 
-    Arithmetic, not measurement: `kvshare bench` measures. Formulas and sources: docs/bench.md.
+    Arithmetic, not measurement: `make bench` measures. Formulas and sources: docs/bench.md.
     """
     chosen = planning.with_kv(planning.find_model(model), kv_cache_dtype)
     machine = planning.Machine(planning.find_gpu(gpu), mfu, planning.find_link(link), t0_ms / 1000)

@@ -15,7 +15,7 @@ def ship(node: str, source: str | None) -> None:
     """Stream the images that NODE needs to its engine from one that has them, with no registry in between.
 
     NODE is prefill, decode or all. Does nothing where the image is the same already. Containers that run keep
-    their image until the next `kvshare up`.
+    their image until the next `make up`.
     """
     from kvshare.operate import ship as shipping
     from kvshare.site.compose import read_stack

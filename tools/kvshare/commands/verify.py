@@ -100,9 +100,7 @@ def verify(
 
 
 @click.command(name="legs", hidden=True)
-@click.option(
-    "--spec", metavar="JSON", help="The whole task, as `kvshare verify` hands it to the client container."
-)
+@click.option("--spec", metavar="JSON", help="The whole task, as verify hands it to the client container.")
 @click.option("--prefill", metavar="URL", help="The prefill server.")
 @click.option("--decode", metavar="URL", help="The decode server.")
 @click.option("--controller", metavar="URL", help="The LMCache controller.")

@@ -177,7 +177,7 @@ def _validate_choices(settings: Settings) -> None:
     if not threshold.VALUE.fullmatch(least := settings.get(threshold.NAME, "0")):
         raise KvshareError(
             f"{threshold.NAME}={least} is no number of tokens: set it to 0, to what "
-            f"kvshare bench --calibrate finds, or to {threshold.NEVER}."
+            f"make bench ARGS=--calibrate finds, or to {threshold.NEVER}."
         )
     files = [Path(name).name for name in settings.compose_files]
     if (CPU_FILE in files) != (settings.device == "cpu") or (RDMA_FILE in files) != (

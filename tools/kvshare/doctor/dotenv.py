@@ -19,7 +19,7 @@ def derived_line(evidence: Evidence) -> str:
         raise CouldNotCheckError(f"{NAME} cannot be derived: {why}; .env is as it was.")
     link, slowest = max(meant.values(), key=lambda pair: pair[1].needed_ms)
     return (
-        f"{NAME}={slowest.advised_ms}  # kvshare doctor, {evidence.started[:10]}: {link.source} to "
+        f"{NAME}={slowest.advised_ms}  # make doctor ARGS=--write, {evidence.started[:10]}: {link.source} to "
         f"{link.target} {speed_words(link)}; {slowest.longest_tokens} tokens take "
         f"{slowest.longest_s:.2f} s"
     )

@@ -24,7 +24,7 @@ class Diagnosis(Verdict[Evidence]):
             return f"nothing failed, but {self.unjudged[0].check.id} was {self.unjudged[0].detail}"
         if len(self.results) < len(REGISTRY):
             return f"nothing failed in {len(self.results)} of {len(REGISTRY)} checks"
-        return "ready: kvshare up, then kvshare verify"
+        return "ready: make up, then make verify"
 
 
 judge = Diagnosis.of

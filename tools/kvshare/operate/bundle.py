@@ -37,7 +37,7 @@ _ABOUT = {
     "README.md": "this list, and what could not be had",
     "settings.json": "the decisions of .env and .env.example, as they came out",
     "versions.json": "of the tool, and of Docker and Compose on every context",
-    "status.json": "each node as kvshare status shows it",
+    "status.json": "each node as make status shows it",
     "compose/": "the resolved docker compose config, as each context has it",
     "images/": "docker image inspect of every image that a container runs, labels included",
     "inspect/": "docker inspect of every container",
@@ -235,7 +235,7 @@ def _add_saved(contents: Contents, root: Path, evidence: Iterable[Path]) -> None
     if not any(name.startswith("saved/") and name.endswith(".json") for name in contents.files):
         contents.miss(
             "evidence of verify",
-            "none is saved: kvshare verify --save-evidence FILE, then bundle --evidence FILE",
+            "none is saved: make verify keeps what it saw last for make bundle",
         )
 
 
@@ -252,7 +252,7 @@ def readme(contents: Contents) -> str:
     )
     missing = "\n".join(f"- {name}: {reason}" for name, reason in contents.missing.items()) or "Nothing."
     return (
-        f"# kvshare bundle\n\nWritten {written} by kvshare {__version__}.\n\n"
+        f"# A bundle of kvshare\n\nWritten {written} by kvshare {__version__}.\n\n"
         f"## What is inside\n{inside}\n\n## What could not be had\n{missing}\n\n## Secrets\n"
         "Removed, and shown as `[removed]`: values of variables and keys named like a token, a key,\n"
         "a secret or a password, the tokens and API keys known here, Authorization headers, credentials in\n"

@@ -79,8 +79,8 @@ def _shipments(name: str, stack: Stack, targets: Sequence[str], chosen: str | No
         if chosen is None and present is not None and present.created > image.created:
             raise KvshareError(
                 f"context {target} has a newer {name} (built {present.created[:16]}) than context {source} "
-                f"(built {image.created[:16]}): name the one to take with --from, --from {source} "
-                f"or --from {target}."
+                f'(built {image.created[:16]}): choose with make ship ARGS="--from {source}" or '
+                f'ARGS="--from {target}".'
             )
         found.append(Shipment(image, source, target, present))
     return found

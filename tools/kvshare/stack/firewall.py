@@ -21,7 +21,7 @@ UFW_PORTS = 15  # at most, in one rule; a range counts as two
 NFT = """\
 #!/usr/sbin/nft -f
 # kvshare's ports on {host} ({names}): open to those who must reach them, closed to everyone else.
-# Made by `kvshare ports --format nft`. Load: nft -f FILE, at will. Remove: nft delete table inet kvshare
+# Made by make ports ARGS="--format nft". Load: nft -f FILE, at will. Remove: nft delete table inet kvshare
 # No other port is judged here: ssh stays as it is.
 table inet kvshare
 delete table inet kvshare
@@ -36,7 +36,7 @@ table inet kvshare {{
 }}
 """
 UFW = """\
-# kvshare's ports on {host} ({names}), made by `kvshare ports --format ufw`.
+# kvshare's ports on {host} ({names}), made by make ports ARGS="--format ufw".
 # Where ufw is not active yet: ufw allow OpenSSH, then these, then ufw enable. It keeps to this order.
 {rules}
 """

@@ -75,7 +75,7 @@ def _honest_legs_agree(evidence: Evidence) -> Outcome:
         f"reference and same split differ by at most {limit.floor:.2g}",
         f"{limit.noise:.3g}, so the limit of KV-RIGHT-01 was drawn at {limit.value:.2g}",
         ("prefill",),
-        f"verify with {ALONE}",
+        ALONE,
     )
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.verify import ledger
-from kvshare.verify.checks.shared import ALONE, complete, leg_found, logs, of_leg, reusable_tokens, traffic_of
+from kvshare.verify.checks.shared import (
+    ALONE,
+    ALONE_AND_FRESH,
+    complete,
+    leg_found,
+    logs,
+    of_leg,
+    reusable_tokens,
+    traffic_of,
+)
 from kvshare.verify.evidence import CONTROL, PEER, Evidence, Leg
 
 CHECKS: Category[Evidence] = Category("kv-transfer")
@@ -42,7 +51,7 @@ def _ledger_balances(evidence: Evidence) -> Outcome:
         total = sum(leg.tokens for leg in legs)
         return Passed(f"{total} prompt tokens in {len(legs)} requests, each accounted for")
     expected = "local_compute + local_cache_hit + external_kv_transfer = prompt tokens, in every request"
-    fix = of_leg(evidence, bad[0], f"verify with {ALONE}")
+    fix = of_leg(evidence, bad[0], ALONE)
     return Failed(expected, leg_found(bad[0]), (bad[0].node,), fix)
 
 
@@ -147,7 +156,7 @@ def _control_moves_nothing(evidence: Evidence) -> Outcome:
         "every token from local_compute and no transfer at the owner",
         f"{leg_found(controls[0])}; {sent + len(asked)} transfers at the owner",
         ("decode", "prefill"),
-        f"verify again with another --seed, with {ALONE}",
+        ALONE_AND_FRESH,
     )
 
 

@@ -6,7 +6,7 @@ from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Pas
 from kvshare.servers.readings import Sources
 from kvshare.verify import ledger
 from kvshare.verify.checks.shared import (
-    ALONE,
+    ALONE_AND_FRESH,
     answers,
     complete,
     leg_found,
@@ -37,7 +37,7 @@ def _cold_is_cold(evidence: Evidence) -> Outcome:
     bad = next((leg for leg in legs if leg.sources != Sources(local_compute=leg.tokens)), None)
     if bad is None:
         return complete(legs, traffic, f"{len(legs)} prompts of {traffic.spec.prompt_tokens} tokens")
-    fix = of_leg(evidence, bad, f"verify again with another --seed, with {ALONE}")
+    fix = of_leg(evidence, bad, ALONE_AND_FRESH)
     return Failed("every token from local_compute", leg_found(bad), ("prefill",), fix)
 
 

@@ -10,7 +10,8 @@ from kvshare.servers.prompts import reusable
 from kvshare.verify.evidence import Container, Evidence, Leg, Traffic
 
 ONE_IMAGE_FIX = "run one image everywhere: make image, then make up"
-ALONE = "no other traffic on the servers"
+ALONE = "make verify with no other traffic on the servers"
+ALONE_AND_FRESH = f"{ALONE}, and with another --seed or none"
 
 
 def traffic_of(evidence: Evidence) -> Traffic:
