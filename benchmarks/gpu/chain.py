@@ -20,8 +20,9 @@ from guard import commit, plan
 
 from benchmarks.gpu import ROOT
 from kvshare.config.settings import load_settings
+from kvshare.contract import Fingerprint
 from kvshare.records import dumps, loads
-from kvshare.site.engines import _ANSI, Engines, parse_fingerprint
+from kvshare.site.engines import _ANSI, Engines
 from kvshare.site.native import Native
 from kvshare.stack.members import Stack, parse_stack
 from kvshare.verify import checks, ledger
@@ -55,7 +56,7 @@ class Processes(Engines):
                 state="running" if process.ended() is None else "exited",
                 health="healthy" if process.is_healthy() else "unhealthy",
                 exit_code=process.ended() or 0,
-                fingerprint=parse_fingerprint(json.loads(process.fingerprint.read_text())),
+                fingerprint=loads(Fingerprint, process.fingerprint.read_text(), ignore_unknown=True),
             )
             for service, process in self._native.processes.items()
         )

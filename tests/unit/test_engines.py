@@ -150,8 +150,11 @@ def test_fingerprint_is_read_by_cat_and_what_is_new_in_it_left_out(
     [
         (None, "fingerprint.json is not in kvshare-decode-1"),
         ("not json", "makes no sense"),
-        ('{"instance": "x"}', "role is missing"),
-        ('{"role": "decode", "max_model_len": "long"}', "max_model_len: expected int"),
+        ('{"instance": "x"}', "missing required field `role`"),
+        (
+            '{"role": "decode", "max_model_len": "long"}',
+            "`int | null`, got `str` - at `$.max_model_len`",
+        ),
     ],
 )
 def test_fingerprint_that_cannot_be_read_says_why(

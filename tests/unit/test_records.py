@@ -29,10 +29,10 @@ def test_any_spec_comes_back_as_it_went(spec: Spec) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"prompts": "three"}, "Spec.prompts: expected int, found str"),
-        ({"prompts": True}, "Spec.prompts: expected int, found bool"),
+        ({"prompts": "three"}, r"Spec: Expected `int`, got `str` - at `\$\.prompts`"),
+        ({"prompts": True}, r"Spec: Expected `int`, got `bool` - at `\$\.prompts`"),
         ({"colour": 1}, "Spec: colour is unknown"),
-        ({"prompts": None}, "Spec.prompts: expected int, found NoneType"),
+        ({"prompts": None}, r"Spec: Expected `int`, got `null` - at `\$\.prompts`"),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, object], sentence: str) -> None:
@@ -42,12 +42,23 @@ def test_what_does_not_fit_is_named(change: dict[str, object], sentence: str) ->
 
 
 def test_what_is_missing_is_named() -> None:
-    with pytest.raises(ValueError, match="Spec: chunk_size, "):
+    with pytest.raises(ValueError, match="Spec: Object missing required field `prefill`"):
         records.loads(Spec, "{}")
+
+
+def test_what_is_unknown_is_named_wherever_it_stands_unless_it_may_be_newer() -> None:
+    data = json.loads(records.dumps(proven()))
+    data["traffic"]["legs"][0]["colour"] = 1
+    with pytest.raises(ValueError, match=r"Evidence\.traffic\.legs\[0\]: colour is unknown"):
+        records.cls_from(Evidence, data)
+    assert records.cls_from(Evidence, data, ignore_unknown=True) == proven()
 
 
 def test_tuples_of_fixed_length_keep_it() -> None:
     data = json.loads(records.dumps(proven()))
     data["traffic"]["legs"][0]["output"][0]["top"][0].append(1)
-    with pytest.raises(ValueError, match="expected 2 items, found 3"):
+    with pytest.raises(
+        ValueError,
+        match=r"`array` of length 2, got 3 - at `\$\.traffic\.legs\[0\]\.output\[0\]\.top",
+    ):
         records.cls_from(Evidence, data)

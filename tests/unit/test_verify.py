@@ -90,7 +90,7 @@ def test_client_runs_on_the_prefill_nodes_context_with_the_whole_task(
     [
         (Answer(code=125), "ended with code 125"),
         (Answer(error=subprocess.TimeoutExpired("docker", 1)), "did not end in"),
-        (Answer(out="{}"), "makes no sense: Traffic: controller, "),
+        (Answer(out="{}"), "makes no sense: Traffic: Object missing required field `spec`"),
         (Answer(out="not json"), "makes no sense"),
     ],
 )

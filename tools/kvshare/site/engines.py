@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import subprocess
 import time
-from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +18,7 @@ from docker.transport import sshconn
 
 from kvshare.contract import FINGERPRINT, Fingerprint
 from kvshare.errors import KvshareError
-from kvshare.records import cls_from
+from kvshare.records import loads
 from kvshare.site import contexts
 from kvshare.stack.members import Stack
 from kvshare.verify.evidence import Container, EngineProbe, Hit, Logs
@@ -205,15 +203,9 @@ def _read_fingerprint(container: DockerContainer) -> tuple[Fingerprint | None, s
     if code != 0:
         return None, f"{FINGERPRINT} is not in {container.name}"
     try:
-        return parse_fingerprint(json.loads(output)), None
+        return loads(Fingerprint, output, ignore_unknown=True), None
     except ValueError as error:
         return None, f"{FINGERPRINT} in {container.name} makes no sense: {error}"
-
-
-def parse_fingerprint(data: dict[str, Any]) -> Fingerprint:
-    """Return the fingerprint from an engine's JSON; what this version does not know is left out."""
-    known = {field.name for field in fields(Fingerprint)}
-    return cls_from(Fingerprint, {name: value for name, value in data.items() if name in known})
 
 
 def _hits(log: str) -> tuple[Hit, ...]:
