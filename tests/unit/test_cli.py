@@ -94,6 +94,13 @@ def test_evidence_of_another_version_is_refused(tmp_path: Path) -> None:
     assert "is no evidence that this version saved" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["legs", "bench-client"])
+def test_a_task_of_another_version_is_refused_by_the_field_that_it_lacks(command: str) -> None:
+    result = invoke(command, "--spec", "{}")
+    assert result.exit_code == 2
+    assert "missing required field `prefill`; type make image." in result.stderr
+
+
 def test_ctrl_c_is_130_and_a_sentence(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt

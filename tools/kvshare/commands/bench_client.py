@@ -10,9 +10,8 @@ import click
 from kvshare import records
 from kvshare.bench.observed import Line
 from kvshare.bench.spec import BenchSpec
-from kvshare.commands.options import narrate
+from kvshare.commands import options
 from kvshare.config import api_key
-from kvshare.errors import KvshareError
 
 
 @click.command("bench-client", hidden=True)
@@ -22,11 +21,7 @@ def bench_client(spec: str, api_key_file: Path | None) -> None:
     """Send a benchmark's requests and print what was seen, a line of JSON at a time; needs no Docker."""
     from kvshare.bench import session
 
-    try:
-        task = records.loads(BenchSpec, spec)
-    except ValueError as error:
-        raise KvshareError(f"--spec makes no sense: {error}.") from None
-    session.run(task, api_key.read(api_key_file), _emit, narrate)
+    session.run(options.task(BenchSpec, spec), api_key.read(api_key_file), _emit, options.narrate)
 
 
 def _emit(line: Line) -> None:

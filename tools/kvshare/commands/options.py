@@ -11,6 +11,10 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
+from kvshare import records
+from kvshare.errors import KvshareError
+
+T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 TABLE_WIDTH = 150
 
@@ -69,6 +73,14 @@ def wait(default_s: float, text: str) -> Callable[[Command], Command]:
         metavar="SECONDS",
         help=text,
     )
+
+
+def task(cls: type[T], spec: str) -> T:
+    """Return what the client container is asked to do; KvshareError if another version of the tool asks."""
+    try:
+        return records.loads(cls, spec)
+    except ValueError as error:
+        raise KvshareError(f"--spec makes no sense: {error}; type make image.") from None
 
 
 def complain(sentences: Iterable[str]) -> None:

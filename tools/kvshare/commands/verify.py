@@ -132,7 +132,7 @@ def send_legs(
 ) -> None:
     """Send a verification's traffic and print what was seen as JSON; needs no Docker."""
     if spec is not None:
-        task = records.loads(Spec, spec)
+        task = options.task(Spec, spec)
     elif prefill and decode and controller:
         seed = random.SystemRandom().randrange(2**31) if seed is None else seed
         task = Spec(
