@@ -1,6 +1,6 @@
 # kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down engine doctor status logs bundle verify bench plan ports image ship push pull lint test test-long test-faults rig rig-down test-unit generate benchmarks native test-gpu
+.PHONY: help setup demo up down engine doctor status logs bundle verify bench plan ports image ship push pull lint test test-long test-faults rig rig-down test-unit patches-edit patches generate benchmarks native test-gpu
 
 NODE ?= all
 DEVICE ?=
@@ -11,6 +11,7 @@ KVSHARE := $(if $(DEVICE),DEVICE=$(DEVICE)) .venv/bin/kvshare
 # Namespaces, a firewall and an ssh server, for the scenarios on two machines.
 TEST_PACKAGES := iproute2 nftables openssh-server
 PYTEST := .venv/bin/python -m pytest
+GUARD := cd docker && ../.venv/bin/python -m guard
 
 # Prints every "target: ## text" below, grouped by its "##@ Group" line.
 help: ## Show this list
@@ -82,9 +83,14 @@ test-unit: ## Only what needs no Docker engine
 test-gpu: ## On a machine with a GPU, from PYTHON's vLLM, LMCache and NIXL: measure it into docs/gpu.md
 	@$(PYTHON) -m benchmarks.gpu $(ARGS)
 	@$(PYTHON) -m benchmarks.gpu --docs
+patches-edit: setup ## The patches as git repositories in build/patches, a commit a patch, to be edited there
+	@$(GUARD).edit open
+patches: setup ## Those commits as docker/patches again, with their hashes, and docs/patches.md
+	@$(GUARD).edit save
+	@($(GUARD) --docs) > docs/patches.md
 generate: ## Rewrite what is generated: docs from code and from measured data, every golden file
 	@setup/setup.sh docker/locks/dev.txt
-	@.venv/bin/python docker/patches/apply.py --docs > docs/patches.md
+	@($(GUARD) --docs) > docs/patches.md
 	@.venv/bin/python tools/generate_cli_reference.py
 	@.venv/bin/python tools/generate_ports_doc.py
 	@.venv/bin/python tools/generate_bench_schema.py

@@ -95,7 +95,7 @@ def _in_container(what: str, extra: dict[str, Any]) -> Any:
 @contextmanager
 def _pair(extra: dict[str, Any], prompts: dict[int, int]) -> Iterator[Any]:
     """The second of two nodes; the first holds the prompts, chunks by seed, and the controller knows it."""
-    sys.path.insert(0, "/src/docker/patches")
+    sys.path.insert(0, "/src/docker")
     from probes.controller import free_ports, running_controller
     from probes.node import running_node, settings_for
 

@@ -13,7 +13,9 @@ from benchmarks.machine import Machine
 
 RESULTS = ROOT / "benchmarks/gpu/results"  # JSON lines, a file a machine
 # Where the tool, the entrypoint and the patches are imported from, as in the images.
-sys.path[:0] = [str(ROOT / folder) for folder in ("tools", "docker/engine", "docker/patches")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("tools", "docker/engine", "docker")]
+# The file that packed-kv changes, and no other patch.
+PACKED_KV = "lmcache/v1/gpu_connector/gpu_connectors.py"
 
 
 def slug(on: Machine) -> str:

@@ -10,15 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import apply
-import packed_kv
-from guard import commit, plan
+from guard.__main__ import write_record
+from guard.apply import commit, plan
+from guard.series import load_all
 
-from benchmarks.gpu import ROOT
+from benchmarks.gpu import PACKED_KV, ROOT
 from kvshare.config.settings import load_settings
 from kvshare.contract import Fingerprint
 from kvshare.records import dumps, loads
@@ -74,14 +73,12 @@ def uncoloured(text: str) -> str:
 
 def patch_packages(device: str, packed: bool, record: Path) -> None:
     """Put kvshare's patches into the installed packages, ``packed-kv`` only if asked, and record which."""
-    patch = packed_kv.PATCH
-    if device in patch.devices and not packed:
-        installed = upstream._installed_file(patch)
-        if sha256(installed.read_bytes()).hexdigest() == patch.sha256_after:
-            installed.write_bytes(upstream.before(patch))
-    changes = plan(p for p in apply.PATCHES if device in p.devices and (packed or p.id != patch.id))
+    every = [series if packed else series.without("packed-kv") for series in load_all()]
+    if device == "cuda" and not packed:
+        upstream.installed(PACKED_KV).write_text(upstream.original(PACKED_KV) or "")
+    changes = plan(every, device)
     commit(changes)
-    apply.write_record(record, changes)
+    write_record(record, every, changes)
 
 
 @contextmanager

@@ -13,10 +13,11 @@ from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
-import packed_kv
 import torch
+from guard.series import find
 from lmcache.v1.memory_management import MemoryFormat
 
+from benchmarks.gpu import PACKED_KV
 from tests.patches import upstream
 
 LAYERS, HEADS, HEAD_SIZE, BLOCK_SIZE, BLOCKS, CHUNK = 32, 8, 128, 16, 256, 256  # Llama-3.1-8B's
@@ -41,8 +42,9 @@ class Case:
 
 def run() -> dict[str, Any]:
     """Make every round trip with and without the patch; count those that were exact."""
-    patch = packed_kv.PATCH
-    sources = {"with": upstream.after(patch), "without": upstream.before(patch)}
+    released = (upstream.original(PACKED_KV) or "").encode()
+    patched = find(upstream.EVERY.values(), "packed-kv").applied(PACKED_KV, released) or b""
+    sources = {"with": patched, "without": released}
     tried: Counter[str] = Counter()
     exact: dict[str, Counter[str]] = {arm: Counter() for arm in sources}
     wrong = []

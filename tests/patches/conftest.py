@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "docker" / "patches"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "docker"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from patch import Patch
-from upstream import Probe, run_probe
+from upstream import Files, Probe, run_probe
 
 # Without LMCache the only test is the one that runs the others where it is.
 HAS_LMCACHE = importlib.util.find_spec("lmcache") is not None
@@ -32,9 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def probe(tmp_path: Path) -> Probe:
-    """Run docker/patches/probe.py with other content in files of LMCache: see ``upstream.run_probe``."""
+    """Run a patch's probe with other content in files of LMCache: see ``upstream.run_probe``."""
 
-    def run(name: str, patch: Patch, content: bytes | dict[str, str]) -> subprocess.CompletedProcess[str]:
-        return run_probe(name, patch, content, tmp_path)
+    def run(patch_id: str, files: Files) -> subprocess.CompletedProcess[str]:
+        return run_probe(patch_id, files, tmp_path)
 
     return run

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from cpu_dispatch import PATCH
 from hypothesis import given
 from hypothesis import strategies as st
 from lmcache.v1.gpu_connector import cpu_connector
@@ -15,7 +14,7 @@ from lmcache.v1.gpu_connector.cpu_connector import VLLMPagedMemCPUConnector
 from lmcache.v1.memory_management import MemoryFormat
 from probes import ProbeError
 from probes.cpu_connector import Model, check, connector_for, metadata_for, object_for
-from upstream import Probe, after, before
+from upstream import Probe, patched_files, without
 
 MODELS = st.builds(
     Model,
@@ -194,11 +193,11 @@ def test_another_object_format_is_refused() -> None:
 
 
 def test_the_probe_fails_on_the_upstream_file(probe: Probe) -> None:
-    result = probe("cpu-connector", PATCH, before(PATCH))
+    result = probe("cpu-connector", without("cpu-connector"))
     assert result.returncode == 1
     assert "cpu-connector: FAILED. RuntimeError: No supported cpu connector found." in result.stderr
 
 
 def test_the_probe_passes_on_the_patched_file(probe: Probe) -> None:
-    result = probe("cpu-connector", PATCH, after(PATCH))
+    result = probe("cpu-connector", patched_files())
     assert (result.returncode, result.stdout.splitlines()[-1:]) == (0, ["cpu-connector: ok"]), result.stderr

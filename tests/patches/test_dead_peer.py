@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from dead_peer import PATCH
 from upstream import Probe, without
 
 
 @pytest.mark.slow
 def test_an_unpatched_node_is_held_up_by_a_dead_peer(probe: Probe) -> None:
-    result = probe("dead-peer", PATCH, without(PATCH))
+    result = probe("dead-peer", without("dead-peer"))
     assert result.returncode == 1
     assert "With a peer stopped" in result.stderr

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from held_prefix import PATCH
 from upstream import Probe, without
 
 
 def test_an_unpatched_node_pulls_what_vllm_holds(probe: Probe) -> None:
-    result = probe("held-prefix", PATCH, without(PATCH))
+    result = probe("held-prefix", without("held-prefix"))
     assert result.returncode == 1
     assert "With 3 of 3 chunks held by vLLM, 0 should be found, but got {'hits': 48" in result.stderr

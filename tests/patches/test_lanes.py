@@ -7,11 +7,10 @@ from itertools import chain
 from typing import Any
 from unittest.mock import MagicMock, patch
 
-import nixl_lanes
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lanes import PATCH
+from lmcache.v1.transfer_channel import nixl_lanes
 from upstream import Probe, without
 
 
@@ -75,6 +74,6 @@ def test_every_object_goes_where_it_belongs_and_the_lanes_share_them(
 
 @pytest.mark.slow
 def test_an_unpatched_node_uses_one_connection(probe: Probe) -> None:
-    result = probe("lanes", PATCH, without(PATCH))
+    result = probe("lanes", without("lanes"))
     assert result.returncode == 1
     assert "KV should travel on 3 connections and does on 1." in result.stderr

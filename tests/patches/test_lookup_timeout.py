@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from lookup_timeout import PATCH
 from upstream import Probe, without
 
 
 def test_an_unpatched_client_raises_after_a_timeout(probe: Probe) -> None:
-    result = probe("lookup-timeout", PATCH, without(PATCH))
+    result = probe("lookup-timeout", without("lookup-timeout"))
     assert result.returncode == 1
     assert "should be a miss, but is KeyError" in result.stderr

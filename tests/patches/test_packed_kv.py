@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from guard.hunks import Hunk, unpatched
+from guard.series import find
 from hypothesis import given
 from hypothesis import strategies as st
 from lmcache.v1.memory_management import MemoryFormat
-from packed_kv import PATCH
 from probes.packed_kv import (
     BLOCK_SIZE,
     BLOCKS,
@@ -22,10 +23,12 @@ from probes.packed_kv import (
     on_gpu,
     round_trip_is_exact,
 )
-from upstream import Probe, after, before
+from upstream import EVERY, Probe, original
 
-BEFORE = before(PATCH)
-AFTER = after(PATCH)
+PATH = "lmcache/v1/gpu_connector/gpu_connectors.py"
+PATCH = find([EVERY["lmcache"]], "packed-kv")
+BEFORE = (original(PATH) or "").encode()
+AFTER = PATCH.applied(PATH, BEFORE) or b""
 SLOTS = BLOCKS * BLOCK_SIZE
 
 
@@ -42,10 +45,9 @@ def test_any_slots_and_any_skipped_prefix_round_trip(layout: str, tokens: int, s
     assert round_trip_is_exact(AFTER, layout, tokens, min(skip, tokens), seed)
 
 
-@pytest.mark.parametrize("missing", range(len(PATCH.replacements)))
-def test_no_replacement_can_be_left_out(missing: int) -> None:
-    left_out = PATCH.replacements[missing]
-    source = AFTER.decode().replace(left_out.new, left_out.old).encode()
+@pytest.mark.parametrize("missing", PATCH.hunks[PATH], ids=lambda hunk: f"line-{hunk.line}")
+def test_no_hunk_can_be_left_out(missing: Hunk) -> None:
+    source = unpatched(AFTER.decode(), (missing,)).encode()
     with pytest.raises((AssertionError, AttributeError)):
         assert all(round_trip_is_exact(source, layout, n) for layout in LAYOUTS for n in (CHUNK, CHUNK - 1))
 
@@ -90,11 +92,11 @@ def assert_moved(
 
 
 def test_the_probe_fails_on_the_upstream_file(probe: Probe) -> None:
-    result = probe("packed-kv", PATCH, BEFORE)
+    result = probe("packed-kv", {PATH: BEFORE.decode()})
     assert result.returncode == 1
     assert "packed-kv: FAILED. ProbeError: 64 tokens of packed HND KV should come back" in result.stderr
 
 
 def test_the_probe_passes_on_the_patched_file(probe: Probe) -> None:
-    result = probe("packed-kv", PATCH, AFTER)
+    result = probe("packed-kv", {PATH: AFTER.decode()})
     assert (result.returncode, result.stdout.splitlines()[-1:]) == (0, ["packed-kv: ok"]), result.stderr

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from registration import PATCH
 from upstream import Probe, without
 
 
 @pytest.mark.slow
 def test_an_unpatched_worker_waits_for_a_controller(probe: Probe) -> None:
-    result = probe("registration", PATCH, without(PATCH))
+    result = probe("registration", without("registration"))
     assert result.returncode == 1
     assert "Without a controller a miss took" in result.stderr

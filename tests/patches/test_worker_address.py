@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from upstream import Probe, patched_files, without
-from worker_address import PATCH
 
 
 def test_an_unpatched_worker_registers_with_the_default_routes_address(probe: Probe) -> None:
-    result = probe("worker-address", PATCH, without(PATCH))
+    result = probe("worker-address", without("worker-address"))
     assert result.returncode == 1
     assert "should register with that address, not with 127.0.0.1" in result.stderr
 
@@ -15,7 +14,7 @@ def test_an_unpatched_worker_registers_with_the_default_routes_address(probe: Pr
 def test_a_worker_bound_to_every_address_is_seen(probe: Probe) -> None:
     files = patched_files()
     name = "lmcache/v1/cache_controller/worker.py"
-    files[name] = files[name].replace("{host or '*'}:", "*:")
-    result = probe("worker-address", PATCH, files)
+    files[name] = (files[name] or "").replace("{host or '*'}:", "*:")
+    result = probe("worker-address", files)
     assert result.returncode == 1
     assert "The worker_port of a node at 127.0.0.2 should not answer at 127.0.0.1." in result.stderr

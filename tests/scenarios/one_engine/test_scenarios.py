@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.scenarios.conftest import VERIFY_TIMEOUT_S, Rig
 
 HERE = Path(__file__).parent
-CONNECTOR = ROOT / "docker/patches/cpu_connector.py"
+CONNECTOR = ROOT / "docker/patches/lmcache-0.5.6/files/lmcache/v1/gpu_connector/cpu_connector.py"
 HONEST = "layer[places] = tokens[:, number, skip:]"
 CORRUPT = (
     "layer[places] = torch.stack([tokens[0, number, skip:], torch.zeros_like(tokens[1, number, skip:])])"

@@ -144,7 +144,7 @@ class Native:
     def __init__(self, settings: Settings, folder: Path | None = None, patches: Path | None = None) -> None:
         """Prepare, starting nothing.
 
-        ``patches`` is a record that docker/patches/apply.py wrote; without one they are applied at start.
+        ``patches`` is a record that docker/guard wrote; without one they are applied at start.
         """
         self.settings = local(settings)
         self.folder = folder or settings.root / ".kvshare" / "native"
@@ -232,10 +232,9 @@ class Native:
         """Patch the packages of this Python, if they are not yet, and return the record of it."""
         self._say(f"patching the packages of {sys.executable}, as docs/patches.md says")
         self.folder.mkdir(parents=True, exist_ok=True)
-        record = self.folder / "patches.json"
-        command = [sys.executable, str(self.settings.root / "docker/patches/apply.py")]
-        command += ["--device", self.settings.device, "--record", str(record)]
-        applied = subprocess.run(command, capture_output=True, text=True)
+        record = (self.folder / "patches.json").absolute()
+        command = [sys.executable, "-m", "guard", "--device", self.settings.device, "--record", str(record)]
+        applied = subprocess.run(command, cwd=self.settings.root / "docker", capture_output=True, text=True)
         if applied.returncode != 0:
             raise KvshareError(applied.stderr.strip())
         return record

@@ -56,8 +56,8 @@ def send_noise() -> dict[Socket, int]:
     """Send to every socket, from the decode machine; returns the number of messages each must count."""
     sent = engines.docker(
         DECODE, "run", "--rm", "--network=host", "--entrypoint=python",
-        f"--volume={ROOT / 'docker/patches'}:/patches:ro", f"--volume={HERE}:/noise:ro",
-        "--env=PYTHONPATH=/patches", engines.IMAGES[0],
+        f"--volume={ROOT / 'docker/probes'}:/ours/probes:ro", f"--volume={HERE}:/noise:ro",
+        "--env=PYTHONPATH=/ours", engines.IMAGES[0],
         "/noise/noise.py", *(f"{one.role}:{one.host.address}:{one.port}" for one in SOCKETS),
     )  # fmt: skip
     return dict(zip(SOCKETS, map(int, sent.split()), strict=True))
