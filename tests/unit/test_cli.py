@@ -177,7 +177,8 @@ def test_legs_without_addresses() -> None:
 
 def test_client_image_needs_no_docker_sdk() -> None:
     program = (
-        "import sys; sys.modules['docker'] = None; sys.modules['psutil'] = None; sys.modules['yaml'] = None\n"
+        "import sys\nfor name in ('docker', 'dotenv', 'jinja2', 'psutil', 'pygal', 'yaml'):\n"
+        "    sys.modules[name] = None\n"
     )
     program += "from kvshare.cli import main; main(['legs', '--help'])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -65,11 +65,12 @@ def test_env_wins_over_the_example_and_the_environment_over_both(folder: Path) -
         ('MODEL="x y" # why', "x y"),
         ("MODEL=x # why", "x"),
         ("MODEL=x#y", "x#y"),
-        ("MODEL=# nothing", ""),
+        ("MODEL=  # nothing", ""),
+        ('MODEL="x\\ty"', "x\ty"),
         ("MODEL=a=b", "a=b"),
     ],
 )
-def test_values_are_read_as_compose_reads_them(folder: Path, line: str, value: str) -> None:
+def test_values_end_where_a_comment_begins(folder: Path, line: str, value: str) -> None:
     env(folder, line + "\n")
     assert load_settings(folder, {}).values["MODEL"] == value
 
@@ -95,9 +96,10 @@ def test_suggested_and_composes_own_variables_are_known(folder: Path) -> None:
     assert load_settings(folder, {}).get("UCX_TLS") == "rc"
 
 
-def test_line_that_is_no_assignment_is_named(folder: Path) -> None:
-    env(folder, "MODEL=x\nMODEL y\n")
-    with pytest.raises(KvshareError, match=r"\.env line 2 is no NAME=value: MODEL y"):
+@pytest.mark.parametrize("line", ["MODEL y", "MODEL", "MODEL='x", 'MODEL="x" y', "=x"])
+def test_line_that_is_no_assignment_is_named(folder: Path, line: str) -> None:
+    env(folder, f"MODEL=x\n{line}\n")
+    with pytest.raises(KvshareError, match=rf"\.env line 2 is no NAME=value: {line}"):
         load_settings(folder, {})
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvshare.config import threshold
+from kvshare.config import dotenv, threshold
 from kvshare.errors import KvshareError, did_you_mean
 
 DEVICES = ("cpu", "cuda")
@@ -16,7 +16,6 @@ TRANSPORTS = ("tcp", "rdma")
 CPU_FILE, RDMA_FILE = "compose.cpu.yaml", "compose.rdma.yaml"
 FIRST_DECODE_INSTANCE = 2  # prefill is lmcache_instance_1
 
-_ASSIGNMENT = re.compile(r"^(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)$")
 _SUGGESTION = re.compile(r"^#\s?([A-Z][A-Z0-9_]*)=")
 
 
@@ -136,8 +135,8 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
         raise KvshareError(
             f"{root} is no kvshare folder, it has no .env.example: cd to it or set KVSHARE_ROOT."
         )
-    known, defaults = _known_variables(example), _assignments(example)
-    chosen = _assignments(root / ".env") if (root / ".env").is_file() else {}
+    known, defaults = _known_variables(example), dotenv.read(example)
+    chosen = dotenv.read(root / ".env") if (root / ".env").is_file() else {}
     for name in chosen:
         if name not in known and not name.startswith("COMPOSE_"):  # Compose's own are not ours to know
             raise KvshareError(f".env sets {name}, which kvshare does not know{did_you_mean(name, known)}")
@@ -201,24 +200,4 @@ def _compose_files(device: str, transport: str) -> str:
 
 def _known_variables(example: Path) -> set[str]:
     suggested = (_SUGGESTION.match(line) for line in example.read_text().splitlines())
-    return {*_assignments(example), *(match.group(1) for match in suggested if match)}
-
-
-def _assignments(path: Path) -> dict[str, str]:
-    """Return NAME=value lines; a quoted value is taken as it is, an unquoted one ends before ` #`."""
-    found = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        match = _ASSIGNMENT.match(line)
-        if match is None:
-            raise KvshareError(f"{path.name} line {number} is no NAME=value: {line}")
-        found[match.group(1)] = _value(match.group(2).strip())
-    return found
-
-
-def _value(text: str) -> str:
-    if text[:1] in ("'", '"') and (end := text.find(text[0], 1)) > 0:
-        return text[1:end]
-    return "" if text.startswith("#") else text.split(" #")[0].rstrip()
+    return {*dotenv.read(example), *(match.group(1) for match in suggested if match)}
