@@ -12,7 +12,6 @@ import pytest
 from kvshare.checking.patches import PATCHES
 from kvshare.checking.registry import ERROR, SKIPPED, SUCCESS, WARNING, Result
 from kvshare.verify import checks
-from kvshare.verify.checks import REGISTRY
 from kvshare.verify.evidence import PEER, Evidence
 from kvshare.verify.judgement import Judgement, judge
 from tests.unit.build import edit, edit_legs, proven
@@ -56,12 +55,6 @@ def test_what_cannot_be_judged_is_skipped_with_the_reason() -> None:
 def test_the_reason_goes_through_what_was_itself_skipped() -> None:
     judgement = judge(FAULTS["client-failed"].evidence, ALL)
     assert result(judgement, "KV-RIGHT-01").detail == "not checked because CLIENT-01 failed"
-
-
-def test_fatal_is_what_others_need() -> None:
-    fatal = {check.id for check in REGISTRY if REGISTRY.is_fatal(check)}
-    assert {"CLIENT-01", "CTRL-01", "PRE-01", "DEC-01"} <= fatal
-    assert not fatal & {"CONF-01", "WORTH-01", "KV-RIGHT-02"}
 
 
 @pytest.mark.parametrize("kept", range(4))

@@ -1,19 +1,29 @@
 """What checks are: judgements of evidence with a stable id, kept in causal order, each answered once.
 
-`kvshare verify` has one registry of them and `kvshare doctor` another.
+`verify` has one registry of them and `doctor` another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from kvshare.errors import KvshareError, did_you_mean
+from kvshare.stack.members import Stack
 
 SUCCESS, WARNING, ERROR, SKIPPED = "success", "warning", "error", "skipped"
 
-E = TypeVar("E")
+
+class OfStack(Protocol):
+    """What evidence is: seen of a stack."""
+
+    @property
+    def stack(self) -> Stack:
+        """The stack."""
+
+
+E = TypeVar("E", bound=OfStack)
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ class Failed:
 
     expected: str
     found: str
-    services: tuple[str, ...]
+    members: tuple[str, ...]
     next: str
 
 
@@ -85,15 +95,12 @@ class Result:
         return self.result == SKIPPED and self.needed and not self.check.warning
 
 
-class Category(Generic[E]):
+class Category(list[Check[E]]):
     """The checks of one kind, in causal order."""
 
     def __init__(self, name: str) -> None:
+        super().__init__()
         self.name = name
-        self._checks: list[Check[E]] = []
-
-    def __iter__(self) -> Iterator[Check[E]]:
-        return iter(self._checks)
 
     def check(
         self, identifier: str, description: str, needs: tuple[str, ...] = (), warning: bool = False
@@ -101,7 +108,7 @@ class Category(Generic[E]):
         """Return a decorator that registers a judge behind those already there."""
 
         def register(judge: Judge[E]) -> Judge[E]:
-            self._checks.append(Check(identifier, self.name, description, judge, needs, warning))
+            self.append(Check(identifier, self.name, description, judge, needs, warning))
             return judge
 
         return register
@@ -110,14 +117,11 @@ class Category(Generic[E]):
 class Registry(Generic[E]):
     """Checks in causal order: a cause stands before its symptoms.
 
-    Args:
-        categories: the checks of each kind, in the order in which they are judged and shown.
-        where: the place of members in words, from the evidence and their names.
+    The categories are judged and shown in their order.
     """
 
-    def __init__(self, categories: Sequence[Category[E]], where: Callable[[E, tuple[str, ...]], str]) -> None:
+    def __init__(self, *categories: Category[E]) -> None:
         self.categories = tuple(category.name for category in categories)
-        self._where = where
         self._checks = tuple(check for category in categories for check in category)
 
     def __iter__(self) -> Iterator[Check[E]]:
@@ -126,14 +130,10 @@ class Registry(Generic[E]):
     def __len__(self) -> int:
         return len(self._checks)
 
-    def is_fatal(self, check: Check[E]) -> bool:
-        """Return whether other checks cannot be judged once this one failed."""
-        return any(check.id in other.needs for other in self._checks)
-
     def evaluate(self, evidence: E, selected: Collection[str]) -> tuple[Result, ...]:
         """Return the selected checks' results in causal order; all are judged, so that needs are known."""
         results: dict[str, Result] = {}
-        for check in self._checks:
+        for check in self:
             results[check.id] = self._judge(check, evidence, results)
         return tuple(result for identifier, result in results.items() if identifier in selected)
 
@@ -164,11 +164,6 @@ class Registry(Generic[E]):
             return Result(check, SKIPPED, f"not checked: {outcome.reason}")
         if isinstance(outcome, NotNeeded):
             return Result(check, SKIPPED, f"not needed: {outcome.reason}", needed=False)
-        return Result(
-            check,
-            WARNING if check.warning else ERROR,
-            expected=outcome.expected,
-            found=outcome.found,
-            where=self._where(evidence, outcome.services) if outcome.services else "the operator's machine",
-            next=outcome.next,
-        )
+        where = evidence.stack.where(*outcome.members) or "the operator's machine"
+        grade = WARNING if check.warning else ERROR
+        return Result(check, grade, "", outcome.expected, outcome.found, where, outcome.next)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -24,36 +25,27 @@ def print_verdict(
     console: Console, verdict: Verdict[Any], form: str, details: Callable[[Console], None]
 ) -> None:
     """Print a verdict: with ``details`` below all checks as ``table``, or only what is wrong as ``short``."""
-    print_checks(console, verdict.registry.categories, verdict.results, everything=form == "table")
+    for category, results in _by_category(verdict.results):
+        shown = [one for one in results if form == "table" or one.result in (WARNING, ERROR)]
+        if shown:
+            console.print(Text(f"{category}\n{'-' * len(category)}", "bold"))
+        for result in shown:
+            print_result(console, result)
+            if result.result in (WARNING, ERROR):
+                console.print(f"    see {hint(result)} for hints")
+        if shown:
+            console.print()
     if form == "table":
         details(console)
     console.print(Text(verdict.sentence, "bold red" if verdict.exit_code else "bold green"))
 
 
-def print_checks(
-    console: Console, categories: Sequence[str], results: Sequence[Result], everything: bool
-) -> None:
-    """Print results under their categories: everything, or only what is wrong."""
-    for category in categories:
-        of_it = [r for r in results if r.check.category == category]
-        shown = [r for r in of_it if everything or r.result in (WARNING, ERROR)]
-        if shown:
-            console.print(Text(f"{category}\n{'-' * len(category)}", "bold"))
-            for result in shown:
-                print_result(console, result)
-                if result.result in (WARNING, ERROR):
-                    console.print(f"    see {hint(result)} for hints")
-            console.print()
-
-
 def by_category(verdict: Verdict[Any]) -> list[dict[str, Any]]:
     """Return the results as JSON data, under their categories."""
-    found = []
-    for category in verdict.registry.categories:
-        of_it = [r for r in verdict.results if r.check.category == category]
-        if of_it:
-            found.append({"name": category, "checks": [_as_json(result) for result in of_it]})
-    return found
+    return [
+        {"name": category, "checks": [_as_json(result) for result in results]}
+        for category, results in _by_category(verdict.results)
+    ]
 
 
 def hint(result: Result) -> str:
@@ -78,15 +70,14 @@ def print_result(console: Console, result: Result) -> None:
             console.print(f"    {name:<8}  {getattr(result, name)}")
 
 
+def _by_category(results: Sequence[Result]) -> Iterator[tuple[str, list[Result]]]:
+    for category, found in groupby(results, lambda result: result.check.category):
+        yield category, list(found)
+
+
 def _as_json(result: Result) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "id": result.check.id,
-        "description": result.check.description,
-        "result": result.result,
-    }
-    body |= {
-        name: value
-        for name in ("detail", "expected", "found", "where", "next")
-        if (value := getattr(result, name))
-    }
-    return body | ({"hint": hint(result)} if result.result in (WARNING, ERROR) else {})
+    check = result.check
+    body = {"id": check.id, "description": check.description, "result": result.result}
+    body |= {name: getattr(result, name) for name in ("detail", "expected", "found", "where", "next")}
+    body |= {"hint": hint(result) if result.result in (WARNING, ERROR) else ""}
+    return {name: value for name, value in body.items() if value}

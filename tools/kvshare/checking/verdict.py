@@ -7,10 +7,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from kvshare.checking.registry import ERROR, Registry, Result
+from kvshare.checking.registry import ERROR, OfStack, Registry, Result
 from kvshare.errors import COULD_NOT_CHECK, FAILED, PROVEN
 
-E = TypeVar("E")
+E = TypeVar("E", bound=OfStack)
 
 
 @dataclass(frozen=True)

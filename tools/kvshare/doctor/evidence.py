@@ -141,12 +141,3 @@ class Evidence:
     def runs(self, member: Member) -> bool:
         """Return whether a member runs already, started by this stack."""
         return member.service in self.engine(member.context).running
-
-
-def where(evidence: Evidence, names: tuple[str, ...]) -> str:
-    """Return the place of members in words, by their names."""
-    by_name = {member.name: member for member in evidence.stack.members}
-    return ", ".join(
-        f"{name} on {by_name[name].host} (context {by_name[name].context})" if name in by_name else name
-        for name in names
-    )

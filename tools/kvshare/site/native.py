@@ -1,12 +1,12 @@
 """Controller, prefill and decode as plain processes, for a machine where no container engine can run.
 
-usage: python -m kvshare.site.native      (`make native PYTHON=…` sets PYTHONPATH)
+usage: make native PYTHON=…
 
 Run it with the Python of an environment that holds vLLM, LMCache and NIXL; kvshare's patches are put into it.
 compose.yaml, configs/lmcache.yaml and the entrypoint are those of the containers, .env is read as always.
-Only the place differs: everything listens on 127.0.0.1, save the worker ports, which LMCache binds to every
-address; files are kept under .kvshare/native, not in an image. In the environment, KVSHARE_VLLM_ARGS
-replaces the servers' arguments and HF_HOME says where hub models are. Ctrl-C stops all three.
+Only the place differs: everything listens on 127.0.0.1, and files are kept under .kvshare/native, not in an
+image. In the environment, KVSHARE_VLLM_ARGS replaces the servers' arguments and HF_HOME says where hub models
+are. Ctrl-C stops all three.
 
 exit codes: 0 stopped as asked; 1 a process ended by itself; 2 bad input; 130 stopped before all served
 """

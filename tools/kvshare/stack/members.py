@@ -102,9 +102,9 @@ class Stack:
         """Return the first member of that service name; in a pair, the only one."""
         return next(member for member in self.members if member.service == service)
 
-    def where(self, *services: str) -> str:
-        """Return the place of services in words, e.g. ``decode on 10.0.0.2 (context gpu-b)``."""
-        members = [self.member(service) for service in services]
+    def where(self, *names: str) -> str:
+        """Return the place of members, by name or service: ``decode on 10.0.0.2 (context gpu-b)``."""
+        members = [next(m for m in self.members if name in (m.name, m.service)) for name in names]
         return ", ".join(f"{m.name} on {m.host} (context {m.context})" for m in members)
 
 

@@ -10,11 +10,10 @@ from collections.abc import Iterable
 
 from kvshare.checking.registry import Registry
 from kvshare.doctor.checks import configuration, engines, gpu, hosts, images, network
-from kvshare.doctor.evidence import Evidence, where
+from kvshare.doctor.evidence import Evidence
 
 REGISTRY: Registry[Evidence] = Registry(
-    (engines.CHECKS, images.CHECKS, hosts.CHECKS, gpu.CHECKS, network.CHECKS, configuration.CHECKS),
-    where=where,
+    engines.CHECKS, images.CHECKS, hosts.CHECKS, gpu.CHECKS, network.CHECKS, configuration.CHECKS
 )
 select = REGISTRY.select
 

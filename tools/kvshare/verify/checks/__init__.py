@@ -24,17 +24,14 @@ from kvshare.verify.evidence import Evidence
 
 _WITHOUT_TRAFFIC = (engines.CHECKS, images.CHECKS, configuration.CHECKS)
 REGISTRY: Registry[Evidence] = Registry(
-    (
-        *_WITHOUT_TRAFFIC,
-        client.CHECKS,
-        controller.CHECKS,
-        prefill.CHECKS,
-        decode.CHECKS,
-        kv_transfer.CHECKS,
-        answers.CHECKS,
-        verdict.CHECKS,
-    ),
-    where=lambda evidence, services: evidence.stack.where(*services),
+    *_WITHOUT_TRAFFIC,
+    client.CHECKS,
+    controller.CHECKS,
+    prefill.CHECKS,
+    decode.CHECKS,
+    kv_transfer.CHECKS,
+    answers.CHECKS,
+    verdict.CHECKS,
 )
 select = REGISTRY.select
 
