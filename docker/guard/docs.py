@@ -26,7 +26,8 @@ engine reports in its fingerprint.
 
 To change one: `make patches-edit` unpacks the locked wheels into `build/patches` as git repositories, a
 commit a patch; amend, rebase or add commits there, then `make patches` writes the series and the sums
-back.
+back. A patch that cures a fault names the advice that is wrong from then on (`X-Kvshare-Obsolete`), and a
+test holds that nothing gives it.
 
 Nodes that share KV must run the same image: the layout of LMCache's objects is not the same on both
 devices. With `packed-kv` a GPU's object holds K and V of each head side by side, in the CPU's it is K,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kvshare.checking.patches import PATCHES
+from kvshare.checking.patches import expected_patches
 from tests.config.test_rendered import VLLM_CACHE
 from tests.conftest import BUILD_TIMEOUT_S, CPU, ROOT
 
@@ -83,7 +83,7 @@ def test_no_program_runs_as_another_user_than_its_caller(images: dict[str, str],
 
 def test_the_engine_image_knows_its_patches(images: dict[str, str]) -> None:
     patches = json.loads(inside(images[ENGINE], "cat", "/opt/kvshare/patches.json"))
-    assert {patch["id"] for patch in patches} == set(PATCHES["cpu"])
+    assert {patch["id"] for patch in patches} == set(expected_patches("cpu"))
 
 
 def test_the_cpu_engine_allocates_with_tcmalloc(images: dict[str, str]) -> None:

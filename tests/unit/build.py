@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from kvshare.checking.patches import PATCHES
+from kvshare.checking.patches import expected_patches
 from kvshare.contract import Fingerprint, Patch
 from kvshare.servers.readings import (
     Admission,
@@ -91,7 +91,7 @@ def fingerprint(role: str, instance: str | None = None) -> Fingerprint:
         kv_transfer_config={"kv_connector": "LMCacheConnectorV1", "kv_load_failure_policy": "recompute"}
         if server
         else None,
-        patches=tuple(Patch(name) for name in PATCHES["cpu"]),
+        patches=tuple(Patch(name) for name in expected_patches("cpu")),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from kvshare.checking.patches import PATCHES
+from kvshare.checking.patches import expected_patches
 from kvshare.contract import Endpoint, Facts, Interface, Model, Ucx
 from kvshare.doctor.evidence import (
     OPERATOR,
@@ -54,7 +54,7 @@ def facts(machine: str, server: Server) -> Facts:
         hub=None,
         ucx=Ucx("tcp", "eth0", ("tcp/eth0", "tcp/docker0", "tcp/lo", "self/memory")),
         versions={"vllm": "0.32.0", "lmcache": "0.5.6", "nixl": "1.5.1", "torch": "2.13.0+cpu"},
-        patches=PATCHES["cpu"],
+        patches=expected_patches("cpu"),
         python_hash_seed="123",
         dtype="float32",
         max_model_len=1600,
@@ -126,7 +126,7 @@ def with_gpus() -> Evidence:
     evidence = replace(healthy(), stack=replace(STACK, device="cuda"))
     gpus = Gpus("580.65.06", (("0", "GPU-5f2d", "NVIDIA H200"), ("1", "GPU-77aa", "NVIDIA H200")))
     model = Model(LLAMA, True, 32, 8, 128, "bfloat16")
-    evidence = on_each(evidence, memlock=None, model=model, dtype="auto", patches=PATCHES["cuda"])
+    evidence = on_each(evidence, memlock=None, model=model, dtype="auto", patches=expected_patches("cuda"))
     evidence = on_each(evidence, ucx=Ucx("tcp,cuda_copy", "eth0", ("tcp/eth0", "cuda_copy/cuda")))
     return replace(
         evidence,

@@ -1,9 +1,10 @@
-"""What to type next works as typed on a fresh machine: `make VERB`, of a verb that the Makefile has."""
+"""What to type next works as typed on a fresh machine, and no advice outlives the fault that it is about."""
 
 from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,17 @@ import pytest
 
 from kvshare.cli import main
 
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "docker"))
+
+from guard.series import load_all  # noqa: E402
+
+OBSOLETE = [
+    (patch.id, advice)
+    for series in load_all()
+    for patch in series.patches
+    for advice in patch.fields.get("X-Kvshare-Obsolete", ())
+]
 COMMAND = re.compile(rf"\bkvshare ({'|'.join(main.commands)})\b")
 MADE = re.compile(r"\bmake ([a-z][a-z-]*)( NODE=)?")
 TYPED = re.compile(r"^```.*?\n([\s\S]*?)^```|`([^`]*)`|^ {4}(.*)$", re.MULTILINE)
@@ -35,12 +47,12 @@ def is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-def sources(root: Path) -> list[Path]:
-    return [path for folder in ("tools/kvshare", "docker/engine") for path in (root / folder).rglob("*.py")]
+def sources() -> list[Path]:
+    return [path for folder in ("tools/kvshare", "docker/engine") for path in (ROOT / folder).rglob("*.py")]
 
 
-def documents(root: Path) -> list[Path]:
-    return [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").glob("*.md")]
+def documents() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
 
 
 def typed(path: Path) -> Iterator[str]:
@@ -50,20 +62,20 @@ def typed(path: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def recipes(root: Path) -> dict[str, str]:
+def recipes() -> dict[str, str]:
     """Return the recipe of each of the Makefile's targets."""
-    text = (root / "Makefile").read_text()
+    text = (ROOT / "Makefile").read_text()
     return dict(re.findall(r"^([a-z-]+):.*\n((?:\t.*\n)*)", text, re.MULTILINE))
 
 
-def test_no_string_tells_to_type_the_bare_command(root: Path) -> None:
-    bare = [f"{path}: {text}" for path in sources(root) for text in strings(path) if COMMAND.search(text)]
+def test_no_string_tells_to_type_the_bare_command() -> None:
+    bare = [f"{path}: {text}" for path in sources() for text in strings(path) if COMMAND.search(text)]
     assert bare == []
 
 
-def test_every_make_that_is_told_of_is_there(root: Path, recipes: dict[str, str]) -> None:
-    told = [(path, text) for path in sources(root) for text in strings(path)]
-    told += [(path, text) for path in documents(root) for text in typed(path)]
+def test_every_make_that_is_told_of_is_there(recipes: dict[str, str]) -> None:
+    told = [(path, text) for path in sources() for text in strings(path)]
+    told += [(path, text) for path in documents() for text in typed(path)]
     wrong = [
         f"{path.name}: make {verb}{node}"
         for path, text in told
@@ -71,3 +83,26 @@ def test_every_make_that_is_told_of_is_there(root: Path, recipes: dict[str, str]
         if verb not in recipes | PROSE or (node and "$(NODE)" not in recipes[verb])
     ]
     assert wrong == []
+
+
+def words(path: Path) -> str:
+    """Return all that a file says, each string in one piece, line breaks and capitals aside."""
+    parts = [path.read_text(), *(strings(path) if path.suffix == ".py" else ())]
+    return " ".join(" ".join(parts).split()).casefold()
+
+
+@pytest.fixture(scope="session")
+def said() -> dict[str, str]:
+    told = [*sources(), *(path for path in documents() if path.name != "patches.md")]
+    return {str(path.relative_to(ROOT)): words(path) for path in told}
+
+
+@pytest.mark.parametrize(("patch", "advice"), OBSOLETE)
+def test_nothing_gives_advice_that_a_patch_has_made_obsolete(
+    patch: str, advice: str, said: dict[str, str]
+) -> None:
+    assert [name for name, text in said.items() if advice.casefold() in text] == [], f"see {patch}"
+
+
+def test_some_patches_name_such_advice() -> None:
+    assert {"registration", "pull-loop", "lookup-loop"} <= {patch for patch, _ in OBSOLETE}

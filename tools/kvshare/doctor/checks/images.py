@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from kvshare.checking.patches import PATCHES
+from kvshare.checking.patches import expected_patches
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.doctor.checks.shared import alone, each, members, pairs, same
 from kvshare.doctor.evidence import Evidence
@@ -57,7 +57,7 @@ def _one_set_of_versions(evidence: Evidence) -> Outcome:
 @CHECKS.check("DOC-IMG-04", "it carries the patches", ("DOC-IMG-01",))
 def _patched(evidence: Evidence) -> Outcome:
     """Those that this version of the tool knows for the device ([patches.md](patches.md))."""
-    expected = PATCHES[evidence.stack.device]
+    expected = expected_patches(evidence.stack.device)
     missing = {name: set(expected) - set(facts.patches) for name, facts in evidence.seen.items()}
     bad = {name: f"{', '.join(sorted(lacks))} missing" for name, lacks in missing.items() if lacks}
     fix = "make image, then make ship where it is not built"

@@ -23,7 +23,7 @@ def _controller_answers(evidence: Evidence) -> Outcome:
 def _pull_loop_lives(evidence: Evidence) -> Outcome:
     """Servers announce their chunks on its PULL socket; if none is taken, no new KV is found.
 
-    No message ends that loop (IMG-02: `pull-loop`): the process hangs, or gets no CPU. Read its log first.
+    No message stops it (IMG-02: `pull-loop`): the process hangs, or gets no CPU. Read its log first.
     """
     samples = traffic_of(evidence).controller.pull
     if len(samples) < 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvshare.checking.patches import PATCHES
+from kvshare.checking.patches import expected_patches
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.verify.checks.shared import listed
 from kvshare.verify.evidence import Evidence
@@ -33,7 +33,7 @@ def _patched(evidence: Evidence) -> Outcome:
     running = [c for c in evidence.containers if c.state == "running"]
     if not running:
         return _NOTHING_RUNS
-    expected = PATCHES[evidence.stack.device]
+    expected = expected_patches(evidence.stack.device)
     bad = {
         c.service: c.error if c.fingerprint is None else listed(c.fingerprint.patch_ids)
         for c in running
