@@ -17,7 +17,7 @@ from kvshare import records
 from kvshare.bench.compare import Difference
 from kvshare.bench.observed import Observed
 from kvshare.bench.results import SCHEMA_VERSION, Arm, Document, PointResult
-from kvshare.bench.spec import MEANING, WORTH_QUOTING
+from kvshare.bench.spec import WORTH_QUOTING
 from kvshare.cost.model import Pull
 from kvshare.errors import KvshareError
 
@@ -236,8 +236,3 @@ def show_comparison(differences: Iterable[Difference], warnings: Iterable[str], 
     console.print(table)
     for sentence in warnings:
         console.print(f"‼ {sentence}")
-
-
-def arms_help() -> str:
-    """Return the arms with their meaning, one a line, for `--help` and the docs."""
-    return "\n".join(f"  {name:<14} {meaning}" for name, meaning in MEANING.items())

@@ -21,7 +21,6 @@ from kvshare.verify.evidence import CONTROL, LEGS, PEER, REFERENCE, WARM_UP, Tra
 from kvshare.verify.judgement import Judgement, exit_code_of
 
 SCHEMA_VERSION = 1
-FORMATS = ("table", "short", "json")
 
 
 def render(judgements: Sequence[Judgement], form: str, stream: TextIO) -> None:

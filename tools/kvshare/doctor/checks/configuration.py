@@ -83,8 +83,7 @@ def _one_lmcache(evidence: Evidence) -> Outcome:
 def _timeout_suffices(evidence: Evidence) -> Outcome:
     """It caps a whole pull ([its cost](bench.md#the-model-of-cost)); a longer one is recomputed, after that.
 
-    `--write` puts the derived value, with room for several pulls at once, into `.env`; then `make up`. Or
-    shorten MAX_MODEL_LEN.
+    The derived value has room for several pulls at once. Then `make up`. Or shorten MAX_MODEL_LEN.
     """
     meant = meanings(evidence)
     if not meant:

@@ -15,7 +15,7 @@ MINIMUM_COMPOSE = (2, 26)
 def _engines_answer(evidence: Evidence) -> Outcome:
     """As ENG-01; the other machines are looked at all the same.
 
-    `--wait` goes on asking, e.g. while a machine boots.
+    `ARGS=--wait=60` goes on asking, e.g. while a machine boots.
     """
     bad = {engine.context: engine.error for engine in evidence.engines if engine.error}
     if not bad:

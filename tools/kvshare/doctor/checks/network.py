@@ -12,7 +12,6 @@ from kvshare.operate.preflight import ANY_ADDRESS
 from kvshare.stack.ports import Port, ports_of, ranges_of
 
 CHECKS: Category[Evidence] = Category("network")
-_RULES = 'make ports ARGS="--format nft", or ufw'
 
 
 @CHECKS.check("DOC-NET-01", "UCX uses a network card that the other machines reach", ("DOC-HOST-02",))
@@ -67,8 +66,8 @@ def _ports_reached(evidence: Evidence) -> Outcome:
         names = tuple(m.name for m in evidence.stack.members if f"{m.host}:" in said)
         return Failed("the ports can be listened on", said, names, "ss -ltnp, on that machine")
     tried = [one for one in evidence.dialed if one.source != OPERATOR and not one.free]
-    fix = f"open these ports there for the stack's machines: {_RULES}"
-    return _reached(evidence, tried, f"{len(tried)} connections", f"{len(tried)} connections stand", fix)
+    good = f"{len(tried)} connections"
+    return _reached(evidence, tried, good, f"{good} stand")
 
 
 @CHECKS.check("DOC-NET-03", "so are those that UCX takes for KV", ("DOC-HOST-02",))
@@ -77,16 +76,10 @@ def _ucx_ports_reached(evidence: Evidence) -> Outcome:
     tried = [one for one in evidence.dialed if one.free]
     ports = ranges_of(evidence.stack.prefill)[0].text
     expected = f"ports {ports} open between the stack's machines: UCX takes its own out of them"
-    return _reached(
-        evidence,
-        tried,
-        f"{len(tried)} connections to ports of {ports}",
-        expected,
-        f"{_RULES}, on that machine",
-    )
+    return _reached(evidence, tried, f"{len(tried)} connections to ports of {ports}", expected)
 
 
-def _reached(evidence: Evidence, tried: Sequence[Dialed], good: str, expected: str, fix: str) -> Outcome:
+def _reached(evidence: Evidence, tried: Sequence[Dialed], good: str, expected: str) -> Outcome:
     if not tried:
         return NotChecked("no machine could be looked at")
     bad = [one for one in tried if one.error]
@@ -96,12 +89,17 @@ def _reached(evidence: Evidence, tried: Sequence[Dialed], good: str, expected: s
         f"{one.source} to {one.host}:{one.port}{'' if one.free else f' ({one.purpose})'}: {one.error}"
         for one in bad
     )
-    return Failed(expected, found, tuple(dict.fromkeys(one.target for one in bad)), fix)
+    names = tuple(dict.fromkeys(one.target for one in bad))
+    return Failed(expected, found, names, f"open them there to the stack's machines: {_rules(names[0])}")
+
+
+def _rules(node: str) -> str:
+    return f'make ports ARGS="--format nft --node {node}", or ufw'
 
 
 @CHECKS.check("DOC-NET-04", "no port is reached from where it must not be", warning=True)
 def _ports_closed(evidence: Evidence) -> Outcome:
-    """Found are ports that answer the operator's machine where it is no node, or listen on all addresses.
+    """It answers the operator's machine, which is no node, or it listens on all addresses.
 
     A worker does that in an image without the patch `worker-address` (DOC-IMG-04).
     """
@@ -118,13 +116,9 @@ def _ports_closed(evidence: Evidence) -> Outcome:
         return Passed("" if running else "as far as can be told before it runs")
     found = [f"{o.host}:{o.port} ({o.purpose}) answers {OPERATOR}" for o in outside]
     found += [f"{p.text} ({p.purpose}) listens on all addresses of {n}'s machine" for n, p in everywhere]
-    names = (*(o.target for o in outside), *(name for name, _ in everywhere))
-    return Failed(
-        "ports without authentication answer the stack's machines alone",
-        "; ".join(found),
-        tuple(dict.fromkeys(names)),
-        "close them to all others: make ports shows who must reach which, its --format nft or ufw the rules",
-    )
+    names = tuple(dict.fromkeys((*(o.target for o in outside), *(name for name, _ in everywhere))))
+    expected = "ports without authentication answer the stack's machines alone"
+    return Failed(expected, "; ".join(found), names, f"close them to all others: {_rules(names[0])}")
 
 
 def _on_all_addresses(facts: Facts, port: Port) -> bool:
@@ -158,7 +152,3 @@ def _link_measured(evidence: Evidence) -> Outcome:
 def speed_words(link: Link) -> str:
     """Return a measured link's speed and latency in words."""
     return f"{(link.bytes_per_s or 0) / 1e9:.2f} GB/s, {(link.latency_s or 0) * 1e6:.0f} µs"
-
-
-def _image_name(evidence: Evidence) -> str:
-    return next((engine.image.name for engine in evidence.asked if engine.image is not None), "")

@@ -60,7 +60,7 @@ def _workers_registered(evidence: Evidence) -> Outcome:
     """Each server that is up is listed with the address that its peer must dial.
 
     Another address: it was started with another HOST in `.env`, or a server of another stack has its name.
-    Missing: it goes on trying, and its log says why in vain.
+    Missing: it goes on trying, and its log says what comes of it.
     """
     traffic, stack = traffic_of(evidence), evidence.stack
     probes = ((stack.prefill, traffic.prefill), (stack.decode, traffic.decode))
