@@ -16,10 +16,12 @@ import json
 import multiprocessing
 import time
 from multiprocessing.queues import Queue
+from typing import Any
+from unittest.mock import patch
 
 from kvshare.bench import load, stats
-from kvshare.servers import wire
-from kvshare.servers.wire import Ask
+from kvshare.servers.completion import Ask
+from kvshare.servers.http import Http, Stream
 
 PROMPT_TOKENS = 522
 
@@ -41,7 +43,7 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ga
                 usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": number}
                 _chunk(writer, {"choices": [{"text": f"{time.perf_counter():.9f}"}], "usage": usage})
                 await writer.drain()
-            writer.write(b"0\r\n\r\n")
+            writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
             await writer.drain()
     except asyncio.IncompleteReadError:
         pass
@@ -70,24 +72,25 @@ def measure(streams: int, tokens: int, gap_s: float) -> dict[str, float]:
     server = context.Process(target=_serve, args=(port, gap_s), daemon=True)
     server.start()
     late: list[float] = []
-    original = wire._timed
+    original = Http.stream
 
-    def timed(base: str, ask: Ask, sent: float, lines: list[tuple[float, bytes]]) -> wire.Timed:
+    def watched(http: Http, *task: Any) -> Stream:
+        stream = original(http, *task)
         # perf_counter is the machine's monotonic clock on Linux, the same in every process.
         late.extend(
-            (arrived - float(json.loads(line[6:])["choices"][0]["text"])) * 1000 for arrived, line in lines
+            (arrived - float(json.loads(data)["choices"][0]["text"])) * 1000
+            for arrived, data in stream.events
         )
-        return original(base, ask, sent, lines)
+        return stream
 
-    wire._timed = timed
     try:
         url = f"http://127.0.0.1:{port.get(timeout=30)}"
         asks = [Ask(f"overhead-{n}", (7,) * PROMPT_TOKENS, tokens) for n in range(streams)]
-        used = time.process_time()
-        done = load.send(asks, url, "m", None, streams)
-        used = time.process_time() - used
+        with patch.object(Http, "stream", watched):
+            used = time.process_time()
+            done = load.send(asks, url, "m", None, streams)
+            used = time.process_time() - used
     finally:
-        wire._timed = original
         server.terminate()
     failed = [request.error for request in done.requests if request.error]
     if failed:

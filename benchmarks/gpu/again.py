@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.measure import CHUNK, VOCAB, Measurement
-from kvshare.servers import metrics
-from kvshare.servers.openai import complete
-from kvshare.servers.prompts import make_prompts, reusable
+from kvshare.servers.completion import Ask, Completion, complete
+from kvshare.servers.prompts import Prompt, make_prompts, reusable
+from kvshare.servers.readings import Reading, Sources
+from kvshare.servers.server import EXPORT_DEADLINE_S
+from kvshare.servers.wait import poll
 from kvshare.stack.members import Stack
 from kvshare.verify import tolerance
-from kvshare.verify.legs import COUNTERS_DEADLINE_S, poll
 
 OUTPUT = 8
 TOKENS = 1546
@@ -29,19 +30,19 @@ def run(stack: Stack, logs: dict[str, Path], times: int) -> tuple[dict[str, Any]
     """
     at = Measurement(stack, logs)
     (prompt,) = make_prompts(1, TOKENS, VOCAB, random.SystemRandom().randrange(2**31))
-    honest = complete(at.http["prefill"], at.model, prompt, "again-honest", OUTPUT).output
-    at._await_admission(prompt)
-    before, transfers = at._sources("decode"), _transfers(at)
+    keys = at.controller.keys()
+    honest = _ask(at, "prefill", prompt, "honest").output
+    at.await_admission(prompt, keys)
+    before, transfers = _pulled(at), _transfers(at)
     answers = []
     clear = {"instance_id": stack.decode.instance, "location": "LocalCPUBackend"}
     for number in range(times):
-        at.controller.post("/clear", clear)
+        at.controller.http.post("/clear", clear)
         if number % 2 == 0:
-            at.http["decode"].post("/reset_prefix_cache", {})
-        answers.append(complete(at.http["decode"], at.model, prompt, f"again-{number}", OUTPUT))
-    moved = (at._sources("decode") - before).external_kv_transfer
-    pulled = moved // reusable(TOKENS, CHUNK)
-    written = poll(lambda: _transfers(at) - transfers, lambda count: count >= pulled, COUNTERS_DEADLINE_S)
+            at.servers["decode"].http.post("/reset_prefix_cache", {})
+        answers.append(_ask(at, "decode", prompt, str(number)))
+    pulled = (_pulled(at) - before) // reusable(TOKENS, CHUNK)
+    written = poll(lambda: _transfers(at) - transfers, lambda count: count >= pulled, EXPORT_DEADLINE_S)
     distances = [tolerance.distance(honest, answer.output) for answer in answers]
     limit = tolerance.floor_of("bfloat16")
     tokens = Counter(tuple(p.token for p in a.output) == tuple(p.token for p in honest) for a in answers)
@@ -58,6 +59,23 @@ def run(stack: Stack, logs: dict[str, Path], times: int) -> tuple[dict[str, Any]
     return found, good and written == pulled == times // 2
 
 
+def _ask(at: Measurement, node: str, prompt: Prompt, name: str) -> Completion:
+    ask = Ask(f"again-{name}", prompt, OUTPUT, logprobs=True)
+    return complete(at.servers[node].http, at.model, ask)
+
+
+def _read(at: Measurement, node: str) -> Reading:
+    found = at.servers[node].read()
+    if found is None:
+        raise RuntimeError(f"{node} does not tell its counters")
+    return found
+
+
+def _pulled(at: Measurement) -> int:
+    """Tokens that decode has got from its peer, by its own count."""
+    return (_read(at, "decode").sources or Sources()).external_kv_transfer
+
+
 def _transfers(at: Measurement) -> int:
     """How often prefill wrote to a peer, by its own count."""
-    return round(metrics.counters(metrics.parse(at.http["prefill"].get("/metrics").text)).transfers)
+    return round(_read(at, "prefill").counters.transfers)

@@ -16,17 +16,17 @@ from statistics import median
 from typing import Any
 
 from benchmarks.gpu.chain import uncoloured
-from kvshare.servers import metrics
-from kvshare.servers.openai import Http, complete
-from kvshare.servers.prompts import TAIL, make_prompts, reusable
+from kvshare.servers.completion import Ask, complete
+from kvshare.servers.controller import Controller
+from kvshare.servers.prompts import TAIL, Prompt, make_prompts, reusable
 from kvshare.servers.readings import Sources
+from kvshare.servers.server import Server
 from kvshare.stack.members import Stack
 
 CHUNK = 256
 VOCAB = 259
 ADMISSION_S = 20.0
 SETTLE_S = 0.3  # for what the server does after its answer
-COUNT_S = 5.0
 
 _LINE = re.compile(r"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3})\] LMCache \w+: (.*)")
 # A pull's milestones in order: what it is, whose log tells, the line.
@@ -66,9 +66,9 @@ class Measurement:
     def __init__(self, stack: Stack, logs: dict[str, Path]) -> None:
         self.stack = stack
         self.logs = logs
-        self.http = {"prefill": Http(stack.prefill.url), "decode": Http(stack.decode.url)}
-        self.controller = Http(stack.controller.url)
-        self.model = self.http["prefill"].get("/v1/models").json()["data"][0]["id"]
+        self.servers = {"prefill": Server(stack.prefill.url), "decode": Server(stack.decode.url)}
+        self.controller = Controller(stack.controller.url, stack.prefill.instance, CHUNK)
+        self.model = self.servers["prefill"].await_healthy(0).model or ""
 
     def run(self, chunks: Sequence[int], repetitions: int, seed: int) -> list[Length]:
         """Measure prompts of so many whole chunks and a tail; the first repetition of each warms up."""
@@ -92,48 +92,38 @@ class Measurement:
         )
         return length
 
-    def _cold(self, prompt: Sequence[int], number: int) -> Sent:
+    def _cold(self, prompt: Prompt, number: int) -> Sent:
+        keys = self.controller.keys()
         sent = self._send("prefill", prompt, f"cold-{number}")
         _require(sent.sources == Sources(local_compute=len(prompt)), "cold", sent)
-        self._await_admission(prompt)
+        self.await_admission(prompt, keys)
         return sent
 
-    def _hits(self, prompt: Sequence[int], number: int) -> tuple[Sent, Sent]:
+    def _hits(self, prompt: Prompt, number: int) -> tuple[Sent, Sent]:
         """Send the prompt again to both servers; who is first changes with every repetition."""
         expected = reusable(len(prompt), CHUNK)
         sent = {}
         for node in ("prefill", "decode") if number % 2 else ("decode", "prefill"):
             # Or vLLM's own prefix cache would answer, and LMCache would not be asked.
-            self.http["prefill"].post("/reset_prefix_cache", {})
+            self.servers["prefill"].http.post("/reset_prefix_cache", {})
             sent[node] = self._send(node, prompt, f"{node}-{number}")
             _require(sent[node].sources.external_kv_transfer == expected, node, sent[node])
         return sent["prefill"], sent["decode"]
 
-    def _send(self, node: str, prompt: Sequence[int], name: str) -> Sent:
-        before = self._sources(node)
+    def _send(self, node: str, prompt: Prompt, name: str) -> Sent:
+        server = self.servers[node]
+        before = server.read()
         at = time.time()
         request = f"gpu-{len(prompt)}-{name}-{at:.0f}"
-        answer = complete(self.http[node], self.model, prompt, request, max_tokens=1)
-        end = time.monotonic() + COUNT_S
-        while (moved := self._sources(node) - before).total < len(prompt) and time.monotonic() < end:
-            time.sleep(0.05)
+        answer = complete(server.http, self.model, Ask(request, prompt, max_tokens=1, logprobs=True))
+        moved = server.await_counted(before, len(prompt))
         time.sleep(SETTLE_S)
-        return Sent(answer.ttft_ms, at, moved)
+        return Sent(answer.ttft_ms, at, (moved and moved.sources) or Sources())
 
-    def _sources(self, node: str) -> Sources:
-        found = metrics.sources(metrics.parse(self.http[node].get("/metrics").text))
-        return found or Sources()
-
-    def _await_admission(self, prompt: Sequence[int]) -> None:
-        """Wait until the controller finds the whole prompt at prefill."""
-        expected = reusable(len(prompt), CHUNK)
-        end = time.monotonic() + ADMISSION_S
-        while time.monotonic() < end:
-            found = self.controller.post("/lookup", {"tokens": list(prompt)}).json()["layout_info"]
-            if int(found.get(self.stack.prefill.instance, ("", 0))[1]) >= expected:
-                return
-            time.sleep(0.1)
-        raise RuntimeError(f"the controller does not know {expected} tokens at prefill")
+    def await_admission(self, prompt: Prompt, keys_before: int) -> None:
+        """Wait until the controller knows the whole prompt at prefill; RuntimeError if it does not."""
+        if not self.controller.await_admission([prompt], keys_before, ADMISSION_S).how:
+            raise RuntimeError(f"the controller does not know {len(prompt)} tokens at prefill")
 
     def _stages(self, sent: Sent) -> dict[str, float]:
         """Return when each milestone of a pull was passed, in ms from the request's sending."""

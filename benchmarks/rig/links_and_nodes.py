@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.summary import summary
 from benchmarks.tool import bench, run
-from kvshare.servers.openai import complete
+from kvshare.servers.completion import Ask, complete
 from kvshare.servers.prompts import make_prompts
 from tests.rig import engines, network
 from tests.rig.__main__ import settings_for
@@ -70,7 +70,7 @@ def _all_at_once(nodes: Sequence[Host], clients: ThreadPoolExecutor) -> dict[str
     traffic = Traffic(seed=len(nodes), addresses={host: host.address for host in (PREFILL, *nodes)})
 
     def ask(host: Host, prompt: Prompt) -> float:
-        return complete(traffic.http(host), MODEL, prompt, str(time.monotonic_ns()), OUTPUT).ttft_ms
+        return complete(traffic.http(host), MODEL, Ask(str(time.monotonic_ns()), prompt, OUTPUT)).ttft_ms
 
     def pulled(host: Host) -> int:
         return traffic.sources(host).external_kv_transfer

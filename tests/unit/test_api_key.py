@@ -13,8 +13,7 @@ from click.testing import CliRunner
 from kvshare import cli
 from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
-from kvshare.site import client
-from kvshare.verify import legs
+from kvshare.verify import client, legs
 from kvshare.verify.evidence import Spec
 from tests.unit.build import SPEC, STACK, proven
 from tests.unit.fake_stack import FakeStack, serve

@@ -34,9 +34,9 @@ CONFIG = {
 }  # fmt: skip
 PRINT = {"model": "/models/x", "dtype": "float32", "max_model_len": 1600, "lmcache": {"chunk_size": 256}}
 IMPATIENT = (
-    "from kvshare.verify import legs\nfrom kvshare.bench import session\n"
-    "legs.LEDGER_DEADLINE_S = legs.COUNTERS_DEADLINE_S = session.ADMISSION_DEADLINE_S = 0.05\n"
-    "legs.POLL_S = 0.01\nfrom kvshare.cli import main\nmain(prog_name='kvshare')\n"
+    "from kvshare.servers import server, wait\nfrom kvshare.bench import session\n"
+    "server.COUNTED_DEADLINE_S = server.EXPORT_DEADLINE_S = session.ADMISSION_DEADLINE_S = 0.05\n"
+    "wait.POLL_S = 0.01\nfrom kvshare.cli import main\nmain(prog_name='kvshare')\n"
 )
 
 

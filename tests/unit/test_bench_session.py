@@ -12,8 +12,8 @@ from kvshare.bench.observed import Line, Observed
 from kvshare.bench.spec import ARMS, COLD, LOCAL_LMCACHE, LOCAL_PREFIX, PEER, RECOMPUTE, BenchSpec, Point
 from kvshare.config.threshold import Threshold
 from kvshare.errors import KvshareError
+from kvshare.servers import server, wait
 from kvshare.servers.readings import Sources
-from kvshare.verify import legs
 from tests.unit.fake_stack import CHUNK, FakeStack, serve
 
 N, SHARED = 2 * CHUNK + 10, 2 * CHUNK
@@ -44,9 +44,9 @@ def spec(stack: FakeStack) -> Iterator[BenchSpec]:
 @pytest.fixture
 def run(spec: BenchSpec, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(session, "ADMISSION_DEADLINE_S", 0.05)
-    for name in ("LEDGER_DEADLINE_S", "COUNTERS_DEADLINE_S"):
-        monkeypatch.setattr(legs, name, 0.05)
-    monkeypatch.setattr(legs, "POLL_S", 0.01)
+    for name in ("COUNTED_DEADLINE_S", "EXPORT_DEADLINE_S"):
+        monkeypatch.setattr(server, name, 0.05)
+    monkeypatch.setattr(wait, "POLL_S", 0.01)
 
     def run(api_key: str | None = None, **changes: object) -> Observed:
         seen = Observed()

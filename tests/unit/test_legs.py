@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kvshare.errors import KvshareError
+from kvshare.servers import wait
 from kvshare.servers.readings import Sources
 from kvshare.verify import legs
 from kvshare.verify.evidence import CONTROL, PEER, REFERENCE, SAME_SPLIT, Spec, Traffic
@@ -33,7 +34,7 @@ def spec(stack: FakeStack) -> Iterator[Spec]:
 def run(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> Run:
     for name in ("FLUSH_S", "ADMISSION_DEADLINE_S", "AFTER_A_MISS_S"):
         monkeypatch.setattr(legs, name, 0.05)
-    monkeypatch.setattr(legs, "POLL_S", 0.01)
+    monkeypatch.setattr(wait, "POLL_S", 0.01)
 
     def run(api_key: str | None = None, narrate: legs.Narrate = lambda _: None, **changes: Any) -> Traffic:
         return legs.run(replace(spec, **changes), api_key, narrate)

@@ -12,9 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from kvshare.servers import metrics
-from kvshare.servers.openai import Http
 from kvshare.servers.readings import Sources
+from kvshare.servers.server import Server
 from tests import vllm_bench
 from tests.conftest import ROOT
 from tests.scenarios.conftest import Outcome, Rig
@@ -94,9 +93,10 @@ def run_vllm_bench(rig: Rig, seed: int) -> dict[str, Any]:
 
 
 def sources_of_prefill() -> Sources:
-    found = metrics.sources(metrics.parse(Http(PREFILL).get("/metrics", timeout=10).text))
+    found = Server(PREFILL).read()
     assert found is not None
-    return found
+    assert found.sources is not None
+    return found.sources
 
 
 def test_vllms_own_benchmark_agrees(rig: Rig, tmp_path: Path, long: bool) -> None:

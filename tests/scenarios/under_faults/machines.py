@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kvshare.verify.legs import FLUSH_S
+from kvshare.servers.server import FLUSH_S
 from tests.rig import engines, network
 from tests.rig.network import DECODE, PREFILL, Host, Link
 from tests.scenarios.conftest import CPU_FILES, Outcome, TwoMachines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from kvshare.servers import metrics
-from kvshare.servers.openai import Completion, Http, RequestFailedError, complete
+from kvshare.servers.completion import Ask, Completion, complete
+from kvshare.servers.http import Http, RequestFailedError
 from kvshare.servers.prompts import make_prompts
 from kvshare.servers.readings import Position, Sources
 from kvshare.verify.tolerance import distance, first_divergence, is_explained, make_limit
@@ -186,7 +188,7 @@ class Traffic:
         return int(metrics.total(self._scrape(host), counter) or 0)
 
     def _scrape(self, host: Host) -> tuple[metrics.Sample, ...]:
-        return metrics.parse(as_operator(lambda: self.http(host).get("/metrics", timeout=10).text))
+        return metrics.parse(as_operator(lambda: self.http(host).get("/metrics", timeout=10)))
 
     def http(self, host: Host) -> Http:
         """A new connection: the server may close a kept one, idle for 5 s, just as it is used again."""
@@ -218,14 +220,14 @@ class Traffic:
         return sent
 
     def _complete(self, http: Http, prompt: Sequence[int]) -> Completion:
-        return complete(http, MODEL, prompt, f"fault-{self.seed}-{time.monotonic_ns()}", OUTPUT)
+        request_id = f"fault-{self.seed}-{time.monotonic_ns()}"
+        return complete(http, MODEL, Ask(request_id, prompt, OUTPUT, logprobs=True))
 
 
 def workers() -> list[dict[str, Any]]:
     """The workers that the controller knows; RequestFailedError if it does not answer."""
-    found: list[dict[str, Any]] = as_operator(lambda: Http(CONTROLLER).get("/controller/workers").json())[
-        "workers"
-    ]
+    told = as_operator(lambda: Http(CONTROLLER).get("/controller/workers"))
+    found: list[dict[str, Any]] = json.loads(told)["workers"]
     return found
 
 

@@ -12,10 +12,11 @@ from itertools import pairwise
 from queue import SimpleQueue
 
 from kvshare.bench.observed import Request
-from kvshare.servers.openai import RequestFailedError
-from kvshare.servers.wire import Ask, Timed, Wire
+from kvshare.servers.completion import Ask, Completion, complete
+from kvshare.servers.http import Http, RequestFailedError
 
 MAX_IN_FLIGHT = 256  # of Poisson arrivals; beyond it requests would wait here, not at the server
+PATIENCE_S = 300.0  # a long queue is a result, a server that is gone is not
 SWITCH_INTERVAL_S = 0.0005  # Python's own 5 ms would add to a token's time at high concurrency
 
 
@@ -47,49 +48,49 @@ def send(
     """Send every ask, ``concurrency`` in flight, or each at its moment of ``due_s``; failures are results."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     workers = min(len(asks), MAX_IN_FLIGHT if due_s is not None else concurrency)
-    wires: SimpleQueue[Wire] = SimpleQueue()
+    connections: SimpleQueue[Http] = SimpleQueue()
     for _ in range(workers):
-        wires.put(Wire(base, model, api_key))
+        connections.put(Http(base, api_key))
     start = time.perf_counter()
 
     def one(number: int) -> tuple[Request, float]:
         if due_s is not None:
             time.sleep(max(0.0, start + due_s[number] - time.perf_counter()))
-        wire = wires.get()
+        http = connections.get()
         try:
-            return _one(wire, asks[number], start)
+            return _one(http, model, asks[number], start)
         finally:
-            wires.put(wire)
+            connections.put(http)
 
     try:
         with ThreadPoolExecutor(workers) as pool:
             done = list(pool.map(one, range(len(asks))))
     finally:
-        while not wires.empty():
-            wires.get().close()
+        while not connections.empty():
+            connections.get().close()
     first = min(request.sent_s for request, _ in done)
     return Loaded(tuple(request for request, _ in done), max(end for _, end in done) - start - first)
 
 
-def _one(wire: Wire, ask: Ask, start: float) -> tuple[Request, float]:
+def _one(http: Http, model: str, ask: Ask, start: float) -> tuple[Request, float]:
     """Return the request and the moment of its last token."""
     before = time.perf_counter()
     try:
-        answer = wire.complete(ask)
+        answer = complete(http, model, ask, PATIENCE_S)
     except RequestFailedError as error:
         failed = Request(ask.request_id, before - start, len(ask.prompt), error=str(error))
         return failed, time.perf_counter()
     return _as_request(ask.request_id, answer, start), answer.token_times[-1]
 
 
-def _as_request(request_id: str, answer: Timed, start: float) -> Request:
+def _as_request(request_id: str, answer: Completion, start: float) -> Request:
     times = answer.token_times
     return Request(
         request_id=request_id,
         sent_s=answer.sent - start,
         prompt_tokens=answer.prompt_tokens,
         output_tokens=answer.output_tokens,
-        ttft_ms=(times[0] - answer.sent) * 1000,
-        e2e_ms=(times[-1] - answer.sent) * 1000,
+        ttft_ms=answer.ttft_ms,
+        e2e_ms=answer.e2e_ms,
         gaps_ms=tuple(round((b - a) * 1000, 4) for a, b in pairwise(times)),
     )

@@ -9,47 +9,27 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from kvshare.bench import load, rules
 from kvshare.bench.observed import ArmRun, Closing, Line, Opening, PointEnd, Repetition
 from kvshare.bench.spec import COLD, LOCAL_LMCACHE, NEEDS_COLD, NODE_OF, PEER, RECOMPUTE, BenchSpec, Point
 from kvshare.errors import KvshareError
-from kvshare.servers import metrics
-from kvshare.servers.openai import Http, RequestFailedError
-from kvshare.servers.prompts import FIRST_TOKEN_ID, require_prompt_tokens, reusable
-from kvshare.servers.readings import Counters, EngineTimes, Sources
-from kvshare.servers.wire import Ask
-from kvshare.verify import legs
-from kvshare.verify.legs import Narrate, poll
+from kvshare.servers.completion import Ask
+from kvshare.servers.controller import Controller
+from kvshare.servers.http import RequestFailedError
+from kvshare.servers.prompts import Prompt, draw_prompt, require_prompt_tokens, reusable
+from kvshare.servers.readings import Reading, ServerProbe
+from kvshare.servers.server import Server, await_export
 
 WARM_UP_TOKENS = 2  # output tokens of the first pull, which counts nowhere
 ADMISSION_DEADLINE_S = 30.0
 Emit = Callable[[Line], None]
-Prompt = tuple[int, ...]
+Narrate = Callable[[str], None]
+Readings = dict[str, Reading | None]  # by node
 
 
 class StoppedError(Exception):
     """The run cannot go on; the message is one sentence."""
-
-
-@dataclass(frozen=True)
-class _Card:
-    """What a server says of its model."""
-
-    model: str
-    max_model_len: int | None
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A server's counters at one moment."""
-
-    sources: Sources | None
-    engine: EngineTimes
-    counters: Counters
-    copies: float
-    copy_seconds: float
 
 
 def run(spec: BenchSpec, api_key: str | None, emit: Emit, narrate: Narrate) -> None:
@@ -69,9 +49,10 @@ def run(spec: BenchSpec, api_key: str | None, emit: Emit, narrate: Narrate) -> N
 class _Session:
     def __init__(self, spec: BenchSpec, api_key: str | None, emit: Emit, narrate: Narrate) -> None:
         self.spec, self.api_key, self.emit, self.narrate = spec, api_key, emit, narrate
-        self.http = {"prefill": Http(spec.prefill, api_key), "decode": Http(spec.decode, api_key)}
-        self.controller = Http(spec.controller)
-        self.nodes = tuple(n for n in self.http if any(NODE_OF[arm] == n for arm in self.arms))
+        urls = {"prefill": spec.prefill, "decode": spec.decode}
+        needed = {NODE_OF[arm] for arm in self.arms}
+        self.servers = {node: Server(url, api_key) for node, url in urls.items() if node in needed}
+        self.controller = Controller(spec.controller, spec.prefill_instance, spec.chunk_size)
         self.model = ""
         self.draw = random.Random(spec.seed)
         self.serial = 0
@@ -86,8 +67,8 @@ class _Session:
 
     def open(self) -> None:
         """Look at the servers, refuse what cannot work, and make the first pull of the pair."""
-        cards = {node: self._card(node) for node in self.nodes}
-        models = {card.model for card in cards.values()}
+        cards = {node: self._card(node) for node in self.servers}
+        models = {str(card.model) for card in cards.values()}
         if len(models) > 1:
             raise KvshareError(
                 f"prefill serves {cards['prefill'].model} and decode {cards['decode'].model}: "
@@ -109,36 +90,33 @@ class _Session:
             self._send(RECOMPUTE, point, self._prompts(point))
         if COLD not in self.arms:
             return None
-        before, keys = self._see_all(), self._owner_keys()
+        before, keys = self._read_all(), self.controller.keys()
         self._send(COLD, point, prompts)
         if PEER not in self.arms:
             return None
-        self._await_admission(prompts, keys)
+        self.controller.await_admission(prompts, keys, ADMISSION_DEADLINE_S)
         pull = self._send(PEER, point, prompts)
         if self.spec.declined(point):
             return None
-        if pull.sources and pull.sources.external_kv_transfer:
-            self._await_export(before, 1)  # or it would be counted as the first point's
+        if _moved(pull):
+            self._await_export(before, [pull])  # or it would be counted as the first point's
         self.narrate(f"first pull of the pair, not counted: {_ttft(pull)}")
         return pull
 
     def measure(self, number: int, point: Point) -> None:
         """Repeat a point until enough repetitions count, or as many again were discarded."""
         self.narrate(f"{point.label}, {point.requests} requests of each arm")
-        before = self._see_all()
-        counted = pulls = 0
+        before = self._read_all()
+        counted = 0
+        pulled: list[ArmRun] = []
         for attempt in range(2 * self.spec.repetitions):
             repetition = self._repeat(number, attempt, point)
             self.emit(Line(repetition=repetition))
             counted += repetition.discarded is None
-            pulls += sum(
-                len(run.requests)
-                for run in repetition.arms
-                if run.arm == PEER and run.sources and run.sources.external_kv_transfer
-            )
+            pulled += [run for run in repetition.arms if run.arm == PEER and _moved(run)]
             if counted == self.spec.repetitions:
                 break
-        self.emit(Line(point_end=self._point_end(number, before, pulls)))
+        self.emit(Line(point_end=self._point_end(number, before, pulled)))
 
     def _repeat(self, number: int, attempt: int, point: Point) -> Repetition:
         shared = point.shared_tokens(self.spec.chunk_size)
@@ -147,13 +125,13 @@ class _Session:
         runs: list[ArmRun] = []
         admission = None
         for arm in order(self.arms, attempt):
-            keys = self._owner_keys() if arm == COLD else 0
+            keys = self.controller.keys() if arm == COLD else 0
             run = self._send(arm, point, self._prompts_of(arm, prompts, point))
             runs.append(_judged(run, expected.get(arm, shared)))
             self.narrate(f"repetition {attempt + 1}, {arm}: {_ttft(run)}{_why(runs[-1])}")
             self._require_servers(runs[-1])
             if arm == COLD and PEER in self.arms and run.wall_s:
-                admission = self._await_admission(prompts, keys)
+                admission = self.controller.await_admission(prompts, keys, ADMISSION_DEADLINE_S).seconds
         return Repetition(number, attempt, tuple(runs), admission, rules.violation(runs, shared))
 
     def _prompts(self, point: Point) -> tuple[Prompt, ...]:
@@ -161,7 +139,7 @@ class _Session:
         return tuple(self._tokens(point.prompt_tokens) for _ in range(point.requests))
 
     def _tokens(self, count: int) -> Prompt:
-        return tuple(self.draw.randrange(FIRST_TOKEN_ID, self.spec.vocab) for _ in range(count))
+        return draw_prompt(self.draw, count, self.spec.vocab)
 
     def _prompts_of(self, arm: str, prompts: Sequence[Prompt], point: Point) -> tuple[Prompt, ...]:
         """Return what an arm sends: the cold prompts, their shared part and fresh tokens, or fresh ones."""
@@ -184,11 +162,12 @@ class _Session:
         due = None
         if point.rate is not None:
             due = load.arrivals(len(asks), point.rate, self.draw.randrange(2**31))
-        before = self._see(node)
-        done = load.send(asks, self.http[node].base, self.model, self.api_key, point.concurrency, due)
+        before = self.servers[node].read()
+        done = load.send(asks, self.servers[node].http.base, self.model, self.api_key, point.concurrency, due)
         sent = sum(r.prompt_tokens for r in done.requests if r.error is None)
         answered = sum(r.error is None for r in done.requests)
-        sources, engine = self._risen(node, before, sent, answered)
+        rise = self.servers[node].await_counted(before, sent, answered)
+        sources, engine = (rise.sources, rise.engine) if rise else (None, None)
         return ArmRun(arm, done.requests, done.wall_s, sources, engine)
 
     def _require_servers(self, run: ArmRun) -> None:
@@ -196,130 +175,40 @@ class _Session:
         if run.fault is None or all(request.error is None for request in run.requests):
             return
         try:
-            self.http[NODE_OF[run.arm]].get("/health")
+            self.servers[NODE_OF[run.arm]].http.get("/health")
         except RequestFailedError as error:
             raise StoppedError(f"{NODE_OF[run.arm]} went down during the run: {error}") from None
 
     # --- looking ------------------------------------------------------------------------------------------
 
-    def _card(self, node: str) -> _Card:
+    def _card(self, node: str) -> ServerProbe:
         """Return what a server says of its model, waiting for it within the deadline."""
-        answer = poll(lambda: self._card_now(node), lambda found: isinstance(found, _Card), self.spec.wait_s)
-        if isinstance(answer, str):
-            raise StoppedError(f"{node} cannot be measured: {answer}")
-        return answer
+        card = self.servers[node].await_healthy(self.spec.wait_s)
+        if not card.healthy:
+            raise StoppedError(f"{node} cannot be measured: {card.error}")
+        return card
 
-    def _card_now(self, node: str) -> _Card | str:
-        try:
-            self.http[node].get("/health")
-            listed = self.http[node].get("/v1/models").json()["data"][0]
-            return _Card(str(listed["id"]), listed.get("max_model_len"))
-        except RequestFailedError as error:
-            return str(error)
-        except (ValueError, LookupError):
-            return f"{self.http[node].base}/v1/models lists no model"
+    def _read_all(self) -> Readings:
+        return {node: server.read() for node, server in self.servers.items()}
 
-    def _see_all(self) -> dict[str, _Seen | None]:
-        return {node: self._see(node) for node in self.nodes}
-
-    def _see(self, node: str) -> _Seen | None:
-        try:
-            samples = metrics.parse(self.http[node].get("/metrics", timeout=10.0).text)
-        except (RequestFailedError, ValueError):
-            return None
-        return _Seen(
-            metrics.sources(samples),
-            engine_times(samples),
-            metrics.counters(samples),
-            metrics.total(samples, "lmcache:time_to_retrieve_count") or 0.0,
-            metrics.total(samples, "lmcache:time_to_retrieve_sum") or 0.0,
-        )
-
-    def _risen(
-        self, node: str, before: _Seen | None, tokens: int, requests: int
-    ) -> tuple[Sources | None, EngineTimes | None]:
-        """Return how the server's counters rose, once it has counted this arm's requests."""
-        if before is None or before.sources is None:
-            return None, None
-        earlier = before.sources
-        now = poll(
-            lambda: self._see(node),
-            lambda seen: (
-                seen is None
-                or seen.sources is None
-                or (
-                    (seen.sources - earlier).total >= tokens
-                    and seen.engine.requests - before.engine.requests >= requests
-                )
-            ),
-            legs.LEDGER_DEADLINE_S,
-        )
-        if now is None or now.sources is None:
-            return None, None
-        return now.sources - earlier, now.engine - before.engine
-
-    def _point_end(self, number: int, before: dict[str, _Seen | None], pulls: int) -> PointEnd:
+    def _point_end(self, number: int, before: Readings, pulled: Sequence[ArmRun]) -> PointEnd:
         """Return LMCache's counters over the point, once it has exported the transfers."""
-        owner, decode = before.get("prefill"), before.get("decode")
-        now = self._await_export(before, pulls) if pulls else {}
-        owner_now, decode_now = now.get("prefill"), now.get("decode")
-        if owner is None or decode is None or owner_now is None or decode_now is None:
+        owner, decode = self._await_export(before, pulled) if pulled else (None, None)
+        if owner is None or decode is None:
             return PointEnd(number)
-        return PointEnd(
-            number,
-            _counters_rise(owner.counters, owner_now.counters),
-            decode_now.copies - decode.copies,
-            decode_now.copy_seconds - decode.copy_seconds,
-        )
+        return PointEnd(number, owner.counters, decode.copies, decode.copy_seconds)
 
-    def _await_export(self, before: dict[str, _Seen | None], pulls: int) -> dict[str, _Seen | None]:
-        """Return the servers' counters once LMCache, which exports every 2 s, has counted the pulls."""
+    def _await_export(
+        self, before: Readings, pulled: Sequence[ArmRun]
+    ) -> tuple[Reading | None, Reading | None]:
+        """Return how the servers' counters rose, once LMCache has exported what these arms pulled."""
         owner, decode = before.get("prefill"), before.get("decode")
         if owner is None or decode is None:
-            return {}
+            return None, None
         self.narrate("waiting for LMCache to export its counters")
-        return poll(
-            self._see_all,
-            lambda seen: _exported(seen, owner, decode, pulls),
-            legs.COUNTERS_DEADLINE_S,
-        )
-
-    # --- the controller -----------------------------------------------------------------------------------
-
-    def _owner_keys(self) -> int:
-        """Return the owner's number of keys; 0 if the controller does not say."""
-        try:
-            listed = self.controller.get("/controller/workers").json()["workers"]
-            return sum(int(w["key_count"]) for w in listed if w["instance_id"] == self.spec.prefill_instance)
-        except (RequestFailedError, ValueError, LookupError):
-            return 0
-
-    def _await_admission(self, prompts: Sequence[Prompt], keys_before: int) -> float:
-        """Wait until the controller knows every chunk at the owner; return the seconds that it took."""
-        start = time.monotonic()
-        chunks = sum(len(prompt) // self.spec.chunk_size for prompt in prompts)
-        poll(
-            lambda: self._owner_keys() - keys_before >= chunks or self._all_found(prompts),
-            bool,
-            ADMISSION_DEADLINE_S,
-        )
-        return time.monotonic() - start
-
-    def _all_found(self, prompts: Sequence[Prompt]) -> bool:
-        """Whether the controller finds every prompt at the owner; a full cache keeps its key count flat.
-
-        The controller's `/lookup` knows the default chunk size only.
-        """
-        return self.spec.chunk_size == 256 and all(
-            self._found(prompt) >= reusable(len(prompt), self.spec.chunk_size) for prompt in prompts
-        )
-
-    def _found(self, prompt: Prompt) -> int:
-        try:
-            answer = self.controller.post("/lookup", {"tokens": list(prompt)}, timeout=5.0).json()
-            return int(answer["layout_info"].get(self.spec.prefill_instance, ("", 0))[1])
-        except (RequestFailedError, ValueError, LookupError):
-            return 0
+        pulls = sum(len(run.requests) for run in pulled)
+        tokens = sum(_moved(run) for run in pulled)
+        return await_export(self.servers["prefill"], owner, self.servers["decode"], decode, pulls, tokens)
 
 
 def order(arms: Sequence[str], repetition: int) -> tuple[str, ...]:
@@ -329,47 +218,13 @@ def order(arms: Sequence[str], repetition: int) -> tuple[str, ...]:
     return (*first, *rest, *control) if repetition % 2 == 0 else (*control, *first, *reversed(rest))
 
 
-def engine_times(samples: Sequence[metrics.Sample]) -> EngineTimes:
-    """Return vLLM's own sums of request times since its start.
-
-    Source: ``vllm/v1/metrics/stats.py`` of vLLM 0.32.0: queue = queued to first scheduled (a wait for remote
-    KV included), prefill = first scheduled to first token, decode = first to last token.
-    """
-
-    def read(name: str) -> float:
-        return metrics.total(samples, f"vllm:{name}") or 0.0
-
-    return EngineTimes(
-        requests=read("request_prefill_time_seconds_count"),
-        ttft_s=read("time_to_first_token_seconds_sum"),
-        queue_s=read("request_queue_time_seconds_sum"),
-        prefill_s=read("request_prefill_time_seconds_sum"),
-        decode_s=read("request_decode_time_seconds_sum"),
-    )
-
-
 def _judged(run: ArmRun, shared: int) -> ArmRun:
     return ArmRun(run.arm, run.requests, run.wall_s, run.sources, run.engine, rules.fault(run, shared))
 
 
-def _exported(seen: dict[str, _Seen | None], owner: _Seen, decode: _Seen, pulls: int) -> bool:
-    owner_now, decode_now = seen.get("prefill"), seen.get("decode")
-    if owner_now is None or decode_now is None:
-        return True
-    return (
-        owner_now.counters.transfers - owner.counters.transfers >= pulls
-        and decode_now.copies - decode.copies >= pulls
-    )
-
-
-def _counters_rise(before: Counters, after: Counters) -> Counters:
-    return Counters(
-        hit_tokens=after.hit_tokens - before.hit_tokens,
-        requested_tokens=after.requested_tokens - before.requested_tokens,
-        transfers=after.transfers - before.transfers,
-        transfer_seconds=after.transfer_seconds - before.transfer_seconds,
-        transfer_speed_sum=after.transfer_speed_sum - before.transfer_speed_sum,
-    )
+def _moved(run: ArmRun) -> int:
+    """Return the tokens that came from LMCache or a peer."""
+    return run.sources.external_kv_transfer if run.sources else 0
 
 
 def _ttft(run: ArmRun) -> str:

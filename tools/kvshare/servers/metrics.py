@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from kvshare.servers.readings import Counters, PullSample, Sources
+from kvshare.servers.readings import Counters, EngineTimes, PullSample, Reading, Sources
 
 PROMPT_TOKENS = "vllm:prompt_tokens_by_source_total"
 
@@ -56,6 +56,38 @@ def counters(samples: Iterable[Sample]) -> Counters:
         transfers=total(samples, "lmcache:p2p_time_to_transfer_count") or 0.0,
         transfer_seconds=total(samples, "lmcache:p2p_time_to_transfer_sum") or 0.0,
         transfer_speed_sum=total(samples, "lmcache:p2p_transfer_speed_sum") or 0.0,
+    )
+
+
+def engine_times(samples: Iterable[Sample]) -> EngineTimes:
+    """Return vLLM's own sums of request times since its start.
+
+    Source: ``vllm/v1/metrics/stats.py`` of vLLM 0.32.0: queue = queued to first scheduled (a wait for remote
+    KV included), prefill = first scheduled to first token, decode = first to last token.
+    """
+    samples = tuple(samples)
+
+    def read(name: str) -> float:
+        return total(samples, f"vllm:{name}") or 0.0
+
+    return EngineTimes(
+        requests=read("request_prefill_time_seconds_count"),
+        ttft_s=read("time_to_first_token_seconds_sum"),
+        queue_s=read("request_queue_time_seconds_sum"),
+        prefill_s=read("request_prefill_time_seconds_sum"),
+        decode_s=read("request_decode_time_seconds_sum"),
+    )
+
+
+def reading(samples: Iterable[Sample]) -> Reading:
+    """Return all counters of a server's scrape."""
+    samples = tuple(samples)
+    return Reading(
+        sources(samples),
+        engine_times(samples),
+        counters(samples),
+        total(samples, "lmcache:time_to_retrieve_count") or 0.0,
+        total(samples, "lmcache:time_to_retrieve_sum") or 0.0,
     )
 
 

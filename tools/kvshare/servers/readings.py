@@ -67,6 +67,31 @@ class Counters:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """All counters of one server at one moment, or their rise between two.
+
+    Attributes:
+        sources: None where vLLM does not count prompt tokens by source.
+        copies: how often LMCache copied KV into the engine, in ``copy_seconds`` altogether.
+    """
+
+    sources: Sources | None
+    engine: EngineTimes
+    counters: Counters
+    copies: float
+    copy_seconds: float
+
+    def __sub__(self, other: Reading) -> Reading:
+        return Reading(
+            self.sources - other.sources if self.sources and other.sources else None,
+            self.engine - other.engine,
+            self.counters - other.counters,
+            self.copies - other.copies,
+            self.copy_seconds - other.copy_seconds,
+        )
+
+
+@dataclass(frozen=True)
 class Position:
     """One generated token and the most likely tokens at its place with their natural log-probabilities."""
 

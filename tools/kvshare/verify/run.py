@@ -14,11 +14,10 @@ from kvshare.config.settings import Settings
 from kvshare.config.threshold import Threshold
 from kvshare.errors import KvshareError, did_you_mean
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE, TAIL, require_prompt_tokens, reusable
-from kvshare.site import client
 from kvshare.site.compose import read_stack
 from kvshare.site.engines import Engines
 from kvshare.stack.members import Stack
-from kvshare.verify import checks
+from kvshare.verify import checks, client
 from kvshare.verify.evidence import Container, Evidence, Logs, Spec
 from kvshare.verify.judgement import Judgement, judge
 from kvshare.verify.legs import Narrate

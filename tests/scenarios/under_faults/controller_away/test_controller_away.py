@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kvshare.servers.openai import RequestFailedError
+from kvshare.servers.http import RequestFailedError
 from tests.rig.network import DECODE, PREFILL
 from tests.scenarios.under_faults import figures
 from tests.scenarios.under_faults.figures import Figures

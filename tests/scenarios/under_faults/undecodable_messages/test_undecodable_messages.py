@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvshare.servers import metrics
-from kvshare.servers.openai import Http
+from kvshare.servers.http import Http
 from tests.conftest import ROOT
 from tests.rig import engines
 from tests.rig.network import DECODE, PREFILL, Host
@@ -69,7 +69,7 @@ def counted() -> dict[Socket, float]:
 
 
 def _rejected(base: str) -> dict[str, float]:
-    samples = metrics.parse(as_operator(lambda: Http(base).get("/metrics", timeout=10).text))
+    samples = metrics.parse(as_operator(lambda: Http(base).get("/metrics", timeout=10)))
     return {s.labels["socket"]: s.value for s in samples if s.name == "lmcache:rejected_messages_total"}
 
 

@@ -1,0 +1,85 @@
+"""One vLLM server with LMCache inside: whether it is healthy, what it serves, and what it has counted."""
+
+from __future__ import annotations
+
+import json
+
+from kvshare.servers import metrics
+from kvshare.servers.http import Http, RefusedKeyError, RequestFailedError
+from kvshare.servers.readings import Reading, ServerProbe
+from kvshare.servers.wait import poll
+
+COUNTED_DEADLINE_S = 5.0
+FLUSH_S = 3.0  # LMCache exports its counters every 2 s (configs/lmcache.yaml)
+EXPORT_DEADLINE_S = 25.0
+
+
+class Server:
+    """A server to be asked; for one thread at a time."""
+
+    def __init__(self, base: str, api_key: str | None = None) -> None:
+        self.http = Http(base, api_key)
+        self._refused = False
+
+    def await_healthy(self, wait_s: float) -> ServerProbe:
+        """Return what it serves as soon as it is healthy, or why it is not; waiting makes no key right."""
+        return poll(self._probe, lambda probe: probe.healthy or self._refused, wait_s)
+
+    def read(self) -> Reading | None:
+        """Return its counters, or None if it does not tell them."""
+        try:
+            samples = metrics.parse(self.http.get("/metrics", timeout=10.0))
+        except (RequestFailedError, ValueError):
+            return None
+        return metrics.reading(samples) if samples else None
+
+    def await_counted(self, since: Reading | None, tokens: int, requests: int = 1) -> Reading | None:
+        """Return how its counters rose since, once it has counted that many prompt tokens and requests.
+
+        None, or sources of None, where it does not tell where tokens came from.
+        """
+        if since is None or since.sources is None:
+            return None
+        return poll(
+            lambda: _rise(self.read(), since),
+            lambda rise: (
+                rise is None
+                or rise.sources is None
+                or (rise.sources.total >= tokens and rise.engine.requests >= requests)
+            ),
+            COUNTED_DEADLINE_S,
+        )
+
+    def _probe(self) -> ServerProbe:
+        try:
+            self.http.get("/health")
+            card = json.loads(self.http.get("/v1/models"))["data"][0]
+            return ServerProbe(True, None, str(card["id"]), card.get("max_model_len"))
+        except RequestFailedError as error:
+            self._refused = isinstance(error, RefusedKeyError)
+            return ServerProbe(False, str(error))
+        except (ValueError, LookupError):
+            return ServerProbe(False, f"{self.http.base}/v1/models lists no model")
+
+
+def await_export(
+    owner: Server, owner_since: Reading, puller: Server, puller_since: Reading, pulls: int, tokens: int
+) -> tuple[Reading | None, Reading | None]:
+    """Return how both servers' counters rose since, once LMCache has exported the pulls of so many tokens."""
+    return poll(
+        lambda: (_rise(owner.read(), owner_since), _rise(puller.read(), puller_since)),
+        lambda rises: _exported(*rises, pulls, tokens),
+        EXPORT_DEADLINE_S,
+    )
+
+
+def _exported(owner: Reading | None, puller: Reading | None, pulls: int, tokens: int) -> bool:
+    if owner is None or puller is None:
+        return True
+    return (
+        owner.counters.transfers >= pulls and puller.copies >= pulls and puller.counters.hit_tokens >= tokens
+    )
+
+
+def _rise(now: Reading | None, since: Reading) -> Reading | None:
+    return None if now is None else now - since
