@@ -19,7 +19,7 @@ from kvshare.doctor.evidence import (
     Operator,
     PrefillSpeed,
 )
-from kvshare.doctor.routes import private, required
+from kvshare.doctor.network import private, required
 from kvshare.operate.preflight import GIB
 from kvshare.site.images import Image
 from kvshare.stack.members import Controller, Server, Stack
@@ -84,9 +84,8 @@ def node(server: Server) -> Node:
 
 def dialed(stack: Stack) -> tuple[Dialed, ...]:
     made = [
-        Dialed(_server_on(stack, route.source), r.name, r.host, route.port.number, route.port.purpose, "")
-        for route in required(stack)
-        if (r := route.target)
+        Dialed(_server_on(stack, source), target.name, target.host, port.number, port.purpose, "")
+        for source, target, port in required(stack)
     ]
     for source, target in ((stack.decode, stack.prefill), (stack.prefill, stack.decode)):
         made.append(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvshare.cost.fit import fit_prefill, fit_pull
-from kvshare.cost.link import advised_ms, meaning, pull_over
 from kvshare.cost.model import (
     COPY_BYTES_PER_S,
     LANE_T0_S,
@@ -16,12 +17,14 @@ from kvshare.cost.model import (
     Prefill,
     Pull,
     break_even,
-    expected_pull,
+    pull_over,
     verdict,
 )
 from kvshare.cost.plan import kv_bytes_per_token
+from kvshare.doctor.evidence import Link
+from kvshare.doctor.meaning import advised_ms, meanings
 from kvshare.errors import KvshareError
-from tests.unit.doctor_build import LLAMA
+from tests.unit.doctor_build import LLAMA, with_gpus
 
 TOKEN = 131072  # bytes of Llama-3.1-8B's KV of one token in bfloat16
 DEMO = ("demo", 10, 5, 64)
@@ -56,7 +59,7 @@ def test_bytes_of_a_token(
 def test_a_pull_is_expected_as_an_h200_was_calibrated(
     lanes: int, perftest_gb_per_s: float, t0_ms: float, gb_per_s: float
 ) -> None:
-    """docs/gpu.md, the lines of P2P_MIN_TOKENS: within a tenth of what was fitted there."""
+    """docs/gpu/nvidia-h200.md, the lines of P2P_MIN_TOKENS: within a tenth of what was fitted there."""
     expected = pull_over(TOKEN, perftest_gb_per_s * 1e9, 0.0, lanes)
     assert expected.t0_s * 1000 == pytest.approx(t0_ms, rel=0.1)
     assert expected.bytes_per_s == pytest.approx(gb_per_s * 1e9, rel=0.1)
@@ -67,14 +70,14 @@ def test_the_round_trip_adds_to_what_does_not_grow() -> None:
 
 
 def test_a_gigabyte_a_second_and_the_original_s_model() -> None:
-    pull = pull_over(TOKEN, 1e9 / SHARE_OF_PERFTEST, 0.0, lanes=8)
-    assert pull.seconds(1600) == pytest.approx(expected_pull(TOKEN, 1e9).seconds(1600))
-    found = meaning(TOKEN, pull, 256, longest_tokens=1600, timeout_ms=3000, chunk_size=256)
+    link = Link("prefill", "decode", 1e9 / SHARE_OF_PERFTEST, 0.0, lanes=8)
+    _, found = meanings(replace(with_gpus(), links=(link,)))["decode"]
     per_token = TOKEN * (1 / 1e9 + 1 / COPY_BYTES_PER_S)  # 0.135 ms
     assert found.longest_s == pytest.approx(LANES_T0_S + 1600 * per_token)
     assert found.needed_ms == 257
     assert found.fits_tokens == int((3 - LANES_T0_S) / per_token) // 256 * 256
     assert found.advised_ms == 3000
+    assert found.token_bytes == TOKEN
 
 
 @given(t0=st.floats(0, 1), speed=st.floats(1e6, 1e11), tokens=st.floats(0, 1e6))

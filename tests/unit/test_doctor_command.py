@@ -15,8 +15,8 @@ from kvshare.commands import doctor as command
 from kvshare.config import dotenv
 from kvshare.config.settings import Settings
 from kvshare.doctor import gather
-from kvshare.doctor.dotenv import derived_line
 from kvshare.doctor.evidence import Evidence, Link
+from kvshare.doctor.meaning import derived_line
 from kvshare.errors import CouldNotCheckError
 from tests.unit.doctor_build import healthy
 from tests.unit.doctor_faults import FAULTS

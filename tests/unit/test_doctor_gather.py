@@ -16,7 +16,7 @@ import pytest
 from kvshare.checking.registry import SUCCESS, WARNING
 from kvshare.config.settings import Settings
 from kvshare.contract import Answer, Held, Measurement, Ports
-from kvshare.doctor import checks, containers, gather, links, network, probing, routes
+from kvshare.doctor import checks, containers, gather, links, network, probing
 from kvshare.doctor import engines as engine_side
 from kvshare.doctor.containers import OneOffs
 from kvshare.doctor.evidence import OPERATOR, Engine, Evidence, Gpus
@@ -314,12 +314,12 @@ def test_a_port_that_answers_the_operator_counts_only_if_not_every_port_does(
 
 
 def test_routes_are_those_of_the_running_stack() -> None:
-    found = {(r.source, r.target.name, r.port.number) for r in routes.required(STACK)}
+    found = {(source, target.name, port.number) for source, target, port in network.required(STACK)}
     assert ("gpu-b", "controller", 8600) in found
     assert ("default", "decode", 8501) in found
     assert ("gpu-b", "prefill", 8501) not in found
     assert ("gpu-b", "prefill", 8010) not in found, "only the client, beside prefill, needs the API"
-    assert {port.number for _, port in routes.private(STACK)} == {
+    assert {port.number for _, port in network.private(STACK)} == {
         *(9000, 8300, 8400, 8600, 8500, 8200, 8201, 8501, 8202, 8203)
     }
 

@@ -44,7 +44,7 @@ def doctor(
     """
     from kvshare.config import dotenv
     from kvshare.doctor import checks, gather, judgement, report
-    from kvshare.doctor.dotenv import derived_line
+    from kvshare.doctor.meaning import derived_line
     from kvshare.progress import step
 
     selected = checks.select(only, skip)

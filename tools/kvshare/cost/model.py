@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 NEVER = 1e9  # tokens; a break-even beyond any model's context is none
 
-# docs/gpu.md, Llama-3.1-8B's dimensions on one H200 over TCP: pulls calibrated as 38 ms + bytes/(12.0 GB/s)
+# docs/gpu/nvidia-h200.md, Llama-3.1-8B over TCP: pulls calibrated as 38 ms + bytes/(12.0 GB/s)
 # on 8 lanes and 21 ms + bytes/(3.6 GB/s) on one, where ucx_perftest had the link carry 24.4 and 5.9 GB/s.
 LANES_T0_S, LANE_T0_S = 0.040, 0.021
 # The transfer's share of what ucx_perftest measures, which sends the same 32 MiB over and over, from a cache.
@@ -60,6 +60,12 @@ class Prefill:
 def expected_pull(kv_bytes_per_token: float, transfer_bytes_per_s: float, t0_s: float = LANES_T0_S) -> Pull:
     """Return the pull to expect of a transfer at that speed, and the copy to the GPU after it."""
     return Pull(t0_s, 1 / (1 / transfer_bytes_per_s + 1 / COPY_BYTES_PER_S), kv_bytes_per_token)
+
+
+def pull_over(kv_bytes_per_token: int, perftest_bytes_per_s: float, latency_s: float, lanes: int) -> Pull:
+    """Return the pull to expect over a link that ucx_perftest measured on so many connections."""
+    t0_s = (LANES_T0_S if lanes > 1 else LANE_T0_S) + 2 * latency_s
+    return expected_pull(kv_bytes_per_token, perftest_bytes_per_s * SHARE_OF_PERFTEST, t0_s)
 
 
 def break_even(pull: Pull, prefill: Prefill) -> float | None:

@@ -92,6 +92,11 @@ class Link:
     not_tried: str = ""
     lanes: int = 1
 
+    @property
+    def words(self) -> str:
+        """A measured link's speed and latency."""
+        return f"{(self.bytes_per_s or 0) / 1e9:.2f} GB/s, {(self.latency_s or 0) * 1e6:.0f} µs"
+
 
 @dataclass(frozen=True)
 class PrefillSpeed:

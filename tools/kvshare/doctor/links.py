@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kvshare import records
-from kvshare.contract import Facts, Measurement, Ports
+from kvshare.contract import Measurement, Ports
 from kvshare.doctor.containers import OneOffs
 from kvshare.doctor.evidence import Evidence, Link, Node, PrefillSpeed
 from kvshare.doctor.services import Service
@@ -16,7 +16,7 @@ from kvshare.site import nodes
 MEASURE_TIMEOUT_S = 150.0
 MEASURABLE_TOKENS = 1000
 TOLD = ("UCX_", "KVSHARE_TRANSPORT", "KVSHARE_LANES")  # variables that say how KV travels
-# Prompt tokens a second, where no server has computed any yet; a GPU's as docs/gpu.md has it at 8,202 tokens.
+# Prompt tokens a second, where no server has computed any yet; a GPU's: docs/gpu/nvidia-h200.md at 8,202.
 ASSUMED = {
     "cuda": PrefillSpeed(30_000, "assumed, as Llama-3.1-8B on one H200"),
     "cpu": PrefillSpeed(400, "assumed, as the demo model on one core"),
@@ -34,9 +34,9 @@ def _measure(
     evidence: Evidence, source: Node, target: Node, services: Mapping[str, Service], one_offs: OneOffs
 ) -> Link:
     reason = _obstacle(evidence, source, target)
-    if source.facts is None or target.facts is None or reason:
+    if reason:
         return Link(source.name, target.name, not_tried=reason)
-    here, there = (_options(node, facts, services) for node, facts in _with_facts(source, target))
+    here, there = (_options(node, services[node.name]) for node in (source, target))
     try:
         with one_offs.hold(target.context, there, ("probe", "link-serve")) as said:
             ports = records.loads(Ports, said)
@@ -56,10 +56,6 @@ def _measure(
     )
 
 
-def _with_facts(*both: Node) -> list[tuple[Node, Facts]]:
-    return [(node, node.facts) for node in both if node.facts is not None]
-
-
 def _obstacle(evidence: Evidence, source: Node, target: Node) -> str:
     """Return why the link cannot be measured, or ''."""
     for node in (source, target):
@@ -75,11 +71,11 @@ def _obstacle(evidence: Evidence, source: Node, target: Node) -> str:
     return f"{target.name}'s ports cannot be reached from {source.name}" if blocked else ""
 
 
-def _options(node: Node, facts: Facts, services: Mapping[str, Service]) -> tuple[str, ...]:
+def _options(node: Node, service: Service) -> tuple[str, ...]:
     """Return what the server's own UCX would have: its variables, and its limits and devices."""
-    service = services[node.name]
+    assert node.facts is not None, "no link is measured from or to a node that was not looked at"
     told = {name: value for name, value in service.environment.items() if name.startswith(TOLD) and value}
-    told |= {"UCX_TLS": facts.ucx.tls, "UCX_NET_DEVICES": facts.ucx.devices}
+    told |= {"UCX_TLS": node.facts.ucx.tls, "UCX_NET_DEVICES": node.facts.ucx.devices}
     return (
         *(f"--env={name}={value}" for name, value in told.items()),
         *(() if node.refused else service.limits),

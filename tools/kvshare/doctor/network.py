@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,29 +12,16 @@ from kvshare import records
 from kvshare.contract import Answer, Endpoint, Facts, Held
 from kvshare.doctor.containers import OneOffs
 from kvshare.doctor.evidence import OPERATOR, Dialed, Evidence
-from kvshare.doctor.routes import private, required
 from kvshare.errors import CouldNotCheckError
 from kvshare.operate.preflight import ANY_ADDRESS
 from kvshare.site.nodes import at_once
-from kvshare.stack.members import Server
-from kvshare.stack.ports import ranges_of
+from kvshare.stack.members import Member, Server, Stack
+from kvshare.stack.ports import NONE, Caller, Port, ports_of, ranges_of
 
 OPERATOR_TIMEOUT_S = 2.0
 HIGHEST_CONTROL_PORT = 19999  # below what kernels give out by themselves, above the stack's own
 NOBODYS_PORT = "a port that nothing listens on"
 ANSWERS_ALL = "something on the way answers every port, even one that nothing listens on"
-
-
-@dataclass(frozen=True)
-class Target:
-    """One connection to try: from a context's machine, or from the operator's."""
-
-    context: str
-    member: str
-    host: str
-    port: int
-    purpose: str
-    free: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,18 +53,16 @@ def listen(evidence: Evidence, one_offs: OneOffs, listeners: ExitStack) -> Liste
 
 def dial(evidence: Evidence, one_offs: OneOffs, free: Mapping[str, int]) -> tuple[Dialed, ...]:
     """Try every connection that the stack makes, and from the operator's machine those that it must not."""
-    targets = tuple(_targets(evidence, free))
+    planned = _planned(evidence, free)
 
     def of_context(context: str) -> list[Dialed]:
-        mine = [target for target in targets if target.context == context]
-        said = one_offs.run(context, (), ("probe", "dial", *(f"{t.host}:{t.port}" for t in mine)))
-        return [
-            _dialed(evidence, target, answer.error)
-            for target, answer in zip(mine, records.loads(tuple[Answer, ...], said), strict=True)
-        ]
+        mine = planned[context]
+        said = one_offs.run(context, (), ("probe", "dial", *(f"{one.host}:{one.port}" for one in mine)))
+        answers = records.loads(tuple[Answer, ...], said)
+        return [replace(one, error=answer.error) for one, answer in zip(mine, answers, strict=True)]
 
-    found, errors = at_once(of_context, dict.fromkeys(target.context for target in targets))
-    failed = [_dialed(evidence, t, errors[t.context]) for t in targets if t.context in errors]
+    found, errors = at_once(of_context, planned)
+    failed = [replace(one, error=error) for context, error in errors.items() for one in planned[context]]
     tried = (*(one for dialed in found.values() for one in dialed), *failed, *_from_operator(evidence))
     return _without_controls(tried)
 
@@ -106,9 +91,8 @@ def _facts_on(evidence: Evidence, context: str) -> Facts:
 
 def _to_hold(evidence: Evidence, context: str) -> Iterable[Endpoint]:
     facts = _facts_on(evidence, context)
-    members = [m for m in evidence.members_on(context) if facts.holder(m.host) is not None]
-    for member in members:
-        for port in member.ports:
+    for member in evidence.members_on(context):
+        for port in member.ports if facts.holder(member.host) is not None else ():
             if not is_taken(facts.listening, member.host, port):
                 yield Endpoint(member.host, port)
 
@@ -126,46 +110,41 @@ def _data_ports(evidence: Evidence, context: str) -> tuple[Endpoint, ...]:
     return tuple(found.values())
 
 
+def _planned(evidence: Evidence, free: Mapping[str, int]) -> dict[str, list[Dialed]]:
+    """Return the connections to try, by the context from whose machine."""
+    servers = (evidence.stack.prefill, *evidence.stack.decodes)
+    planned: dict[str, list[Dialed]] = {context: [] for context in _contexts_seen(evidence)}
+
+    def plan(source: str, target: Member, port: int, purpose: str, is_free: bool = False) -> None:
+        name = next(server.name for server in servers if server.context == source)
+        planned[source].append(Dialed(name, target.name, target.host, port, purpose, "", is_free))
+
+    for source, target, port in required(evidence.stack):
+        if source in planned and target.context in planned:
+            plan(source, target, port.number, port.purpose)
+    for target in servers:
+        for source in dict.fromkeys(server.context for server in servers if server is not target):
+            if source in planned and target.host in free:
+                plan(source, target, free[target.host], ranges_of(target)[0].purpose, is_free=True)
+            if source in planned and target.context in planned:
+                plan(source, target, _nobodys_port(evidence, target, free), NOBODYS_PORT)
+    return {context: mine for context, mine in planned.items() if mine}
+
+
 def is_taken(listening: Iterable[Endpoint], host: str, port: int) -> bool:
     """Return whether something listens on that port of that address."""
     return any(e.port == port and e.host in (host, *ANY_ADDRESS) for e in listening)
 
 
-def _targets(evidence: Evidence, free: Mapping[str, int]) -> Iterable[Target]:
-    seen = _contexts_seen(evidence)
-    for route in required(evidence.stack):
-        if route.source in seen and route.target.context in seen:
-            member = route.target
-            yield Target(route.source, member.name, member.host, route.port.number, route.port.purpose)
-    servers = (evidence.stack.prefill, *evidence.stack.decodes)
-    for target in servers:
-        for source in dict.fromkeys(server.context for server in servers if server is not target):
-            if source in seen and target.host in free:
-                port = free[target.host]
-                yield Target(source, target.name, target.host, port, _purpose(target), free=True)
-            if source in seen and target.context in seen:
-                port = _nobodys_port(evidence, target, free)
-                yield Target(source, target.name, target.host, port, NOBODYS_PORT)
-
-
-def _purpose(server: Server) -> str:
-    return ranges_of(server)[0].purpose
-
-
 def _nobodys_port(evidence: Evidence, server: Server, free: Mapping[str, int]) -> int:
     """Return a port that nothing listens on at a server's address."""
-    listening = _facts_on(evidence, server.context).listening
+    facts = _facts_on(evidence, server.context)
     held = {free.get(server.host, 0), *(port for member in evidence.stack.members for port in member.ports)}
     return next(
         port
         for port in range(HIGHEST_CONTROL_PORT, 1024, -1)
-        if port not in held and not is_taken(listening, server.host, port)
+        if port not in held and not is_taken(facts.listening, server.host, port)
     )
-
-
-def _dialed(evidence: Evidence, target: Target, error: str) -> Dialed:
-    source = next(m for m in evidence.members_on(target.context) if isinstance(m, Server))
-    return Dialed(source.name, target.member, target.host, target.port, target.purpose, error, target.free)
 
 
 def _from_operator(evidence: Evidence) -> tuple[Dialed, ...]:
@@ -194,3 +173,26 @@ def _knock(host: str, port: int) -> str:
     except OSError as error:
         return str(error) or type(error).__name__
     return ""
+
+
+# --- who must reach whom ------------------------------------------------------------------------------------
+
+
+def required(stack: Stack) -> tuple[tuple[str, Member, Port], ...]:
+    """Return every connection that the running stack makes, each once: a context, and a member's port."""
+    return tuple(dict.fromkeys(_required(stack)))
+
+
+def _required(stack: Stack) -> Iterator[tuple[str, Member, Port]]:
+    for member in stack.members:
+        for port in ports_of(member):
+            for server in (stack.prefill, *stack.decodes):
+                caller = Caller.PREFILL if server is stack.prefill else Caller.DECODE
+                # On prefill's machine its client and the controller dial prefill itself.
+                if caller in port.callers and (server is not member or server is stack.prefill):
+                    yield server.context, member, port
+
+
+def private(stack: Stack) -> Iterator[tuple[Member, Port]]:
+    """Yield the ports that ask nobody who calls, so that only the stack's machines should reach them."""
+    return ((m, port) for m in stack.members for port in ports_of(m) if port.authenticated == NONE)

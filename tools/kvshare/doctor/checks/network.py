@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.contract import Facts
 from kvshare.doctor.checks.shared import by_context, each, listed, unless_unseen
-from kvshare.doctor.evidence import OPERATOR, Dialed, Evidence, Link
+from kvshare.doctor.evidence import OPERATOR, Dialed, Evidence
 from kvshare.operate.preflight import ANY_ADDRESS
 from kvshare.stack.ports import Port, ports_of, ranges_of
 
@@ -146,9 +146,4 @@ def _link_measured(evidence: Evidence) -> Outcome:
     measured = [link for link in evidence.links if link.bytes_per_s]
     if not_tried or not measured:
         return NotChecked("; ".join(not_tried) or "no link was measured")
-    return Passed("; ".join(f"{li.source} to {li.target} {speed_words(li)}" for li in measured))
-
-
-def speed_words(link: Link) -> str:
-    """Return a measured link's speed and latency in words."""
-    return f"{(link.bytes_per_s or 0) / 1e9:.2f} GB/s, {(link.latency_s or 0) * 1e6:.0f} µs"
+    return Passed("; ".join(f"{li.source} to {li.target} {li.words}" for li in measured))
