@@ -20,7 +20,7 @@ from kvshare.doctor.evidence import (
     PrefillSpeed,
 )
 from kvshare.doctor.network import private, required
-from kvshare.operate.preflight import GIB
+from kvshare.site.disk import GIB
 from kvshare.site.images import Image
 from kvshare.stack.members import Controller, Server, Stack
 from tests.unit.build import STACK
@@ -29,6 +29,7 @@ MACHINES = {"default": "machine-a", "gpu-b": "machine-b"}
 LLAMA = "meta-llama/Meta-Llama-3.1-8B-Instruct"
 IMAGE = Image("kvshare/engine-cpu:0.1.0", "sha256:0123456789abcdef", 1_820_000_000, "", "amd64", "content")
 FREE_PORT = 8700
+DATA = "/var/lib/docker"
 
 
 def interface(name: str, *addresses: str, kind: str = "card", speed_mbit: int | None = 10_000) -> Interface:
@@ -48,6 +49,7 @@ def facts(machine: str, server: Server) -> Facts:
         interfaces=cards,
         memory_total=24 * GIB,
         memory_available=16 * GIB,
+        disk_free=100 * GIB,
         memlock=8 * 1024**2,
         listening=(Endpoint("0.0.0.0", 22),),
         model=Model("demo", False, 10, 5, 64, None),
@@ -74,7 +76,8 @@ def environment(member: Controller | Server) -> dict[str, str]:
     shared = {"PYTHONHASHSEED": "123"}
     if isinstance(member, Controller):
         return shared
-    return {**shared, "KVSHARE_MODEL": "demo", "KVSHARE_DTYPE": "float32", "KVSHARE_TRANSPORT": "tcp"}
+    server = {"KVSHARE_MODEL": "demo", "KVSHARE_DTYPE": "float32", "KVSHARE_MAX_MODEL_LEN": "1600"}
+    return {**shared, **server, "KVSHARE_TRANSPORT": "tcp"}
 
 
 def node(server: Server) -> Node:
@@ -109,7 +112,7 @@ def healthy() -> Evidence:
         stack=STACK,
         operator=Operator("2.26.1", "0.13.1", ("10.0.0.5",)),
         engines=tuple(
-            Engine(context, "", machine, "26.1.5", ("runc",), IMAGE, (), Clock(0.010, 0.004))
+            Engine(context, "", machine, "26.1.5", ("runc",), IMAGE, DATA, (), Clock(0.010, 0.004))
             for context, machine in MACHINES.items()
         ),
         nodes=tuple(node(server) for server in (STACK.prefill, STACK.decode)),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from kvshare.contract import Endpoint, Hub, Model, Ucx
 from kvshare.doctor.evidence import OPERATOR, Clock, Evidence, Gpus, Link, Operator
-from kvshare.operate.preflight import GIB
+from kvshare.site.disk import GIB
 from tests.unit.doctor_build import (
     IMAGE,
     LLAMA,
@@ -84,6 +84,11 @@ def _gated(hub: Hub) -> Evidence:
     return on(with_gpus(), "decode", model=Model(LLAMA, False), hub=hub)
 
 
+def _model_at(path: str) -> Evidence:
+    evidence = with_environment(healthy(), "prefill", KVSHARE_MODEL=path)
+    return with_environment(evidence, "decode", KVSHARE_MODEL=path)
+
+
 def _slow_link() -> Evidence:
     """A gigabit for a model of 128 KiB a token and prompts of 32K tokens."""
     evidence = replace(with_gpus(), links=(Link("prefill", "decode", 0.117e9, 0.000_2),))
@@ -145,7 +150,7 @@ FAULTS: Mapping[str, Fault] = {
     "port-taken": Fault(
         "DOC-HOST-06",
         on(healthy(), "decode", listening=(Endpoint("0.0.0.0", 8501),)),
-        "decode: 8501 (decode LMCache worker) is taken",
+        "decode: port 8501 (decode LMCache worker) is taken",
     ),
     "no-model": Fault(
         "DOC-HOST-07",
@@ -155,6 +160,9 @@ FAULTS: Mapping[str, Fault] = {
     "gated-without-token": Fault("DOC-HOST-07", _gated(Hub(HUB, False, 401)), "no token was given"),
     "gated-with-token": Fault("DOC-HOST-07", _gated(Hub(HUB, True, 403)), "the token given is not enough"),
     "misspelt-model": Fault("DOC-HOST-07", _gated(Hub(HUB, True, 404)), "has no meta-llama"),
+    "no-disk": Fault(
+        "DOC-HOST-08", on(healthy(), "decode", disk_free=GIB), "2 GiB needed in /var/lib/docker"
+    ),
     "no-toolkit": Fault(
         "DOC-GPU-01",
         of_engine(
@@ -245,6 +253,10 @@ FAULTS: Mapping[str, Fault] = {
         "DOC-CONF-05",
         lmcache(healthy(), "decode", pre_caching_hash_algorithm="sha256_cbor"),
         "pre_caching_hash_algorithm=sha256_cbor",
+    ),
+    "model-out-of-reach": Fault("DOC-CONF-08", _model_at("/srv/mine"), "MODEL=/srv/mine is outside /models"),
+    "length-of-a-chunk": Fault(
+        "DOC-CONF-09", with_environment(healthy(), "decode", KVSHARE_MAX_MODEL_LEN="256"), "MAX_MODEL_LEN=256"
     ),
     "timeout-too-small": Fault("DOC-CONF-06", _slow_link(), "3000 ms lets 1792 tokens through"),
     "never-pays": Fault(

@@ -1,4 +1,4 @@
-"""What stands before a start: what runs already is not checked, and what is not needed may be missing."""
+"""What stands before a start: an image may be missing, if it is not needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.operate import demo, down, up
 from kvshare.operate.up import ContainerState
-from kvshare.stack.members import Member, Stack
 from tests.conftest import ROOT
 from tests.unit.build import STACK
 
@@ -25,7 +24,6 @@ class Engine:
 
     states: dict[str, list[ContainerState]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
-    checked: list[str] = field(default_factory=list)
     images_of: dict[str, list[str]] = field(default_factory=dict)
     started: list[str] = field(default_factory=list)
 
@@ -38,41 +36,15 @@ class Engine:
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     engine = Engine()
 
-    def check(_: Settings, __: Stack, members: Sequence[Member]) -> None:
-        engine.checked += [member.name for member in members]
-
     def missing(_: Settings, context: str, services: Sequence[str]) -> list[str]:
         engine.images_of[context] = list(services)
         return engine.missing
 
-    monkeypatch.setattr(up.preflight, "check_all", check)
     monkeypatch.setattr(up, "states", lambda _, context: engine.states.get(context, []))
     monkeypatch.setattr(up, "missing_images", missing)
     monkeypatch.setattr(up, "_start", lambda *started: engine.started.extend(started[2]))
     monkeypatch.setattr(up, "_wait_until_healthy", lambda *_: None)
     return engine
-
-
-@pytest.mark.parametrize("health", ["healthy", "unhealthy", "starting"])
-def test_what_runs_already_is_no_obstacle_however_it_is(engine: Engine, health: str) -> None:
-    engine.put("default", "controller", "running", health)
-    engine.put("default", "prefill", "running", health)
-    up.start(SETTINGS, STACK, "all", 1)
-    assert engine.checked == ["decode"], "its own port is not taken by another"
-    assert engine.started == ["controller", "prefill", "decode"]
-
-
-@pytest.mark.parametrize("state", ["exited", "restarting", "created"])
-def test_what_does_not_run_is_checked(engine: Engine, state: str) -> None:
-    engine.put("default", "prefill", state, "")
-    up.start(SETTINGS, STACK, "prefill", 1)
-    assert engine.checked == ["controller", "prefill"]
-
-
-def test_the_same_service_on_another_context_is_another(engine: Engine) -> None:
-    engine.put("default", "decode", "running", "healthy")
-    up.start(SETTINGS, STACK, "decode", 1)
-    assert engine.checked == ["decode"]
 
 
 def test_decodes_engine_needs_no_client(engine: Engine) -> None:

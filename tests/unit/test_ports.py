@@ -15,7 +15,6 @@ from click.testing import CliRunner
 
 from kvshare import cli
 from kvshare.errors import KvshareError
-from kvshare.operate import preflight
 from kvshare.site import compose
 from kvshare.stack import firewall, ports
 from kvshare.stack.members import Server, Stack
@@ -57,11 +56,6 @@ def test_no_port_lies_in_another_range_nor_where_the_kernel_takes_its_own() -> N
         spans = sorted((p.first, p.last) for p in ports.of_machine(ports.registry(STACK), host))
         assert all(last < first for (_, last), (first, _) in pairwise(spans))
         assert spans[-1][1] < 32768, "net.ipv4.ip_local_port_range begins there"
-
-
-def test_a_range_is_no_port_that_something_else_could_have_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "_listening", lambda: {8700: "another (pid 1)"})
-    preflight.check_ports(STACK.members)
 
 
 def test_who_must_reach_a_port_is_every_node_but_its_own() -> None:

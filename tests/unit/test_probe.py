@@ -55,6 +55,7 @@ def test_what_the_probe_prints_is_what_the_tool_reads(monkeypatch: pytest.Monkey
     assert read.hub is not None
     assert read.hub.status == 401
     assert read.memory_total > read.memory_available > 0
+    assert read.disk_free > 0
 
 
 @pytest.mark.usefixtures("no_engine_inside")

@@ -17,7 +17,7 @@ from rich.console import Console
 from kvshare import progress
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
-from kvshare.operate import preflight, ship
+from kvshare.operate import ship
 from kvshare.operate.ship import Shipment
 from kvshare.site import images
 from tests.conftest import ROOT
@@ -187,7 +187,7 @@ def test_a_full_disk_is_named_before_anything_is_sent(
     planned = shipment(fake_docker)
     large = replace(planned, image=replace(planned.image, size_bytes=10**18))
     monkeypatch.setattr(ship.contexts.Endpoint, "is_local", True)
-    monkeypatch.setattr(preflight, "docker_root", lambda _: Path("/"))
+    monkeypatch.setattr(ship.contexts, "read_info", lambda _: {"DockerRootDir": "/"})
     with pytest.raises(KvshareError, match="not enough disk in /: need"):
         ship.ship(large)
     assert fake_docker.image_ids("gpu-b") == {}

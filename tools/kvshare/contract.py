@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+ANY_ADDRESS = ("0.0.0.0", "::")
 FINGERPRINT = "/tmp/kvshare/fingerprint.json"  # where a container of the engine image writes its own
 
 # --- what a server or the controller says of itself at its start --------------------------------------------
@@ -77,10 +78,11 @@ class Interface:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An address of a machine and a TCP port on it."""
+    """An address of a machine and a TCP port on it; ``by`` whom it is held, where that can be told."""
 
     host: str
     port: int
+    by: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,17 @@ class Ucx:
 
 @dataclass(frozen=True)
 class Facts:
-    """One machine and one server on it, seen from a container; ``memlock`` is None if unlimited."""
+    """One machine and one server on it, seen from a container; ``memlock`` is None if unlimited.
+
+    ``disk_free`` is where the engine keeps its data, in which the container's own root lies.
+    """
 
     hostname: str
     cpus: int
     interfaces: tuple[Interface, ...]
     memory_total: int
     memory_available: int
+    disk_free: int
     memlock: int | None
     listening: tuple[Endpoint, ...]
     model: Model
@@ -144,6 +150,10 @@ class Facts:
     def holder(self, address: str) -> Interface | None:
         """Return the device that holds an address, or None."""
         return next((i for i in self.interfaces if address in i.addresses), None)
+
+    def listener(self, host: str, port: int) -> Endpoint | None:
+        """Return what listens on that port of that address, or None."""
+        return next((e for e in self.listening if e.port == port and e.host in (host, *ANY_ADDRESS)), None)
 
 
 # --- `probe listen` and `probe dial` ------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import socket
 import subprocess
 import urllib.error
@@ -49,6 +50,7 @@ def gather(of: Server, controller: Controller, hub_token: str) -> Facts:
         interfaces=interfaces(),
         memory_total=memory.total,
         memory_available=memory.available,
+        disk_free=shutil.disk_usage("/").free,
         memlock=_memlock(),
         listening=reach.taken(),
         model=model,

@@ -8,6 +8,7 @@ import click
 
 from kvshare.commands import options
 from kvshare.config.settings import Settings, find_root
+from kvshare.stack.members import Stack
 
 
 @click.command()
@@ -20,7 +21,13 @@ def demo(timeout_s: float) -> None:
     """
     from kvshare.operate import demo as demonstration
 
-    sys.exit(demonstration.run(find_root(), _verify, timeout_s))
+    sys.exit(demonstration.run(find_root(), _require_ready, _verify, timeout_s))
+
+
+def _require_ready(settings: Settings, stack: Stack) -> None:
+    from kvshare.doctor import here
+
+    here.require(settings, stack, stack.members)
 
 
 def _verify(settings: Settings) -> int:

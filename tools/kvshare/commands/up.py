@@ -17,6 +17,7 @@ def up(node: str, timeout_s: float) -> None:
     Of several decode nodes, decode means each, and decode-2 the second. Says which engine and host it acts on
     before it does.
     """
+    from kvshare.doctor import here
     from kvshare.operate.up import start
     from kvshare.site import contexts
     from kvshare.site.compose import read_stack
@@ -34,4 +35,5 @@ def up(node: str, timeout_s: float) -> None:
             f"(Docker {engine.version} on {engine.host})",
             err=True,
         )
+    here.require(settings, stack, members)
     start(settings, stack, node, timeout_s)

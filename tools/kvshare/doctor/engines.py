@@ -27,7 +27,8 @@ def look(context: str, image: str, project: str) -> Engine:
         version=str(info["ServerVersion"]),
         runtimes=tuple(sorted(info.get("Runtimes") or ())),
         image=images.find(context, image),
-        running=_running(context, project),
+        folder=str(info["DockerRootDir"]),
+        running=running(context, project),
         clock=read_clock(context),
     )
 
@@ -67,9 +68,14 @@ def operator() -> Operator:
     )
 
 
-def _running(context: str, project: str) -> tuple[str, ...]:
-    labels = (f"com.docker.compose.project={project}", "com.docker.compose.oneoff=False")
-    filters = [argument for label in labels for argument in ("--filter", f"label={label}")]
+def running(context: str, project: str) -> tuple[str, ...]:
+    """Return the services of the stack that run on an engine, however they do."""
+    wanted = (
+        "status=running",
+        f"label=com.docker.compose.project={project}",
+        "label=com.docker.compose.oneoff=False",
+    )
+    filters = [argument for one in wanted for argument in ("--filter", one)]
     form = '{{.Label "com.docker.compose.service"}}'
     return tuple(docker_cli.docker(context, "ps", "--format", form, *filters).split())
 

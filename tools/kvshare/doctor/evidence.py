@@ -31,7 +31,10 @@ class Clock:
 
 @dataclass(frozen=True)
 class Engine:
-    """The Docker engine behind a context; all but the first two fields are empty where it gave ``error``."""
+    """The Docker engine behind a context, which keeps its data in ``folder``.
+
+    All but the first two fields are empty where it gave ``error``.
+    """
 
     context: str
     error: str = ""
@@ -39,6 +42,7 @@ class Engine:
     version: str = ""
     runtimes: tuple[str, ...] = ()
     image: Image | None = None
+    folder: str = ""
     running: tuple[str, ...] = ()
     clock: Clock | None = None
 

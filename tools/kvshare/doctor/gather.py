@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from kvshare.errors import CouldNotCheckError
 from kvshare.site import contexts
 from kvshare.site.compose import read_stack, resolved_config
 from kvshare.site.nodes import at_once
-from kvshare.stack.members import Stack
+from kvshare.stack.members import Member, Stack
 
 POLL_S = 3.0
 Narrate = Callable[[str], None]
@@ -44,7 +44,7 @@ def examine(settings: Settings, options: Options, narrate: Narrate) -> Evidence:
     for context in stack.contexts:
         contexts.resolve(context)
     narrate("engines")
-    services = _services(settings, stack)
+    services = services_of(settings, stack.members)
     image = services[stack.prefill.name].image
     engines = _engines(stack, image, options.wait_s)
     evidence = Evidence(
@@ -83,10 +83,11 @@ def _look_closer(
     return replace(evidence, prefill_speed=links.prefill_speed(evidence, options.prefill_speed))
 
 
-def _services(settings: Settings, stack: Stack) -> dict[str, Service]:
-    """Return every member's service by the member's name, as its own machine has it resolved."""
-    configs = {context: resolved_config(settings, context) for context in stack.contexts}
-    return {member.name: service_of(configs[member.context], member.service) for member in stack.members}
+def services_of(settings: Settings, members: Sequence[Member]) -> dict[str, Service]:
+    """Return the members' services by the member's name, as its own machine has it resolved."""
+    names = dict.fromkeys(member.context for member in members)
+    configs = {context: resolved_config(settings, context) for context in names}
+    return {member.name: service_of(configs[member.context], member.service) for member in members}
 
 
 def _engines(stack: Stack, image: str, wait_s: float) -> tuple[Engine, ...]:

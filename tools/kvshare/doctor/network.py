@@ -13,7 +13,6 @@ from kvshare.contract import Answer, Endpoint, Facts, Held
 from kvshare.doctor.containers import OneOffs
 from kvshare.doctor.evidence import OPERATOR, Dialed, Evidence
 from kvshare.errors import CouldNotCheckError
-from kvshare.operate.preflight import ANY_ADDRESS
 from kvshare.site.nodes import at_once
 from kvshare.stack.members import Member, Server, Stack
 from kvshare.stack.ports import NONE, Caller, Port, ports_of, ranges_of
@@ -93,7 +92,7 @@ def _to_hold(evidence: Evidence, context: str) -> Iterable[Endpoint]:
     facts = _facts_on(evidence, context)
     for member in evidence.members_on(context):
         for port in member.ports if facts.holder(member.host) is not None else ():
-            if not is_taken(facts.listening, member.host, port):
+            if facts.listener(member.host, port) is None:
                 yield Endpoint(member.host, port)
 
 
@@ -104,7 +103,7 @@ def _data_ports(evidence: Evidence, context: str) -> tuple[Endpoint, ...]:
     for member in evidence.members_on(context):
         if isinstance(member, Server) and facts.holder(member.host) is not None:
             first, last = member.data_ports
-            free = (p for p in range(first, last + 1) if not is_taken(facts.listening, member.host, p))
+            free = (p for p in range(first, last + 1) if facts.listener(member.host, p) is None)
             if (port := next(free, None)) is not None:
                 found.setdefault(member.host, Endpoint(member.host, port))
     return tuple(found.values())
@@ -131,11 +130,6 @@ def _planned(evidence: Evidence, free: Mapping[str, int]) -> dict[str, list[Dial
     return {context: mine for context, mine in planned.items() if mine}
 
 
-def is_taken(listening: Iterable[Endpoint], host: str, port: int) -> bool:
-    """Return whether something listens on that port of that address."""
-    return any(e.port == port and e.host in (host, *ANY_ADDRESS) for e in listening)
-
-
 def _nobodys_port(evidence: Evidence, server: Server, free: Mapping[str, int]) -> int:
     """Return a port that nothing listens on at a server's address."""
     facts = _facts_on(evidence, server.context)
@@ -143,7 +137,7 @@ def _nobodys_port(evidence: Evidence, server: Server, free: Mapping[str, int]) -
     return next(
         port
         for port in range(HIGHEST_CONTROL_PORT, 1024, -1)
-        if port not in held and not is_taken(facts.listening, server.host, port)
+        if port not in held and facts.listener(server.host, port) is None
     )
 
 

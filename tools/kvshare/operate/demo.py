@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from kvshare.config.settings import Settings, load_settings
-from kvshare.operate import build, down, preflight, up
+from kvshare.operate import build, down, up
 from kvshare.progress import step
 from kvshare.site import dockerd
 from kvshare.site.compose import read_stack
@@ -29,10 +29,16 @@ DECISIONS: Mapping[str, str] = {
 }
 
 
-def run(root: Path, verify: Callable[[Settings], int], timeout_s: float) -> int:
+def run(
+    root: Path,
+    require_ready: Callable[[Settings, Stack], None],
+    verify: Callable[[Settings], int],
+    timeout_s: float,
+) -> int:
     """Start the engine, build, start the stack, verify; the exit code is the verification's.
 
     Args:
+        require_ready: raises where something stands in the way, before what takes minutes begins.
         verify: proves the reuse on the running stack, prints its report, and returns its exit code.
         timeout_s: how long a server may take to become healthy.
     """
@@ -42,15 +48,10 @@ def run(root: Path, verify: Callable[[Settings], int], timeout_s: float) -> int:
         with step("Start the Docker engine"):
             dockerd.start(root)
         stack = read_stack(settings)
-        _check_disk(settings)
+        require_ready(settings, stack)
         build.build(settings, CONTEXT)
         up.start(settings, stack, "all", timeout_s)
         return verify(settings)
-
-
-def _check_disk(settings: Settings) -> None:
-    need = preflight.BUILD_DISK_GIB if build.missing_images(settings, CONTEXT) else preflight.RUN_DISK_GIB
-    preflight.check_disk(preflight.docker_root(CONTEXT), need)
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from rich.filesize import decimal
 
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
-from kvshare.operate import preflight
 from kvshare.progress import transfer
-from kvshare.site import contexts, docker_cli, images
+from kvshare.site import contexts, disk, docker_cli, images
+from kvshare.site.disk import GIB
 from kvshare.site.images import Image
 from kvshare.stack.members import Stack
 
@@ -118,9 +118,12 @@ def _check_architecture(shipment: Shipment) -> None:
 
 def _check_room(shipment: Shipment) -> None:
     """Check the disk where it can be seen; a remote engine says only when it is full."""
-    if contexts.resolve(shipment.target).is_local:
-        need_gib = ROOM * shipment.image.size_bytes / preflight.GIB
-        preflight.check_disk(preflight.docker_root(shipment.target), round(need_gib, 1))
+    room, need = disk.room(shipment.target), ROOM * shipment.image.size_bytes
+    if room is not None and room.free < need:
+        raise KvshareError(
+            f"not enough disk in {room.folder}: need {need / GIB:.1f} GiB, have {room.free / GIB:.1f} GiB "
+            "free; free some, e.g. with docker system prune."
+        )
 
 
 def _stream(shipment: Shipment, advance: Callable[[int], None], note: Callable[[str], None]) -> None:

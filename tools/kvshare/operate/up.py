@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
-from kvshare.operate import preflight
 from kvshare.operate.build import missing_images
 from kvshare.progress import step
 from kvshare.site import compose
@@ -42,11 +41,10 @@ def start(settings: Settings, stack: Stack, node: str, timeout_s: float) -> None
     """Start a node's services and wait until all are healthy.
 
     Raises:
-        KvshareError: if something stands in the way, or a service gives up or is not healthy in time;
-            with its last log lines.
+        KvshareError: if an image is missing, or a service gives up or is not healthy in time; with its last
+            log lines.
     """
     members = members_of(stack, node)
-    preflight.check_all(settings, stack, _not_running(settings, members))
     for context, services in by_context(members).items():
         # The client runs beside prefill, at the first verification.
         client = ["client"] if context == stack.prefill.context else []
@@ -62,11 +60,6 @@ def start(settings: Settings, stack: Stack, node: str, timeout_s: float) -> None
 def _how_to_get_it(settings: Settings, node: str) -> str:
     elsewhere = "make pull" if settings.get("REGISTRY") else "make ship"
     return f"type make image NODE={node}, or {elsewhere} NODE={node} if it is built already"
-
-
-def _not_running(settings: Settings, members: Sequence[Member]) -> list[Member]:
-    found = _states_of(settings, members)
-    return [m for m in members if not (m.name in found and found[m.name].state == "running")]
 
 
 def states(settings: Settings, context: str) -> list[ContainerState]:

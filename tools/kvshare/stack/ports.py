@@ -1,6 +1,6 @@
 """Every TCP port of the stack, once: who listens, whether it asks who calls, and who has to reach it.
 
-`kvshare ports`, docs/ports.md, the firewall rules and the preflight are made from this. Numbers come from
+`kvshare ports`, docs/ports.md, the firewall rules and the doctor are made from this. Numbers come from
 x-kvshare in compose.yaml, by way of the resolved stack.
 """
 

@@ -6,7 +6,7 @@ from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Pas
 from kvshare.config import threshold
 from kvshare.doctor.checks.shared import same
 from kvshare.doctor.evidence import Evidence
-from kvshare.doctor.meaning import meanings
+from kvshare.doctor.meaning import LMCACHE_CHUNK, meanings
 from kvshare.stack.members import Server
 
 CHECKS: Category[Evidence] = Category("configuration")
@@ -136,3 +136,29 @@ def _calibrated(evidence: Evidence) -> str:
     """Return what says from where on a pull pays, where that was not computed here; else ''."""
     found = {t.assignment for f in evidence.seen.values() if (t := threshold.of_server(f.lmcache)).is_set}
     return f"as {', '.join(sorted(found))} says" if found else ""
+
+
+@CHECKS.check("DOC-CONF-08", "MODEL is a name, or lies where the servers look")
+def _model_in_reach(evidence: Evidence) -> Outcome:
+    """Servers see the folder MODELS as `/models`, and nothing else of their machine."""
+    models = _set(evidence, "KVSHARE_MODEL")
+    bad = {n: m for n, m in models.items() if m.startswith("/") and not m.startswith("/models/")}
+    if not bad:
+        return Passed(", ".join(dict.fromkeys(models.values())))
+    found = ", ".join(f"MODEL={model} is outside /models" for model in dict.fromkeys(bad.values()))
+    fix = "set MODELS to the folder it is in and MODEL to /models/NAME in .env"
+    return Failed("a name, or a path below /models", found, tuple(bad), fix)
+
+
+@CHECKS.check("DOC-CONF-09", "MAX_MODEL_LEN holds a chunk")
+def _length_holds_a_chunk(evidence: Evidence) -> Outcome:
+    """Prompts are shared in whole chunks, of which the longest has to hold one and a token to compute."""
+    lengths = _set(evidence, "KVSHARE_MAX_MODEL_LEN")
+    seen = {name: facts.lmcache for name, facts in evidence.seen.items()}
+    chunks = {name: int(seen.get(name, {}).get("chunk_size", LMCACHE_CHUNK)) for name in lengths}
+    bad = {n: v for n, v in lengths.items() if not v.isdecimal() or int(v) <= chunks[n]}
+    if not bad:
+        return Passed(", ".join(dict.fromkeys(lengths.values())))
+    found = ", ".join(f"MAX_MODEL_LEN={value}" for value in dict.fromkeys(bad.values()))
+    expected = f"a number above the chunk size, {max(chunks.values())} tokens"
+    return Failed(expected, found, tuple(bad), "correct MAX_MODEL_LEN in .env")

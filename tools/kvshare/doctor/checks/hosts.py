@@ -8,13 +8,17 @@ from kvshare.checking.registry import Category, Failed, NotChecked, NotNeeded, O
 from kvshare.contract import Facts
 from kvshare.doctor.checks.shared import alone, by_context, each, listed, members
 from kvshare.doctor.evidence import Evidence, Node
-from kvshare.doctor.network import is_taken
-from kvshare.operate.preflight import CONTROLLER_GIB, CPU_SERVER_GIB, GIB
+from kvshare.site.disk import GIB
 from kvshare.stack.members import Controller, Member
 from kvshare.stack.ports import ports_of
 
 CHECKS: Category[Evidence] = Category("hosts")
 CLOCK_LIMIT_S = 1.0
+# Resident GiB, a little above what was seen on the CPU; a server's LMCache memory comes on top. With a GPU
+# that alone is counted: what else a server needs is its model's, not known here.
+CONTROLLER_GIB, CPU_SERVER_GIB = 0.5, 2.5
+# The CPU images while they are built; logs and models once they are.
+BUILD_DISK_GIB, RUN_DISK_GIB = 12, 2
 UNAUTHORISED, FORBIDDEN = 401, 403
 
 
@@ -98,11 +102,14 @@ def _clocks_agree(evidence: Evidence) -> Outcome:
 def _memory_suffices(evidence: Evidence) -> Outcome:
     """For each server `max_local_cpu_size` (configs/lmcache.yaml), and without a GPU what it takes itself."""
     bad, good = {}, []
-    for context, (name, facts) in by_context(evidence).items():
-        starting = [m for m in evidence.members_on(context) if not evidence.runs(m)]
-        need = sum(_needed_gib(evidence, member) for member in starting)
-        have = facts.memory_available / GIB
-        said = f"{need:.1f} GiB needed, {have:.1f} GiB available"
+    # What two contexts read alike to the byte is one machine.
+    machines: dict[int, list[str]] = {}
+    for context, (_, facts) in by_context(evidence).items():
+        machines.setdefault(facts.memory_available, []).append(context)
+    for available, contexts in machines.items():
+        starting = [m for c in contexts for m in evidence.members_on(c) if not evidence.runs(m)]
+        need, have = sum(_needed_gib(evidence, m) for m in starting), available / GIB
+        name, said = by_context(evidence)[contexts[0]][0], f"{need:.1f} GiB needed, {have:.1f} GiB available"
         if need > have:
             bad[name] = said
         else:
@@ -147,9 +154,13 @@ def _ports_free(evidence: Evidence) -> Outcome:
     running = sum(evidence.runs(member) for member in members_seen)
     for member in members_seen:
         _, facts = seen[member.context]
-        taken = [p for p in ports_of(member) if is_taken(facts.listening, member.host, p.number)]
+        taken = [
+            f"port {port.number} ({port.purpose}) is taken{found.by and f' by {found.by}'}"
+            for port in ports_of(member)
+            if (found := facts.listener(member.host, port.number))
+        ]
         if taken and not evidence.runs(member):
-            bad[member.name] = ", ".join(f"{p.number} ({p.purpose}) is taken" for p in taken)
+            bad[member.name] = ", ".join(taken)
     fix = "stop what listens there (ss -ltnp shows it), or change the port in x-kvshare of compose.yaml"
     good = f"{running} of {len(evidence.stack.members)} members run already" if running else ""
     return each(evidence, bad, "nothing listens on the stack's ports before it does", fix, good)
@@ -192,3 +203,17 @@ def _model_state(facts: Facts) -> str:
         return f"has {facts.model.name}"
     verb = "makes" if facts.model.name == "demo" else "will download"
     return f"{verb} {facts.model.name} at its first start"
+
+
+@CHECKS.check("DOC-HOST-08", "there is room on the disk")
+def _disk_suffices(evidence: Evidence) -> Outcome:
+    """Where the engine keeps its data: 2 GiB for logs and models, 12 where images are still to be built."""
+    bad, good = {}, []
+    for context, (name, facts) in by_context(evidence).items():
+        engine = evidence.engine(context)
+        need, have = RUN_DISK_GIB if engine.image else BUILD_DISK_GIB, facts.disk_free / GIB
+        good.append(f"{name} {have:.1f} GiB free")
+        if need > have:
+            bad[name] = f"{need} GiB needed in {engine.folder}, {have:.1f} GiB free"
+    expected = "room for logs and models, and for the images while they are built"
+    return each(evidence, bad, expected, "free some there, e.g. with docker system prune", "; ".join(good))

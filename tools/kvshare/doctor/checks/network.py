@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
-from kvshare.contract import Facts
+from kvshare.contract import ANY_ADDRESS, Facts
 from kvshare.doctor.checks.shared import by_context, each, listed, unless_unseen
 from kvshare.doctor.evidence import OPERATOR, Dialed, Evidence
-from kvshare.operate.preflight import ANY_ADDRESS
 from kvshare.stack.ports import Port, ports_of, ranges_of
 
 CHECKS: Category[Evidence] = Category("network")
