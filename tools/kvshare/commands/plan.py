@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import click
 from rich.table import Table
 
@@ -65,30 +68,25 @@ def _plan_table(machine: planning.Machine, kv_cache_dtype: str) -> Table:
     table = _table("model", "KiB/token", *planning.GPUS)
     for name, known in planning.MODELS.items():
         model = planning.with_kv(known, kv_cache_dtype)
-        cells = (
-            _tokens(model, planning.Machine(flops, machine.mfu, machine.bytes_per_s, machine.t0_s))
-            for flops in planning.GPUS.values()
-        )
-        table.add_row(name, f"{model.kv_bytes_per_token / 1024:.0f}", *cells)
+        table.add_row(name, f"{model.kv_bytes_per_token / 1024:.0f}", *_by_gpu(model, machine))
     return table
 
 
 def _link_table(model: planning.Architecture, machine: planning.Machine) -> Table:
     table = _table("link", "GB/s", *planning.GPUS)
     for name, speed in planning.LINKS.items():
-        cells = (
-            _tokens(model, planning.Machine(flops, machine.mfu, speed, machine.t0_s))
-            for flops in planning.GPUS.values()
-        )
-        table.add_row(name, f"{speed / 1e9:g}", *cells)
+        table.add_row(name, f"{speed / 1e9:g}", *_by_gpu(model, replace(machine, bytes_per_s=speed)))
     return table
 
 
-def _tokens(model: planning.Architecture, machine: planning.Machine) -> str:
-    found = planning.tokens_to_pay(model, machine)
-    if found is None:
-        return "-"
-    return f"{found / 1000:.1f}K" if found < 99_500 else f"{found / 1000:.0f}K"
+def _by_gpu(model: planning.Architecture, machine: planning.Machine) -> Iterator[str]:
+    """Yield the tokens from which a pull pays with each GPU; - where it never does."""
+    for flops in planning.GPUS.values():
+        found = planning.tokens_to_pay(model, replace(machine, flops=flops))
+        if found is None:
+            yield "-"
+        else:
+            yield f"{found / 1000:.1f}K" if found < 99_500 else f"{found / 1000:.0f}K"
 
 
 def _table(first: str, *numbers: str) -> Table:
