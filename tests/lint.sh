@@ -6,9 +6,7 @@ PATH="$PWD/.venv/bin:$PATH"
 
 ruff check --config tools/pyproject.toml .
 ruff format --check --config tools/pyproject.toml .
-mypy --config-file tools/pyproject.toml tools/kvshare
-MYPYPATH=docker/engine:tools mypy --config-file tools/pyproject.toml --ignore-missing-imports docker/engine/kvshare_engine
-MYPYPATH=docker mypy --config-file tools/pyproject.toml docker/guard
+mypy --config-file tools/pyproject.toml
 git ls-files '*.sh' .ci/run | xargs shellcheck --external-sources
 hadolint docker/Dockerfile
 tests/find-secrets.sh

@@ -58,12 +58,12 @@ CORRUPTIONS: Mapping[str, Callable[[Any], None]] = {
 }
 
 
-@torch.no_grad()
 def first_token(model: Any, prompt: torch.Tensor, corrupt: Callable[[Any], None]) -> torch.Tensor:
     """Log-probabilities of the first generated token, shape [vocabulary]."""
-    cache = model(prompt[:, :REUSED], use_cache=True).past_key_values
-    corrupt(cache.layers)
-    logits = model(prompt[:, REUSED:], past_key_values=cache).logits
+    with torch.no_grad():
+        cache = model(prompt[:, :REUSED], use_cache=True).past_key_values
+        corrupt(cache.layers)
+        logits = model(prompt[:, REUSED:], past_key_values=cache).logits
     return torch.log_softmax(logits[0, -1], dim=-1)
 
 

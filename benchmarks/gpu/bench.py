@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.gpu import ROOT
+from benchmarks import ROOT
 from benchmarks.gpu.chain import uncoloured
 from kvshare.bench import gather, outputs, run
 from kvshare.bench.observed import Observed

@@ -17,7 +17,8 @@ from guard.__main__ import write_record
 from guard.apply import commit, plan
 from guard.series import load_all
 
-from benchmarks.gpu import PACKED_KV, ROOT
+from benchmarks import ROOT
+from benchmarks.gpu import PACKED_KV
 from kvshare.config.settings import load_settings
 from kvshare.contract import Fingerprint
 from kvshare.records import dumps, loads

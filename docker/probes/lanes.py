@@ -38,11 +38,11 @@ def _pull(ports: Ports, owner: Node, other: Node, seed: int) -> None:
 def _connections(a: Node, b: Node) -> set[tuple[int, int]]:
     """UCX's connections between two nodes, by their ports: those that are not on a P2P port."""
     known = {node.settings.init_port for node in (a, b)} | {node.settings.lookup_port for node in (a, b)}
-    ends = {(c.laddr.port, c.raddr.port) for c in _established(a)}
-    others = {(c.raddr.port, c.laddr.port) for c in _established(b)}
-    return {ports for ports in ends & others if not known & set(ports)}
+    others = {(theirs, own) for own, theirs in _established(b)}
+    return {ports for ports in _established(a) & others if not known & set(ports)}
 
 
-def _established(node: Node) -> list[psutil._common.pconn]:
+def _established(node: Node) -> set[tuple[int, int]]:
+    """A node's connections by their ports, its own first."""
     connections = psutil.Process(node.process.pid).net_connections("tcp4")
-    return [c for c in connections if c.status == psutil.CONN_ESTABLISHED]
+    return {(c.laddr.port, c.raddr.port) for c in connections if c.status == psutil.CONN_ESTABLISHED}

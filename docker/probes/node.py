@@ -316,7 +316,7 @@ class _Inside:
         from lmcache.v1.storage_backend.p2p_backend import DECLINED
 
         samples = [sample for metric in DECLINED.collect() for sample in metric.samples]
-        return next(s.value for s in samples if s.name.endswith("_total"))
+        return float(next(s.value for s in samples if s.name.endswith("_total")))
 
 
 class _Connector:

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docker"))
-sys.path.insert(0, str(Path(__file__).parent))
 
-from upstream import Files, Probe, run_probe
+from tests.patches.upstream import Files, Probe, run_probe
 
 # Without LMCache the only test is the one that runs the others where it is.
 HAS_LMCACHE = importlib.util.find_spec("lmcache") is not None

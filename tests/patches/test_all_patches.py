@@ -7,7 +7,8 @@ import ast
 import pytest
 from guard.series import FOLDER, Patch, Series, render_sums
 from probes.__main__ import SLOW
-from upstream import EVERY, LMCACHE, Probe, original, patched_files, without
+
+from tests.patches.upstream import EVERY, LMCACHE, Probe, original, patched_files, without
 
 IN_TESTS_OF_THEIR_OWN = ("message-defaults", "cpu-connector", "lookup-loop", "pull-loop")
 # The build of the image that these tests run in has run the quick probes.

@@ -14,7 +14,8 @@ from lmcache.v1.gpu_connector.cpu_connector import VLLMPagedMemCPUConnector
 from lmcache.v1.memory_management import MemoryFormat
 from probes import ProbeError
 from probes.cpu_connector import Model, check, connector_for, metadata_for, object_for
-from upstream import Probe, patched_files, without
+
+from tests.patches.upstream import Probe, patched_files, without
 
 MODELS = st.builds(
     Model,

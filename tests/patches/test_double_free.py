@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from upstream import Probe, without
+
+from tests.patches.upstream import Probe, without
 
 
 @pytest.mark.slow

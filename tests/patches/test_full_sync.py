@@ -6,7 +6,8 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from upstream import Probe, without_hunks
+
+from tests.patches.upstream import Probe, without_hunks
 
 
 @pytest.mark.slow

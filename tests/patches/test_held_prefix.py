@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from upstream import Probe, without
+from tests.patches.upstream import Probe, without
 
 
 def test_an_unpatched_node_pulls_what_vllm_holds(probe: Probe) -> None:

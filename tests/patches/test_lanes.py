@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lmcache.v1.transfer_channel import nixl_lanes
-from upstream import Probe, without
+
+from tests.patches.upstream import Probe, without
 
 
 class StandIn(MagicMock):

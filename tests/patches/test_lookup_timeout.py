@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from upstream import Probe, without
+from tests.patches.upstream import Probe, without
 
 
 def test_an_unpatched_client_raises_after_a_timeout(probe: Probe) -> None:

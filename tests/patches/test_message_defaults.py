@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from upstream import Probe, patched_files, without, without_hunks
+from tests.patches.upstream import Probe, patched_files, without, without_hunks
 
 
 def test_an_unpatched_controller_refuses_an_old_worker(probe: Probe) -> None:

@@ -23,7 +23,8 @@ from probes.packed_kv import (
     on_gpu,
     round_trip_is_exact,
 )
-from upstream import EVERY, Probe, original
+
+from tests.patches.upstream import EVERY, Probe, original
 
 PATH = "lmcache/v1/gpu_connector/gpu_connectors.py"
 PATCH = find([EVERY["lmcache"]], "packed-kv")

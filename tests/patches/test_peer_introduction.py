@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from upstream import Probe, without, without_hunks
+
+from tests.patches.upstream import Probe, without, without_hunks
 
 
 def test_an_unpatched_node_connects_to_nobody_by_itself(probe: Probe) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from guard.series import find
-from upstream import EVERY, Probe, original
+
+from tests.patches.upstream import EVERY, Probe, original
 
 PATH = "nixl_cu13/_api.py"
 BEFORE = original(PATH, "nixl-cu13") or ""

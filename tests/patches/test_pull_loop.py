@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from upstream import Probe, patched_files, without, without_hunks
+
+from tests.patches.upstream import Probe, patched_files, without, without_hunks
 
 
 def test_an_unpatched_controller_registers_nobody_after_bad_messages(probe: Probe) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from upstream import Probe, without
+from tests.patches.upstream import Probe, without
 
 
 def test_an_unpatched_controller_sends_every_rank_to_the_first(probe: Probe) -> None:

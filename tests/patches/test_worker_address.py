@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from upstream import Probe, patched_files, without
+from tests.patches.upstream import Probe, patched_files, without
 
 
 def test_an_unpatched_worker_registers_with_the_default_routes_address(probe: Probe) -> None:

@@ -176,7 +176,7 @@ def test_the_transfers_speed_is_bytes_over_the_owners_time_and_its_share_of_the_
     size = 4 * CHUNK * KV_BYTES
     assert found.bytes_per_pull == size
     assert found.gb_per_s == pytest.approx(size / (0.01 + size / 1e9) / 1e9)
-    assert found.of_link == pytest.approx(found.gb_per_s / 1.5)
+    assert found.of_link == pytest.approx(size / (0.01 + size / 1e9) / 1e9 / 1.5)
 
 
 def test_throughput_is_tokens_over_wall_time() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from kvshare.bench import session
+from kvshare.bench import rules, session
 from kvshare.bench.observed import Line, Observed
 from kvshare.bench.spec import ARMS, COLD, LOCAL_LMCACHE, LOCAL_PREFIX, PEER, RECOMPUTE, BenchSpec, Point
 from kvshare.config.threshold import Threshold
@@ -146,7 +146,7 @@ def test_a_used_seeds_prompts_are_no_cold_ones(run: Run) -> None:
 
 
 def test_discarded_repetitions_are_not_repeated_for_ever(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session.rules, "violation", lambda *_: "always")
+    monkeypatch.setattr(rules, "violation", lambda *_: "always")
     assert [r.discarded for r in run().repetitions] == ["always"] * 4
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docker/engine"))
 
 from kvshare import records  # noqa: E402
-from kvshare.contract import Facts  # noqa: E402
+from kvshare.contract import Endpoint, Facts, Hub, Ports  # noqa: E402
 from kvshare_engine import facts, fingerprint, link, probe, reach  # noqa: E402
 from kvshare_engine.environment import Controller, Server  # noqa: E402
 from tests.unit.test_engine_package import CONTROLLER, DECODE  # noqa: E402
@@ -38,7 +39,7 @@ def no_engine_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def gathered(environment: dict[str, str] | None = None) -> facts.Facts:
+def gathered(environment: dict[str, str] | None = None) -> Facts:
     server = Server.from_environment(environment or LOOPBACK)
     return facts.gather(server, Controller.from_environment(CONTROLLER), "")
 
@@ -46,7 +47,7 @@ def gathered(environment: dict[str, str] | None = None) -> facts.Facts:
 @pytest.mark.usefixtures("no_engine_inside")
 def test_what_the_probe_prints_is_what_the_tool_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LMCACHE_LOOKUP_TIMEOUT_MS", "4500")
-    monkeypatch.setattr(facts, "ask_hub", lambda *_: facts.Hub("https://hub", False, 401))
+    monkeypatch.setattr(facts, "ask_hub", lambda *_: Hub("https://hub", False, 401))
     found = gathered()
     read = records.cls_from(Facts, json.loads(json.dumps(dataclasses.asdict(found))))
     assert (read.lookup_timeout_ms, read.lmcache["p2p_host"]) == (4500, "127.0.0.1")
@@ -156,7 +157,7 @@ def test_the_hub_is_asked_with_the_token_and_for_a_status_alone(
     error: Exception | None, status: int | None, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opener = Opener(error)
-    monkeypatch.setattr(facts.urllib.request, "build_opener", opener)
+    monkeypatch.setattr(urllib.request, "build_opener", opener)
     hub = facts.ask_hub("org/name", "hf_secret")
     assert (hub.status, hub.error, hub.token_given) == (status, said, True)
     request, _ = opener.asked
@@ -191,7 +192,7 @@ def free_port() -> int:
 
 
 def test_what_listens_can_be_dialled_and_what_does_not_says_why() -> None:
-    free = reach.Endpoint("127.0.0.1", free_port())
+    free = Endpoint("127.0.0.1", free_port())
     with reach.listening([free]) as held:
         assert held.held == (free,)
         assert free in reach.taken()
@@ -206,9 +207,9 @@ def test_a_port_that_is_taken_or_no_address_of_ours_is_refused_and_the_others_ar
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         wanted = [
-            reach.Endpoint("127.0.0.1", port),
-            reach.Endpoint("203.0.113.7", 8010),
-            reach.Endpoint("127.0.0.1", 0),
+            Endpoint("127.0.0.1", port),
+            Endpoint("203.0.113.7", 8010),
+            Endpoint("127.0.0.1", 0),
         ]
         with reach.listening(wanted) as held:
             assert [refusal.error for refusal in held.refused] == [
@@ -219,8 +220,8 @@ def test_a_port_that_is_taken_or_no_address_of_ours_is_refused_and_the_others_ar
 
 
 def test_endpoints_are_read_with_colons_in_the_host() -> None:
-    assert reach.endpoint("192.168.110.13:8010") == reach.Endpoint("192.168.110.13", 8010)
-    assert reach.endpoint("::1:8010") == reach.Endpoint("::1", 8010)
+    assert reach.endpoint("192.168.110.13:8010") == Endpoint("192.168.110.13", 8010)
+    assert reach.endpoint("::1:8010") == Endpoint("::1", 8010)
 
 
 # --- the link -----------------------------------------------------------------------------------------------
@@ -299,13 +300,13 @@ def test_a_node_with_fewer_lanes_measures_on_those(perftest: Path, monkeypatch: 
 
 def test_a_failing_test_says_what_the_program_said(perftest: Path) -> None:
     perftest.write_text("#!/bin/sh\necho 'UCX  ERROR no usable transports' >&2\nexit 1\n")
-    assert link.measure("127.0.0.1", link.Ports((1,), 2)).error == "UCX ERROR no usable transports"
+    assert link.measure("127.0.0.1", Ports((1,), 2)).error == "UCX ERROR no usable transports"
 
 
 def test_a_test_without_end_is_ended(perftest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "TEST_TIMEOUT_S", 0.3)
     perftest.write_text("#!/bin/sh\nexec sleep 30\n")
-    assert "did not end in" in link.measure("127.0.0.1", link.Ports((1,), 2)).error
+    assert "did not end in" in link.measure("127.0.0.1", Ports((1,), 2)).error
 
 
 def test_a_far_end_that_does_not_listen_ends_with_a_sentence(
