@@ -83,7 +83,8 @@ test-unit: ## Only what needs no Docker engine
 test-gpu: ## On a machine with a GPU, from PYTHON's vLLM, LMCache and NIXL: measure it into docs/gpu.md
 	@$(PYTHON) -m benchmarks.gpu $(ARGS)
 	@$(PYTHON) -m benchmarks.gpu --docs
-patches-edit: setup ## The patches as git repositories in build/patches, a commit a patch, to be edited there
+patches-edit: ## The patches as git repositories in build/patches, a commit a patch, to be edited there
+	@setup/setup.sh docker/locks/dev.txt
 	@$(GUARD).edit open
 patches: setup ## Those commits as docker/patches again, with their hashes, and docs/patches.md
 	@$(GUARD).edit save

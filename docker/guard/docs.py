@@ -26,8 +26,9 @@ engine reports in its fingerprint.
 
 To change one: `make patches-edit` unpacks the locked wheels into `build/patches` as git repositories, a
 commit a patch; amend, rebase or add commits there, then `make patches` writes the series and the sums
-back. A patch that cures a fault names the advice that is wrong from then on (`X-Kvshare-Obsolete`), and a
-test holds that nothing gives it.
+back. LMCache's own tests lie there too, from its source distribution: a patch that changes what one of
+them holds changes the test (`make test-upstream`). A patch that cures a fault names the advice that is
+wrong from then on (`X-Kvshare-Obsolete`), and a test holds that nothing gives it.
 
 Nodes that share KV must run the same image: the layout of LMCache's objects is not the same on both
 devices. With `packed-kv` a GPU's object holds K and V of each head side by side, in the CPU's it is K,
@@ -44,8 +45,9 @@ def _section(series: Series, patch: Patch) -> str:
     rows = {
         "of": f"{series.distribution} {series.version}",
         "images": ", ".join(sorted(patch.devices)),
-        "changes": _names(patch.hunks),
-        "adds": _names(patch.added),
+        "changes": _names(name for name in patch.files if name not in patch.added),
+        "adds": _names(name for name in patch.files if name in patch.added),
+        "upstream's tests": _names(patch.tests),
         "needs": _names(sorted(patch.needs)),
         "reported as": ", ".join(f"<{url}>" for url in patch.fields.get("Bug", ())),
         "forwarded": patch.field("Forwarded"),

@@ -18,9 +18,11 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from guard import source
 from guard.hunks import HunkError
 from guard.series import FOLDER, Patch, Series, SeriesError, load_all, render_sums
 from guard.series import read as read_patch
+from guard.source import SourceError
 
 ROOT = FOLDER.parents[1]
 LOCK = ROOT / "docker/locks/engine-cuda.txt"
@@ -34,13 +36,18 @@ class EditError(Exception):
     """Something is not as it should be; the message is one sentence."""
 
 
-def open_series(series: Series, wheel: Path, work: Path) -> None:
-    """Make the repository ``work`` of the wheel's Python files and a commit a patch. Raises EditError."""
+def open_series(series: Series, wheel: Path, work: Path, archive: Path | None = None) -> None:
+    """Make the repository ``work`` of the wheel's Python files and a commit a patch. Raises EditError.
+
+    ``archive`` is the source distribution, whose tests lie beside the package then.
+    """
     if work.exists():
         raise EditError(f"{work} is there already: save it with `make patches`, or remove it to begin anew.")
     work.mkdir(parents=True)
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(work, [name for name in archive.namelist() if name.endswith(".py")])
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(work, [name for name in packed.namelist() if name.endswith(".py")])
+    if archive:
+        source.unpack(archive, work, "tests")
     _git(work, "init", "--quiet", "--initial-branch=series")
     _git(work, "add", "--all")
     _git(work, *IDENTITY, "commit", "--quiet", f"--message={RELEASE}")
@@ -166,13 +173,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             work = WORK / f"{series.distribution}-{series.version}"
             if options.what == "open":
                 with tempfile.TemporaryDirectory() as folder:
-                    open_series(series, fetch(series, Path(folder)), work)
+                    open_series(series, fetch(series, Path(folder)), work, source.fetch(series))
                 print(f"{work.relative_to(ROOT)}: a commit a patch; `make patches` saves them")
             else:
                 if not work.exists():
                     raise EditError(f"There is no {work}: run `make patches-edit` first.")
                 save(work, FOLDER / work.name)
-    except (EditError, SeriesError, HunkError) as error:
+    except (EditError, SeriesError, HunkError, SourceError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

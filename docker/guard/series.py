@@ -1,9 +1,10 @@
 """A series: a folder ``<distribution>-<version>`` of git-format diffs, in the order of its file ``series``.
 
 A patch is a mail: a subject ``id: title``, a text, DEP-3's fields and ours, ``---``, the diff. A module that
-it adds lies as a file of its own under ``files/``. ``SHA256SUMS`` names every file before and after the whole
-series, in the form of sha256sum: ``before/PATH`` and ``after/PATH``, or ``after-DEVICE/PATH`` where devices
-differ; a file that is added has no ``before/``.
+it adds lies as a file of its own under ``files/``. Under ``tests/`` are upstream's own, which the source
+distribution alone holds: no change to them is installed. ``SHA256SUMS`` names every file of the package
+before and after the whole series, in the form of sha256sum: ``before/PATH`` and ``after/PATH``, or
+``after-DEVICE/PATH`` where devices differ; a file that is added has no ``before/``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from guard.hunks import read as read_hunks
 
 FOLDER = Path(__file__).parents[1] / "patches"
 DEVICES = ("cpu", "cuda")
+TESTS = "tests/"
 _FIELD = re.compile(r"(?P<name>[A-Z][A-Za-z-]+): (?P<value>.+(?:\n .+)*)\n?")
 
 
@@ -54,8 +56,13 @@ class Patch:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Paths of the files that it changes or adds."""
-        return (*self.hunks, *self.added)
+        """Paths of the files of the package that it changes or adds."""
+        return tuple(path for path in (*self.hunks, *self.added) if not path.startswith(TESTS))
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """Paths of upstream's tests that it changes or adds."""
+        return tuple(path for path in (*self.hunks, *self.added) if path.startswith(TESTS))
 
     @property
     def devices(self) -> frozenset[str]:
@@ -125,6 +132,11 @@ class Series:
     def files(self) -> tuple[str, ...]:
         """Paths of all files that it changes or adds, each once, in the order of the patches."""
         return tuple(dict.fromkeys(path for patch in self.patches for path in patch.files))
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """Paths of all of upstream's tests that it changes or adds, likewise."""
+        return tuple(dict.fromkeys(path for patch in self.patches for path in patch.tests))
 
     def before(self, path: str) -> str | None:
         """The sha256 of a file as it is released; None for one that a patch adds."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -68,16 +70,32 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def work(tmp_path: Path, folder: Path) -> Path:
-    """The series as a repository."""
+def wheel(tmp_path: Path) -> Path:
     wheel = tmp_path / "thing-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("thing/__init__.py", "")
         archive.writestr("thing/first.py", UPSTREAM)
         archive.writestr("thing/library.so", "not for git")
+    return wheel
+
+
+@pytest.fixture
+def work(tmp_path: Path, wheel: Path, folder: Path) -> Path:
+    """The series as a repository."""
     work = tmp_path / "build" / "thing-1.0"
     open_series(load(folder), wheel, work)
     return work
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """The source distribution, which alone holds the tests."""
+    path = tmp_path / "thing-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        member = tarfile.TarInfo("thing-1.0/tests/test_first.py")
+        member.size = len(UPSTREAM)
+        tar.addfile(member, io.BytesIO(UPSTREAM.encode()))
+    return path
 
 
 def git(work: Path, *arguments: str) -> str:
@@ -120,6 +138,23 @@ def test_rewritten_commits_become_the_series(work: Path, folder: Path) -> None:
         "after-cpu/thing/first.py",
         "after-cuda/thing/first.py",
     }
+
+
+def test_a_patch_carries_a_changed_test_that_no_package_holds(
+    tmp_path: Path, wheel: Path, archive: Path, folder: Path
+) -> None:
+    work = tmp_path / "with-tests"
+    open_series(load(folder), wheel, work, archive)
+    (work / "tests/test_first.py").write_text(UPSTREAM.replace("line_9 = 9", "line_9 = 90"))
+    message = "third: a test\n\nIt is wrong.\n\nX-Kvshare-Devices: cpu\n"
+    git(work, "commit", "--quiet", "--all", "--message", message)
+    sums = load(folder).sums
+    save(work, folder)
+    new = load(folder)
+    assert new.tests == new.patches[2].tests == ("tests/test_first.py",)
+    assert "+line_9 = 90\n" in new.patches[2].diff
+    assert new.files == ("thing/first.py", "thing/deep/added.py")
+    assert new.sums == sums
 
 
 def test_a_commit_that_is_gone_takes_its_files_along(work: Path, folder: Path) -> None:

@@ -108,6 +108,19 @@ def two(folder: Folder) -> Series:
     return folder.load()
 
 
+def test_what_a_patch_changes_in_upstreams_tests_is_not_installed(site: Site, folder: Folder) -> None:
+    folder.add("patch-first", "first", RAISE_LIMIT.format(name="first"))
+    with (folder.path / "patch-first.patch").open("a") as patch:
+        patch.write(
+            f"--- a/tests/test_first.py\n+++ b/tests/test_first.py\n{RAISE_LIMIT.format(name='test')}"
+        )
+    series = folder.load()
+    applied(site, series)
+    assert site.file("first").read_text() == "LIMIT = 2\nNAME = 'first'\n"
+    assert series.tests == ("tests/test_first.py",)
+    assert not (site.path / "tests").exists()
+
+
 def hash_of(text: str) -> str:
     return sha256(text.encode()).hexdigest()
 
