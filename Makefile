@@ -1,6 +1,6 @@
 # kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down engine doctor status logs bundle verify bench plan ports image ship push pull lint test test-long test-faults rig rig-down test-unit patches-edit patches generate benchmarks native test-gpu
+.PHONY: help setup demo up down engine doctor status logs bundle verify bench plan ports image ship push pull lint test test-long test-faults rig rig-down test-unit test-upstream patches-edit patches generate benchmarks native test-gpu
 
 NODE ?= all
 DEVICE ?=
@@ -80,6 +80,9 @@ rig-down: ## Stop them again (ARGS=--purge removes their images too)
 test-unit: ## Only what needs no Docker engine
 	@setup/setup.sh docker/locks/dev.txt
 	@$(PYTEST) --numprocesses auto tests/unit
+test-upstream: ## LMCache's own tests of this mode, against the patched package in the CPU engine's image
+	@setup/setup.sh docker/locks/dev.txt
+	@trap '.venv/bin/kvshare engine stop' EXIT; .venv/bin/kvshare engine start && $(PYTEST) tests/upstream $(ARGS)
 test-gpu: ## On a machine with a GPU, from PYTHON's vLLM, LMCache and NIXL: measure it into docs/gpu.md
 	@$(PYTHON) -m benchmarks.gpu $(ARGS)
 	@$(PYTHON) -m benchmarks.gpu --docs
