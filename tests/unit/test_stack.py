@@ -69,8 +69,8 @@ def test_a_pair_is_the_stack_with_one_decode_node(config: dict[str, Any]) -> Non
     values = {"DEVICE": "cpu", "DECODE_HOSTS": "a,b", "DECODE_CONTEXTS": "gpu-b,gpu-c"}
     found = stack.parse_stack([config, config], Settings(Path("/nowhere"), values))
     assert [member.name for member in found.members] == ["controller", "prefill", "decode-1", "decode-2"]
-    assert [pair.decode.name for pair in found.pairs] == ["decode-1", "decode-2"]
-    assert [len(pair.members) for pair in found.pairs] == [3, 3]
+    assert [pair.decode.name for pair in found.pairs()] == ["decode-1", "decode-2"]
+    assert [len(pair.members) for pair in found.pairs()] == [3, 3]
 
 
 def test_every_compose_command_names_its_context() -> None:

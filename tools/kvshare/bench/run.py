@@ -63,7 +63,7 @@ class Finished:
 
 def run(settings: Settings, options: Options, console: Console) -> Finished:
     """Benchmark the running stack; KvshareError or CouldNotCheckError where nothing can be measured."""
-    stack = _pair(read_stack(settings), options.node)
+    stack = read_stack(settings).pairs(options.node)[0]
     started = datetime.now(UTC).isoformat(timespec="seconds")
     begun = time.monotonic()
     containers = gather.Containers(stack)
@@ -228,14 +228,6 @@ def parse_arms(names: Sequence[str]) -> tuple[str, ...]:
         if name not in ARMS:
             raise KvshareError(f"{name} is no arm{did_you_mean(name, ARMS)}")
     return tuple(arm for arm in ARMS if arm in names)
-
-
-def _pair(stack: Stack, node: str | None) -> Stack:
-    """Return prefill with one decode node; KvshareError names what is none."""
-    names = [pair.decode.name for pair in stack.pairs]
-    if node is not None and node not in names:
-        raise KvshareError(f"--node {node} is no decode node{did_you_mean(node, names)}")
-    return next(pair for pair in stack.pairs if node in (None, pair.decode.name))
 
 
 def _ending(observed: Observed, interrupted: bool) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvshare.config.settings import Settings
-from kvshare.errors import KvshareError
+from kvshare.errors import KvshareError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,15 @@ class Stack:
         """The first decode server; the only one of a pair."""
         return self.decodes[0]
 
-    @property
-    def pairs(self) -> tuple[Stack, ...]:
-        """This stack with one decode server at a time: reuse is proven pair by pair."""
-        return tuple(replace(self, decodes=(decode,)) for decode in self.decodes)
+    def pairs(self, node: str | None = None) -> tuple[Stack, ...]:
+        """Return this stack with one decode server at a time, or with that one: reuse is proven pair by pair.
+
+        KvshareError names a node that is no decode node.
+        """
+        names = [decode.name for decode in self.decodes]
+        if node is not None and node not in names:
+            raise KvshareError(f"--node {node} is no decode node{did_you_mean(node, names)}")
+        return tuple(replace(self, decodes=(d,)) for d in self.decodes if node in (None, d.name))
 
     @property
     def members(self) -> tuple[Member, ...]:

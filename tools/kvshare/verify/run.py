@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from kvshare.config import threshold
 from kvshare.config.settings import Settings
 from kvshare.config.threshold import Threshold
-from kvshare.errors import KvshareError, did_you_mean
+from kvshare.errors import KvshareError
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE, TAIL, require_prompt_tokens, reusable
 from kvshare.site.compose import read_stack
 from kvshare.site.engines import Engines
@@ -49,7 +49,7 @@ def verify(
 
     Only the traffic and the logs that the selected checks need are gathered.
     """
-    pairs = _chosen(read_stack(settings), options.node)
+    pairs = read_stack(settings).pairs(options.node)
     judged = []
     for number, pair in enumerate(pairs):
         if len(pairs) > 1:
@@ -58,14 +58,6 @@ def verify(
         evidence = gather(pair, settings, seeded, checks.needs_traffic(selected), narrate)
         judged.append(judge(evidence, selected))
     return tuple(judged)
-
-
-def _chosen(stack: Stack, node: str | None) -> tuple[Stack, ...]:
-    """Return the pairs to verify; KvshareError names what is no decode node."""
-    names = [pair.decode.name for pair in stack.pairs]
-    if node is not None and node not in names:
-        raise KvshareError(f"--node {node} is no decode node{did_you_mean(node, names)}")
-    return tuple(pair for pair in stack.pairs if node in (None, pair.decode.name))
 
 
 def gather(stack: Stack, settings: Settings, options: Options, traffic: bool, narrate: Narrate) -> Evidence:
