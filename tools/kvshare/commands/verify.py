@@ -7,7 +7,7 @@ import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -115,39 +115,12 @@ def verify(
 @click.option("--seed", type=int, metavar="N")
 @click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, show_default=True, metavar="SECONDS")
 @api_key.option
-def send_legs(
-    spec: str | None,
-    prefill: str | None,
-    decode: str | None,
-    controller: str | None,
-    prefill_instance: str,
-    decode_instance: str,
-    prompts: int,
-    prompt_tokens: int,
-    chunk_size: int,
-    vocab: int,
-    seed: int | None,
-    wait_s: float,
-    api_key_file: Path | None,
-) -> None:
+def send_legs(spec: str | None, seed: int | None, api_key_file: Path | None, **fields: Any) -> None:
     """Send a verification's traffic and print what was seen as JSON; needs no Docker."""
     if spec is not None:
         task = options.task(Spec, spec)
-    elif prefill and decode and controller:
-        seed = random.SystemRandom().randrange(2**31) if seed is None else seed
-        task = Spec(
-            prefill,
-            decode,
-            controller,
-            prefill_instance,
-            decode_instance,
-            prompts,
-            prompt_tokens,
-            chunk_size,
-            seed,
-            vocab,
-            wait_s=wait_s,
-        )
+    elif fields["prefill"] and fields["decode"] and fields["controller"]:
+        task = Spec(**fields, seed=random.SystemRandom().randrange(2**31) if seed is None else seed)
     else:
         raise click.UsageError("give --spec, or --prefill, --decode and --controller.")
     click.echo(records.dumps(legs.run(task, api_key.read(api_key_file), narrate)))
