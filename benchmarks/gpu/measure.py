@@ -17,10 +17,10 @@ from typing import Any
 
 from benchmarks.gpu.chain import uncoloured
 from kvshare.servers.completion import Ask, complete
-from kvshare.servers.controller import Controller
+from kvshare.servers.controller import ControllerClient
 from kvshare.servers.prompts import TAIL, Prompt, make_prompts, reusable
 from kvshare.servers.readings import Sources
-from kvshare.servers.server import Server
+from kvshare.servers.server import ServerClient
 from kvshare.stack.members import Stack
 
 CHUNK = 256
@@ -66,8 +66,8 @@ class Measurement:
     def __init__(self, stack: Stack, logs: dict[str, Path]) -> None:
         self.stack = stack
         self.logs = logs
-        self.servers = {"prefill": Server(stack.prefill.url), "decode": Server(stack.decode.url)}
-        self.controller = Controller(stack.controller.url, stack.prefill.instance, CHUNK)
+        self.servers = {"prefill": ServerClient(stack.prefill.url), "decode": ServerClient(stack.decode.url)}
+        self.controller = ControllerClient(stack.controller.url, stack.prefill.instance, CHUNK)
         self.model = self.servers["prefill"].await_healthy(0).model or ""
 
     def run(self, chunks: Sequence[int], repetitions: int, seed: int) -> list[Length]:

@@ -16,11 +16,11 @@ import pytest
 from kvshare.servers import server as servers
 from kvshare.servers import wait
 from kvshare.servers.completion import Ask, complete
-from kvshare.servers.controller import Controller
+from kvshare.servers.controller import ControllerClient
 from kvshare.servers.http import Http, RequestFailedError
 from kvshare.servers.prompts import make_prompts
 from kvshare.servers.readings import Counters, EngineTimes, Reading, Sources
-from kvshare.servers.server import Server
+from kvshare.servers.server import ServerClient
 from kvshare.verify.evidence import Spec
 from tests.unit.fake_stack import CHUNK, FakeStack, serve
 
@@ -161,20 +161,20 @@ def test_an_answer_that_is_none_is_named(events: bytes, sentence: str) -> None:
 def test_a_server_is_waited_for(spec: Spec, stack: FakeStack) -> None:
     stack.prefill.healthy = False
     threading.Timer(0.1, setattr, (stack.prefill, "healthy", True)).start()
-    assert Server(spec.prefill).await_healthy(5.0).model == "m"
+    assert ServerClient(spec.prefill).await_healthy(5.0).model == "m"
 
 
 def test_a_refused_key_is_not_waited_for(spec: Spec, stack: FakeStack) -> None:
     stack.api_key = "s3cret"
     start = time.monotonic()
-    probe = Server(spec.prefill, "other").await_healthy(5.0)
+    probe = ServerClient(spec.prefill, "other").await_healthy(5.0)
     assert not probe.healthy
     assert "refuses the API key" in str(probe.error)
     assert time.monotonic() - start < 2
 
 
 def test_the_rise_is_that_of_the_requests_since(spec: Spec) -> None:
-    server = Server(spec.prefill)
+    server = ServerClient(spec.prefill)
     for request in range(2):
         before = server.read()
         complete(server.http, "m", Ask("a", PROMPTS[0], 2))
@@ -187,7 +187,7 @@ def test_the_rise_is_that_of_the_requests_since(spec: Spec) -> None:
 @pytest.mark.parametrize("late", ["local_compute", "answered"])
 def test_what_is_not_counted_yet_is_waited_for(spec: Spec, stack: FakeStack, late: str) -> None:
     counts = {"local_compute": 522, "answered": 1}
-    server = Server(spec.prefill)
+    server = ServerClient(spec.prefill)
     before = server.read()
     stack.prefill.__dict__.update({name: count for name, count in counts.items() if name != late})
     threading.Timer(0.1, setattr, (stack.prefill, late, counts[late])).start()
@@ -198,13 +198,15 @@ def test_what_is_not_counted_yet_is_waited_for(spec: Spec, stack: FakeStack, lat
 
 
 def test_a_server_without_counters_has_no_rise(spec: Spec) -> None:
-    assert Server("http://127.0.0.1:9").read() is None
-    assert Server(spec.prefill).await_counted(None, 1) is None
+    assert ServerClient("http://127.0.0.1:9").read() is None
+    assert ServerClient(spec.prefill).await_counted(None, 1) is None
 
 
-def test_a_rate_has_no_rise() -> None:
-    one = Reading(Sources(1, 2, 3), EngineTimes(1, 2, 3, 4, 5), Counters(9, 9, 0.5, 9, 9, 9), 4, 0.5)
-    assert one - one == Reading(Sources(), EngineTimes(), Counters(), 0, 0)
+def test_the_rise_of_a_reading_is_that_of_each_count_in_it() -> None:
+    one = Reading(Sources(1, 2, 3), EngineTimes(1, 2, 3, 4, 5), Counters(9, 9, None, 9, 9, 9), 4, 0.5)
+    two = one + one
+    assert two.sources == Sources(2, 4, 6)
+    assert two - one == one
     assert (replace(one, sources=None) - one).sources is None
 
 
@@ -213,17 +215,14 @@ def test_a_pull_is_exported_once_all_that_tells_of_it_has_risen(
     spec: Spec, stack: FakeStack, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     monkeypatch.setattr(servers, "EXPORT_DEADLINE_S", 0.3)
-    owner, puller = Server(spec.prefill), Server(spec.decode)
-    start = owner.read(), puller.read()
-    assert start[0] is not None
-    assert start[1] is not None
-    for prompt in PROMPTS[:1]:
-        stack.answer(stack.prefill, prompt)
-        stack.answer(stack.decode, prompt)
+    clients = {"prefill": ServerClient(spec.prefill), "decode": ServerClient(spec.decode)}
+    start = {node: client.read() for node, client in clients.items()}
+    for server in (stack.prefill, stack.decode):
+        stack.answer(server, PROMPTS[0])
 
     def exported() -> bool:
         began = time.monotonic()
-        servers.await_export(owner, start[0], puller, start[1], 1, 512)  # type: ignore[arg-type]
+        assert servers.await_export(clients, start, pulls=1, tokens=512) is not None
         return time.monotonic() - began < 0.25
 
     assert exported()
@@ -235,12 +234,12 @@ def test_a_pull_is_exported_once_all_that_tells_of_it_has_risen(
 
 
 @pytest.fixture
-def controller(spec: Spec) -> Controller:
-    return Controller(spec.controller, spec.prefill_instance, CHUNK)
+def controller(spec: Spec) -> ControllerClient:
+    return ControllerClient(spec.controller, spec.prefill_instance, CHUNK)
 
 
 def test_several_prompts_are_admitted_when_the_last_chunk_is(
-    controller: Controller, stack: FakeStack
+    controller: ControllerClient, stack: FakeStack
 ) -> None:
     keys = controller.keys()
     stack.answer(stack.prefill, PROMPTS[0])
@@ -251,7 +250,7 @@ def test_several_prompts_are_admitted_when_the_last_chunk_is(
 
 
 def test_several_prompts_in_a_full_cache_are_looked_up_one_by_one(
-    controller: Controller, stack: FakeStack
+    controller: ControllerClient, stack: FakeStack
 ) -> None:
     stack.cache_full = True
     keys = controller.keys()
@@ -262,7 +261,7 @@ def test_several_prompts_in_a_full_cache_are_looked_up_one_by_one(
 
 
 def test_each_worker_of_the_owner_has_keys_of_its_own(
-    controller: Controller, monkeypatch: pytest.MonkeyPatch
+    controller: ControllerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probe = controller.probe()
     (mine,) = (w for w in probe.workers if w.instance == controller.owner)
@@ -270,7 +269,7 @@ def test_each_worker_of_the_owner_has_keys_of_its_own(
     assert controller.await_admission(PROMPTS[:1], 0, 0).expected_keys == 4
 
 
-def test_a_controller_that_is_down_knows_no_keys(controller: Controller, stack: FakeStack) -> None:
+def test_a_controller_that_is_down_knows_no_keys(controller: ControllerClient, stack: FakeStack) -> None:
     stack.controller_up = False
     assert controller.keys() == 0
     assert controller.pull_sample() is None
@@ -281,7 +280,7 @@ def test_a_controller_that_is_down_knows_no_keys(controller: Controller, stack: 
 def test_a_controller_that_lists_no_workers_is_named(body: bytes) -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     with raw([answer]) as (http, _):
-        probe = Controller(http.base, "a", CHUNK).probe()
+        probe = ControllerClient(http.base, "a", CHUNK).probe()
     assert not probe.answers
     assert "/controller/workers lists no workers" in str(probe.error)
 

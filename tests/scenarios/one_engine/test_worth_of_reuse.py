@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from kvshare.servers.readings import Sources
-from kvshare.servers.server import Server
+from kvshare.servers.server import ServerClient
 from tests import vllm_bench
 from tests.conftest import ROOT
 from tests.scenarios.conftest import Outcome, Rig
@@ -93,7 +93,7 @@ def run_vllm_bench(rig: Rig, seed: int) -> dict[str, Any]:
 
 
 def sources_of_prefill() -> Sources:
-    found = Server(PREFILL).read()
+    found = ServerClient(PREFILL).read()
     assert found is not None
     assert found.sources is not None
     return found.sources

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from prometheus_client.samples import Sample
+
 from kvshare.servers import metrics
 from kvshare.servers.completion import Ask, Completion, complete
 from kvshare.servers.http import Http, RequestFailedError
@@ -187,7 +189,7 @@ class Traffic:
     def _counted(self, host: Host, counter: str) -> int:
         return int(metrics.total(self._scrape(host), counter) or 0)
 
-    def _scrape(self, host: Host) -> tuple[metrics.Sample, ...]:
+    def _scrape(self, host: Host) -> tuple[Sample, ...]:
         return metrics.parse(as_operator(lambda: self.http(host).get("/metrics", timeout=10)))
 
     def http(self, host: Host) -> Http:

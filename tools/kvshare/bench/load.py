@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from queue import SimpleQueue
 
 from kvshare.bench.observed import Request
 from kvshare.servers.completion import Ask, Completion, complete
@@ -48,26 +48,19 @@ def send(
     """Send every ask, ``concurrency`` in flight, or each at its moment of ``due_s``; failures are results."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     workers = min(len(asks), MAX_IN_FLIGHT if due_s is not None else concurrency)
-    connections: SimpleQueue[Http] = SimpleQueue()
-    for _ in range(workers):
-        connections.put(Http(base, api_key))
+    mine = threading.local()
     start = time.perf_counter()
 
     def one(number: int) -> tuple[Request, float]:
         if due_s is not None:
             time.sleep(max(0.0, start + due_s[number] - time.perf_counter()))
-        http = connections.get()
-        try:
-            return _one(http, model, asks[number], start)
-        finally:
-            connections.put(http)
+        return _one(mine.http, model, asks[number], start)
 
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            done = list(pool.map(one, range(len(asks))))
-    finally:
-        while not connections.empty():
-            connections.get().close()
+    def connect() -> None:
+        mine.http = Http(base, api_key)
+
+    with ThreadPoolExecutor(workers, initializer=connect) as pool:
+        done = list(pool.map(one, range(len(asks))))
     first = min(request.sent_s for request, _ in done)
     return Loaded(tuple(request for request, _ in done), max(end for _, end in done) - start - first)
 

@@ -15,11 +15,11 @@ from kvshare.bench.observed import ArmRun, Closing, Line, Opening, PointEnd, Rep
 from kvshare.bench.spec import COLD, LOCAL_LMCACHE, NEEDS_COLD, NODE_OF, PEER, RECOMPUTE, BenchSpec, Point
 from kvshare.errors import KvshareError
 from kvshare.servers.completion import Ask
-from kvshare.servers.controller import Controller
+from kvshare.servers.controller import ControllerClient
 from kvshare.servers.http import RequestFailedError
 from kvshare.servers.prompts import Prompt, draw_prompt, require_prompt_tokens, reusable
 from kvshare.servers.readings import Reading, ServerProbe
-from kvshare.servers.server import Server, await_export
+from kvshare.servers.server import ServerClient, await_export
 
 WARM_UP_TOKENS = 2  # output tokens of the first pull, which counts nowhere
 ADMISSION_DEADLINE_S = 30.0
@@ -51,8 +51,8 @@ class _Session:
         self.spec, self.api_key, self.emit, self.narrate = spec, api_key, emit, narrate
         urls = {"prefill": spec.prefill, "decode": spec.decode}
         needed = {NODE_OF[arm] for arm in self.arms}
-        self.servers = {node: Server(url, api_key) for node, url in urls.items() if node in needed}
-        self.controller = Controller(spec.controller, spec.prefill_instance, spec.chunk_size)
+        self.servers = {node: ServerClient(url, api_key) for node, url in urls.items() if node in needed}
+        self.controller = ControllerClient(spec.controller, spec.prefill_instance, spec.chunk_size)
         self.model = ""
         self.draw = random.Random(spec.seed)
         self.serial = 0
@@ -193,22 +193,17 @@ class _Session:
 
     def _point_end(self, number: int, before: Readings, pulled: Sequence[ArmRun]) -> PointEnd:
         """Return LMCache's counters over the point, once it has exported the transfers."""
-        owner, decode = self._await_export(before, pulled) if pulled else (None, None)
-        if owner is None or decode is None:
+        rises = self._await_export(before, pulled) if pulled else None
+        if rises is None:
             return PointEnd(number)
+        owner, decode = rises
         return PointEnd(number, owner.counters, decode.copies, decode.copy_seconds)
 
-    def _await_export(
-        self, before: Readings, pulled: Sequence[ArmRun]
-    ) -> tuple[Reading | None, Reading | None]:
+    def _await_export(self, before: Readings, pulled: Sequence[ArmRun]) -> tuple[Reading, Reading] | None:
         """Return how the servers' counters rose, once LMCache has exported what these arms pulled."""
-        owner, decode = before.get("prefill"), before.get("decode")
-        if owner is None or decode is None:
-            return None, None
         self.narrate("waiting for LMCache to export its counters")
         pulls = sum(len(run.requests) for run in pulled)
-        tokens = sum(_moved(run) for run in pulled)
-        return await_export(self.servers["prefill"], owner, self.servers["decode"], decode, pulls, tokens)
+        return await_export(self.servers, before, pulls, sum(_moved(run) for run in pulled))
 
 
 def order(arms: Sequence[str], repetition: int) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from kvshare.servers.readings import Admission, ControllerProbe, PullSample, Wor
 from kvshare.servers.wait import poll
 
 
-class Controller:
+class ControllerClient:
     """The controller, to be asked about the keys of one instance, the owner of KV."""
 
     def __init__(self, base: str, owner: str, chunk_size: int) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from operator import add, sub
 from typing import Any, Self
 
 
+@dataclass(frozen=True)
 class _Sums:
-    """Field by field sums and differences of a data class of numbers."""
+    """Sums and differences of a data class, field by field; None where either side has none."""
 
     def __add__(self, other: Self) -> Self:
-        return type(self)(*(a + b for a, b in self._pairs(other)))
+        return self._each(add, other)
 
     def __sub__(self, other: Self) -> Self:
-        return type(self)(*(a - b for a, b in self._pairs(other)))
+        return self._each(sub, other)
 
-    def _pairs(self: Any, other: Any) -> zip[tuple[Any, Any]]:
-        return zip(astuple(self), astuple(other), strict=True)
+    def _each(self, operation: Callable[[Any, Any], Any], other: Self) -> Self:
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return type(self)(*(None if a is None or b is None else operation(a, b) for a, b in pairs))
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class EngineTimes(_Sums):
 
 
 @dataclass(frozen=True)
-class Counters:
+class Counters(_Sums):
     """LMCache's counters on one server since its start; sums of seconds and of tokens a second."""
 
     hit_tokens: float = 0.0
@@ -55,19 +59,9 @@ class Counters:
     transfer_seconds: float = 0.0
     transfer_speed_sum: float = 0.0
 
-    def __sub__(self, other: Counters) -> Counters:
-        """Return the rise; a rate has none."""
-        return Counters(
-            hit_tokens=self.hit_tokens - other.hit_tokens,
-            requested_tokens=self.requested_tokens - other.requested_tokens,
-            transfers=self.transfers - other.transfers,
-            transfer_seconds=self.transfer_seconds - other.transfer_seconds,
-            transfer_speed_sum=self.transfer_speed_sum - other.transfer_speed_sum,
-        )
-
 
 @dataclass(frozen=True)
-class Reading:
+class Reading(_Sums):
     """All counters of one server at one moment, or their rise between two.
 
     Attributes:
@@ -80,15 +74,6 @@ class Reading:
     counters: Counters
     copies: float
     copy_seconds: float
-
-    def __sub__(self, other: Reading) -> Reading:
-        return Reading(
-            self.sources - other.sources if self.sources and other.sources else None,
-            self.engine - other.engine,
-            self.counters - other.counters,
-            self.copies - other.copies,
-            self.copy_seconds - other.copy_seconds,
-        )
 
 
 @dataclass(frozen=True)

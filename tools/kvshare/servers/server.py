@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from kvshare.servers import metrics
 from kvshare.servers.http import Http, RefusedKeyError, RequestFailedError
@@ -14,7 +15,7 @@ FLUSH_S = 3.0  # LMCache exports its counters every 2 s (configs/lmcache.yaml)
 EXPORT_DEADLINE_S = 25.0
 
 
-class Server:
+class ServerClient:
     """A server to be asked; for one thread at a time."""
 
     def __init__(self, base: str, api_key: str | None = None) -> None:
@@ -41,7 +42,7 @@ class Server:
         if since is None or since.sources is None:
             return None
         return poll(
-            lambda: _rise(self.read(), since),
+            lambda: None if (now := self.read()) is None else now - since,
             lambda rise: (
                 rise is None
                 or rise.sources is None
@@ -63,23 +64,24 @@ class Server:
 
 
 def await_export(
-    owner: Server, owner_since: Reading, puller: Server, puller_since: Reading, pulls: int, tokens: int
-) -> tuple[Reading | None, Reading | None]:
-    """Return how both servers' counters rose since, once LMCache has exported the pulls of so many tokens."""
-    return poll(
-        lambda: (_rise(owner.read(), owner_since), _rise(puller.read(), puller_since)),
-        lambda rises: _exported(*rises, pulls, tokens),
-        EXPORT_DEADLINE_S,
-    )
+    servers: Mapping[str, ServerClient], since: Mapping[str, Reading | None], pulls: int, tokens: int
+) -> tuple[Reading, Reading] | None:
+    """Return how the counters of prefill and decode rose since, once LMCache has exported what decode pulled.
 
-
-def _exported(owner: Reading | None, puller: Reading | None, pulls: int, tokens: int) -> bool:
+    None where one of them does not tell.
+    """
+    owner, puller = since.get("prefill"), since.get("decode")
     if owner is None or puller is None:
-        return True
+        return None
+
+    def rises() -> tuple[Reading, Reading] | None:
+        owner_now, puller_now = servers["prefill"].read(), servers["decode"].read()
+        return None if owner_now is None or puller_now is None else (owner_now - owner, puller_now - puller)
+
+    return poll(rises, lambda found: found is None or _tells(*found, pulls, tokens), EXPORT_DEADLINE_S)
+
+
+def _tells(owner: Reading, puller: Reading, pulls: int, tokens: int) -> bool:
     return (
         owner.counters.transfers >= pulls and puller.copies >= pulls and puller.counters.hit_tokens >= tokens
     )
-
-
-def _rise(now: Reading | None, since: Reading) -> Reading | None:
-    return None if now is None else now - since

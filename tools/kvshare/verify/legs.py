@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kvshare.servers.completion import Ask, complete
-from kvshare.servers.controller import Controller
+from kvshare.servers.controller import ControllerClient
 from kvshare.servers.http import RequestFailedError
 from kvshare.servers.prompts import Prompt, make_prompts, require_prompt_tokens
 from kvshare.servers.readings import Admission, Counters, PullSample, Reading, ServerProbe
-from kvshare.servers.server import FLUSH_S, Server, await_export
+from kvshare.servers.server import FLUSH_S, ServerClient, await_export
 from kvshare.verify.evidence import CONTROL, PEER, REFERENCE, SAME_SPLIT, WARM_UP, Leg, Spec, Traffic
 from kvshare.verify.ledger import of, total_sources
 
@@ -35,8 +35,9 @@ class _Run:
     def __init__(self, spec: Spec, api_key: str | None, narrate: Narrate) -> None:
         self.spec = spec
         self.narrate = narrate
-        self.servers = {"prefill": Server(spec.prefill, api_key), "decode": Server(spec.decode, api_key)}
-        self.controller = Controller(spec.controller, spec.prefill_instance, spec.chunk_size)
+        urls = {"prefill": spec.prefill, "decode": spec.decode}
+        self.servers = {node: ServerClient(url, api_key) for node, url in urls.items()}
+        self.controller = ControllerClient(spec.controller, spec.prefill_instance, spec.chunk_size)
         self.legs: list[Leg] = []
         self.admissions: list[Admission] = []
         self.pull: list[PullSample] = []
@@ -155,17 +156,16 @@ class _Run:
 
     def _await_counters(self, start: dict[str, Reading | None]) -> None:
         """Wait until LMCache has exported what the legs moved, or for one export if they moved nothing."""
-        owner, decode = start["prefill"], start["decode"]
-        if owner is None or decode is None or not self._is_up("prefill", "decode"):
+        if None in start.values() or not self._is_up("prefill", "decode"):
             return
         peers = of(self.legs, PEER)
         moved = total_sources(peers).external_kv_transfer
         pulls = sum(1 for leg in peers if leg.sources is not None and leg.sources.external_kv_transfer)
         self.narrate("waiting for LMCache to export its counters")
-        if not moved:
+        if moved:
+            await_export(self.servers, start, pulls, moved)
+        else:
             time.sleep(FLUSH_S)
-            return
-        await_export(self.servers["prefill"], owner, self.servers["decode"], decode, pulls, moved)
 
 
 def _counters(reading: Reading | None) -> Counters | None:
