@@ -5,21 +5,16 @@ from __future__ import annotations
 import json
 import math
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvshare import records
 from kvshare.bench import compare, load, outputs, rules, stages, stats, summary
 from kvshare.bench.observed import ArmRun, Observed, Request
 from kvshare.bench.progress import done_and_total, left_s
-from kvshare.bench.results import Document
 from kvshare.bench.run import exit_code
 from kvshare.bench.spec import COLD, LOCAL_LMCACHE, LOCAL_PREFIX, PEER, RECOMPUTE, Goodput, Point
 from kvshare.errors import KvshareError
@@ -238,19 +233,6 @@ def test_no_byte_needs_to_move_where_nothing_is_shared() -> None:
     alone = replace(SPEC, points=tuple(replace(point, shared_percent=0.0) for point in POINTS))
     assert exit_code(replace(document(), moved_tokens=0), alone, False) == 0
     assert exit_code(replace(document(), moved_tokens=0), replace(SPEC, arms=(COLD,)), False) == 0
-
-
-def test_the_document_fits_its_schema_and_comes_back_whole(root: Path) -> None:
-    schema = json.loads((root / "docs/bench.schema.json").read_text())
-    text = records.dumps(document())
-    jsonschema.Draft202012Validator(schema).validate(json.loads(text))
-    assert records.loads(Document, text) == document()
-
-
-def test_the_schema_is_current(root: Path) -> None:
-    command = [sys.executable, "tools/generate_bench_schema.py", "--check"]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
 
 
 def test_an_empty_run_is_a_document_too() -> None:

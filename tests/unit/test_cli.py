@@ -37,12 +37,10 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("form", "suffix"), [("table", "table.txt"), ("short", "short.txt"), ("json", "json")]
-)
-def test_report_goes_to_stdout(form: str, suffix: str, saved: Path) -> None:
+@pytest.mark.parametrize("form", ["table", "short"])
+def test_report_goes_to_stdout(form: str, saved: Path) -> None:
     result = invoke("verify", "--from-evidence", str(saved), "--output", form)
-    assert result.stdout == (GOLDEN / f"verify-proven.{suffix}").read_text()
+    assert result.stdout == (GOLDEN / f"verify-proven.{form}.txt").read_text()
     assert result.stderr == ""
     assert result.exit_code == 0
 

@@ -6,7 +6,7 @@ The image carries a copy of this file, so it stands on nothing but Python. Sizes
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 ANY_ADDRESS = ("0.0.0.0", "::")
 FINGERPRINT = "/tmp/kvshare/fingerprint.json"  # where a container of the engine image writes its own
@@ -53,22 +53,21 @@ class Fingerprint:
         return tuple(sorted({patch.id for patch in self.patches}))
 
 
+Kind = Literal["card", "virtual", "bridge", "loopback"]
+
 # --- `probe facts` ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Interface:
-    """A network device; ``speed_mbit`` is the link's, None where the device has none to tell.
-
-    ``kind`` is card, virtual, bridge or loopback.
-    """
+    """A network device; ``speed_mbit`` is the link's, None where the device has none to tell."""
 
     name: str
     addresses: tuple[str, ...]
     mtu: int
     speed_mbit: int | None
     up: bool
-    kind: str
+    kind: Kind
 
     @property
     def is_dockers(self) -> bool:

@@ -1,4 +1,4 @@
-"""Data classes to JSON and back, so that evidence can cross from the client container and be saved."""
+"""Records to JSON and back, to be saved and to cross from the client container."""
 
 from __future__ import annotations
 
@@ -10,9 +10,18 @@ import msgspec
 T = TypeVar("T")
 
 
-def dumps(record: Any, indent: int | None = None) -> str:
-    """Return the JSON text of a data class."""
-    return json.dumps(msgspec.to_builtins(record), indent=indent)
+class Document(msgspec.Struct):
+    """What a command writes for programs, as a schema under docs/ describes it."""
+
+
+def one_of(*values: str | int) -> msgspec.Meta:
+    """Return what a schema says of a field that takes these values and no others."""
+    return msgspec.Meta(extra_json_schema={"enum": list(values)})
+
+
+def dumps(record: Any, indent: int | None = None, allow_nan: bool = True) -> str:
+    """Return the JSON text of a record; ValueError for what JSON has no number for, unless allowed."""
+    return json.dumps(msgspec.to_builtins(record), indent=indent, allow_nan=allow_nan)
 
 
 def loads(cls: type[T], text: str | bytes, ignore_unknown: bool = False) -> T:

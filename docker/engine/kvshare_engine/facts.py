@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from kvshare.contract import Facts, Hub, Interface, Model, Ucx
+from kvshare.contract import Facts, Hub, Interface, Kind, Model, Ucx
 from kvshare_engine import demo_model, fingerprint, reach, server, transport
 from kvshare_engine.environment import DEMO_MODEL, LMCACHE_CONFIG, Controller, Server
 
@@ -140,7 +140,7 @@ def _ucx_info() -> str:
     return result.stdout
 
 
-def _kind(device: Path) -> str:
+def _kind(device: Path) -> Kind:
     if device.name == "lo":
         return "loopback"
     if (device / "bridge").is_dir():

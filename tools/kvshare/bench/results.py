@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from kvshare.bench.spec import Goodput, Point
 from kvshare.bench.stages import Stages
 from kvshare.bench.stats import Distribution, Ratio
 from kvshare.config.threshold import PULL_ALWAYS, Threshold
 from kvshare.cost.model import Prefill, Pull
+from kvshare.records import one_of
 from kvshare.servers.readings import Sources
 
 SCHEMA_VERSION = 1
@@ -138,7 +139,7 @@ class RunFingerprint:
 class Document:
     """One benchmark, complete or interrupted (``ended``); ``threshold`` is decode's P2P_MIN_TOKENS."""
 
-    schema_version: int
+    schema_version: Annotated[int, one_of(SCHEMA_VERSION)]
     started: str
     ended: str
     seconds: float

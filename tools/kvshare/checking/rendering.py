@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, TextIO
@@ -10,8 +9,10 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
+from kvshare import records
 from kvshare.checking.registry import ERROR, SKIPPED, SUCCESS, WARNING, Result
 from kvshare.checking.verdict import Verdict
+from kvshare.records import Document
 
 _MARKS = {SUCCESS: ("√", "green"), WARNING: ("‼", "yellow"), ERROR: ("×", "red"), SKIPPED: ("·", "dim")}
 
@@ -25,7 +26,7 @@ def print_verdict(
     console: Console, verdict: Verdict[Any], form: str, details: Callable[[Console], None]
 ) -> None:
     """Print a verdict: with ``details`` below all checks as ``table``, or only what is wrong as ``short``."""
-    for category, results in _by_category(verdict.results):
+    for category, results in by_category(verdict.results):
         shown = [one for one in results if form == "table" or one.result in (WARNING, ERROR)]
         if shown:
             console.print(Text(f"{category}\n{'-' * len(category)}", "bold"))
@@ -40,12 +41,10 @@ def print_verdict(
     console.print(Text(verdict.sentence, "bold red" if verdict.exit_code else "bold green"))
 
 
-def by_category(verdict: Verdict[Any]) -> list[dict[str, Any]]:
-    """Return the results as JSON data, under their categories."""
-    return [
-        {"name": category, "checks": [_as_json(result) for result in results]}
-        for category, results in _by_category(verdict.results)
-    ]
+def by_category(results: Sequence[Result]) -> Iterator[tuple[str, list[Result]]]:
+    """Yield the results under their categories, in causal order."""
+    for category, found in groupby(results, lambda result: result.check.category):
+        yield category, list(found)
 
 
 def hint(result: Result) -> str:
@@ -53,9 +52,9 @@ def hint(result: Result) -> str:
     return f"docs/checks.md#{result.check.id.lower()}"
 
 
-def write_json(document: dict[str, Any], stream: TextIO) -> None:
-    """Write a JSON document; ValueError for what JSON has no number for."""
-    stream.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+def write_json(document: Document, stream: TextIO) -> None:
+    """Write a document; ValueError for what JSON has no number for."""
+    stream.write(records.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
 def print_result(console: Console, result: Result) -> None:
@@ -68,16 +67,3 @@ def print_result(console: Console, result: Result) -> None:
     if result.result in (WARNING, ERROR):
         for name in ("expected", "found", "where", "next"):
             console.print(f"    {name:<8}  {getattr(result, name)}")
-
-
-def _by_category(results: Sequence[Result]) -> Iterator[tuple[str, list[Result]]]:
-    for category, found in groupby(results, lambda result: result.check.category):
-        yield category, list(found)
-
-
-def _as_json(result: Result) -> dict[str, Any]:
-    check = result.check
-    body = {"id": check.id, "description": check.description, "result": result.result}
-    body |= {name: getattr(result, name) for name in ("detail", "expected", "found", "where", "next")}
-    body |= {"hint": hint(result) if result.result in (WARNING, ERROR) else ""}
-    return {name: value for name, value in body.items() if value}

@@ -52,7 +52,7 @@ class Gpus:
     """What nvidia-smi lists in a container, as ``index, uuid, name`` each; or why it does not."""
 
     driver: str = ""
-    found: tuple[tuple[str, str, str], ...] = ()
+    found: tuple[tuple[str, ...], ...] = ()
     error: str = ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.verify import ledger
@@ -16,7 +17,7 @@ CHECKS: Category[Evidence] = Category("verdict")
 class Worth:
     """Whether a pull pays; ``gain`` and ``peer_over_cold`` compare medians of time to first token."""
 
-    verdict: str
+    verdict: Literal["worth it", "not worth it here"]
     gain: float
     peer_over_cold: float
 
