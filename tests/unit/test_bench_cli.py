@@ -331,6 +331,7 @@ def test_the_page_of_an_interrupted_run_leaves_out_what_is_not_there() -> None:
     page = report.html(replace(document(), points=(), cost=None))
     assert "<figure" not in page
     assert "<h1>Benchmark of " in page
+    assert "None" not in page
 
 
 def test_the_page_can_be_written_anew(tmp_path: Path) -> None:
