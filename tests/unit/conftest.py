@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from kvshare.site.engine import engine
 from tests.unit.fake_docker import FakeDocker
 
 # A busy machine is not a failure, and a failure is to be the same on the next run.
@@ -15,10 +17,13 @@ settings.load_profile("kvshare")
 
 
 @pytest.fixture
-def fake_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
+def fake_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDocker]:
     """Engines `default` (prefill's) and `gpu-b` (decode's), behind a `docker` command of its own."""
     fake = FakeDocker(tmp_path)
     for context in ("default", "gpu-b"):
         fake.engine(context)
     monkeypatch.setenv("PATH", fake.path)
-    return fake
+    engine.cache_clear()
+    yield fake
+    engine.cache_clear()
+    fake.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -13,10 +12,13 @@ from click.testing import CliRunner
 from kvshare import cli
 from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
-from kvshare.verify import client, legs
+from kvshare.site.containers import Containers
+from kvshare.verify import client as sender
+from kvshare.verify import legs
 from kvshare.verify.evidence import Spec
 from tests.unit.build import SPEC, STACK, proven
 from tests.unit.fake_stack import FakeStack, serve
+from tests.unit.test_verify import Process
 
 
 def settings(root: Path, text: str | None) -> Settings:
@@ -51,17 +53,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_the_client_container_reads_the_key_from_a_pipe(
     tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[tuple[list[str], dict[str, Any]]] = []
-
-    def run(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
-        calls.append((command, more))
-        return subprocess.CompletedProcess(command, 1, "", "")
-
-    monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(client.ClientFailedError):
-        client.send(SPEC, STACK, Settings(tmp_path, {"VLLM_API_KEY": key}))
-    command, more = calls[0]
-    assert more["input"] == key
+    client = Process(code=1)
+    monkeypatch.setattr(Containers, "look", lambda _: {})
+    monkeypatch.setattr(subprocess, "Popen", client)
+    with pytest.raises(sender.ClientFailedError):
+        sender.send(Containers(STACK, Settings(tmp_path, {"VLLM_API_KEY": key})), SPEC)
+    command, _ = client.calls[0]
+    assert client.said == key
     assert ("--api-key-file" in command) == bool(key)
     assert "sk-secret" not in " ".join(command)
 

@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +24,9 @@ from kvshare.bench.results import Link
 from kvshare.bench.run import Options, default_lengths, make_points
 from kvshare.bench.spec import ARMS
 from kvshare.config.settings import Settings
-from kvshare.site import compose
-from kvshare.stack.members import Stack
+from kvshare.site import compose, containers
+from kvshare.site.base import State
+from kvshare.site.containers import Containers
 from tests.unit.bench_build import document
 from tests.unit.build import STACK
 from tests.unit.fake_stack import FakeStack, serve
@@ -40,26 +43,23 @@ IMPATIENT = (
 )
 
 
-class FakeContainers:
-    """What the stack's containers would answer."""
+class Site(Containers):
+    """A site whose members answer what they should; its client is a process of its own."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
+    def look(self) -> dict[str, State]:
+        names = [member.name for member in self.stack.members]
+        return {name: State(name, "running", image_id="sha256:0123") for name in names}
 
-    def require_running(self) -> None:
-        pass
+    @contextmanager
+    def beside(self, _: object, *command: str, **__: object) -> Iterator[SimpleNamespace]:
+        said = json.dumps(CONFIG) if command[0] == "sh" else "{}"
+        yield SimpleNamespace(answer=lambda *_: said)
 
-    def ask(self, *_: object) -> str:
-        return json.dumps(CONFIG)
+    def fingerprint(self, _: object) -> str:
+        return json.dumps(PRINT)
 
-    def ask_json(self, member: object, program: str, *_: str) -> dict[str, Any]:
-        del member
-        return PRINT if program == "cat" else {}
-
-    def image_id(self, _: object) -> str:
-        return "sha256:0123"
-
-    def log(self, _: object) -> str:
+    def log(self, _: object, whole: bool = False) -> str:
+        del whole
         return ""
 
 
@@ -78,7 +78,7 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeStack
             controller=replace(STACK.controller, host=ch, http_port=int(cp)),
         )
         monkeypatch.setattr(run, "read_stack", lambda _: found)
-        monkeypatch.setattr(gather, "Containers", FakeContainers)
+        monkeypatch.setattr(run, "Containers", Site)
         monkeypatch.setattr(linkspeed, "measure", lambda *_: Link(2.0, "ucx_perftest"))
 
         def command(_: str, *arguments: str) -> list[str]:
@@ -239,26 +239,18 @@ def test_ctrl_c_keeps_what_was_measured(
 
         return tell
 
-    removed: list[tuple[str, ...]] = []
-
-    def docker(_: str, *arguments: str) -> str:
-        removed.append(arguments)
-        return ""
-
-    monkeypatch.setattr(gather.docker_cli, "docker", docker)
-    monkeypatch.setattr(gather, "STOP_S", 0.1)
+    removed: list[str] = []
+    monkeypatch.setattr(containers, "engine", lambda _: SimpleNamespace(remove=removed.append))
+    monkeypatch.setattr(containers, "STOP_S", 0.1)
     original = gather.observe
-    monkeypatch.setattr(
-        gather, "observe", lambda spec, st, se, told: original(spec, st, se, interrupting(told))
-    )
+    monkeypatch.setattr(gather, "observe", lambda *given: original(*given[:2], interrupting(given[2])))
     result = bench(*QUICK, "--out", str(tmp_path / "out"))
     assert result.exit_code == 130
     assert "Error: interrupted by Ctrl-C; what was measured is kept." in result.stderr
     found = outputs.load(tmp_path / "out" / outputs.JSON)
     assert sum(r.repetitions for r in found.points) == 3
-    (command,) = removed
-    assert command[:2] == ("rm", "--force")
-    assert command[2].startswith("kvshare-bench-")
+    (container,) = removed
+    assert container.startswith("kvshare-bench-")
 
 
 def test_the_client_ends_on_sigint_without_a_traceback() -> None:

@@ -1,15 +1,17 @@
-"""The link's measurement through a docker command that runs a stand-in for the engine's probe."""
+"""The link's measurement, with a stand-in for the engine's probe inside the servers' containers."""
 
 from __future__ import annotations
 
 import json
-import stat
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from kvshare.bench import linkspeed
 from kvshare.errors import CouldNotCheckError
+from kvshare.stack.members import Member
 from tests.unit.build import STACK
 
 PRINTS = {
@@ -18,58 +20,60 @@ PRINTS = {
 }
 
 
-class Containers:
+class Site:
+    """Answers as the probe does, and keeps what was run where, with which variables."""
+
     stack = STACK
+    ports = '{"bandwidth": [4001, 4003], "latency": 4002}'
+    said = json.dumps({"bytes_per_s": 2.1e9, "latency_s": 5e-5, "error": ""})
 
-    def container_id(self, member: object) -> str:
-        return "prefill-id" if member is STACK.prefill else "decode-id"
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, Any]] = []
 
+    @contextmanager
+    def beside(self, member: Member, *command: str, environment: Any) -> Iterator[Site]:
+        self.asked.append((member.name, " ".join(command), environment))
+        yield self
 
-@pytest.fixture
-def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `docker` that keeps its command lines and answers as the probe does; its answer may be replaced."""
-    answer = tmp_path / "answer"
-    answer.write_text(json.dumps({"bytes_per_s": 2.1e9, "latency_s": 5e-5, "error": ""}))
-    docker = tmp_path / "docker"
-    docker.write_text(
-        f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n'
-        f'case "$*" in *link-serve*) cat {tmp_path}/ports; cat > /dev/null;; *) cat {answer};; esac\n'
-    )
-    docker.chmod(docker.stat().st_mode | stat.S_IXUSR)
-    (tmp_path / "ports").write_text('{"bandwidth": [4001, 4003], "latency": 4002}\n')
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    return tmp_path
+    def first_line(self) -> str:
+        return self.ports
 
+    def answer(self, *_: object) -> str:
+        return self.said
 
-def measure() -> linkspeed.Link:
-    return linkspeed.measure(Containers(), PRINTS)  # type: ignore[arg-type]
+    def end(self) -> None:
+        pass
 
 
-def test_the_owner_measures_towards_the_one_that_asks(probe: Path) -> None:
-    assert measure() == linkspeed.Link(2.1, "ucx_perftest, UCX_NET_DEVICES=eth0 UCX_TLS=tcp")
-    serve, near = (probe / "calls").read_text().splitlines()
-    assert serve.startswith("--context gpu-b exec --interactive --env=UCX_TLS=tcp --env=UCX_NET_DEVICES=eth1")
-    assert near.endswith(
-        "prefill-id python -m kvshare_engine probe link-measure 192.168.110.97 4001,4003 4002"
-    )
+def measure(site: Site) -> linkspeed.Link:
+    return linkspeed.measure(site, PRINTS)  # type: ignore[arg-type]
 
 
-def test_what_the_probe_complains_of_is_the_reason(probe: Path) -> None:
-    (probe / "answer").write_text('{"bytes_per_s": null, "latency_s": null, "error": "no device eth0"}')
-    assert measure() == linkspeed.Link(None, "", "no device eth0")
+def test_the_owner_measures_towards_the_one_that_asks() -> None:
+    site = Site()
+    assert measure(site) == linkspeed.Link(2.1, "ucx_perftest, UCX_NET_DEVICES=eth0 UCX_TLS=tcp")
+    probe = "python -m kvshare_engine probe"
+    assert site.asked == [
+        ("decode", f"{probe} link-serve", {"UCX_TLS": "tcp", "UCX_NET_DEVICES": "eth1"}),
+        ("prefill", f"{probe} link-measure 192.168.110.97 4001,4003 4002", PRINTS["prefill"]["ucx"]),
+    ]
 
 
-def test_an_image_without_the_probe_is_said(probe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linkspeed, "START_S", 0.5)
-    (probe / "ports").write_text("")
-    assert measure().reason == linkspeed.NO_PROBE
+def test_what_the_probe_complains_of_is_the_reason() -> None:
+    site = Site()
+    site.said = '{"bytes_per_s": null, "latency_s": null, "error": "no device eth0"}'
+    assert measure(site) == linkspeed.Link(None, "", "no device eth0")
 
 
-def test_a_server_that_is_not_there_is_said(probe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    del probe
+def test_an_image_without_the_probe_is_said() -> None:
+    site = Site()
+    site.ports = ""
+    assert measure(site).reason == linkspeed.NO_PROBE
 
-    def missing(*_: object) -> str:
+
+def test_a_server_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> str:
         raise CouldNotCheckError("decode has no container on context gpu-b.")
 
-    monkeypatch.setattr(Containers, "container_id", missing)
-    assert measure().reason == "decode has no container on context gpu-b"
+    monkeypatch.setattr(Site, "beside", missing)
+    assert measure(Site()).reason == "decode has no container on context gpu-b"

@@ -13,13 +13,14 @@ import pytest
 
 from kvshare import records
 from kvshare.config.settings import Settings
+from kvshare.contract import FINGERPRINT as FINGERPRINT_FILE
 from kvshare.errors import KvshareError
 from kvshare.operate import bundle
 from kvshare.verify.evidence import Evidence
 from tests.unit.build import STACK, proven
 from tests.unit.fake_docker import FakeDocker
 from tests.unit.test_cli import invoke
-from tests.unit.test_engines import FINGERPRINT
+from tests.unit.test_site import FINGERPRINT
 from tests.unit.test_status import WORKERS, WORKERS_URL
 
 PLANTED = "pl4nted"  # is in every secret of this file
@@ -70,7 +71,7 @@ def running(fake_docker: FakeDocker) -> FakeDocker:
     fake_docker.add_container("default", "prefill", LOG)
     fake_docker.add_container("gpu-b", "decode", LOG, env=environment)
     metrics = f'vllm:config{{api_key="{PLANTED}-metric",model="demo"}} 1.0\nvllm:prompt_tokens_total 1546.0\n'
-    shared = {bundle.FINGERPRINT: json.dumps(FINGERPRINT)}
+    shared = {FINGERPRINT_FILE: json.dumps(FINGERPRINT)}
     controller = {
         WORKERS_URL: WORKERS,
         f"{STACK.controller.url}/metrics": metrics,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,9 +23,12 @@ from kvshare.doctor.evidence import OPERATOR, Engine, Evidence, Gpus
 from kvshare.doctor.judgement import judge
 from kvshare.doctor.services import service_of
 from kvshare.errors import CouldNotCheckError, KvshareError
-from kvshare.site import contexts
+from kvshare.site import attached, contexts
+from kvshare.site.attached import EngineError
+from kvshare.site.engine import Place, engine
 from tests.unit.build import STACK
 from tests.unit.doctor_build import IMAGE, environment, healthy, running
+from tests.unit.fake_docker import FakeDocker
 
 SETTINGS = Settings(Path("/nowhere"), {"DEVICE": "cpu", "DECODE_CONTEXT": "gpu-b", "HF_TOKEN": "hf_secret"})
 
@@ -50,10 +53,10 @@ class FakeOneOffs:
 
     def __init__(self, image: str = "") -> None:
         self.image = image
-        self.runs: list[tuple[str, tuple[str, ...], tuple[str, ...], str]] = []
+        self.runs: list[tuple[str, Place, tuple[str, ...], str]] = []
         self.held: list[tuple[str, tuple[str, ...]]] = []
         self.errors: dict[tuple[str, str], str] = {}
-        self.refuses: Callable[[Sequence[str]], str] = lambda _: ""
+        self.refuses: Callable[[Place], str] = lambda _: ""
         self.cleaned: list[str] = []
         self.deceived = False
 
@@ -64,14 +67,14 @@ class FakeOneOffs:
     def run(
         self,
         context: str,
-        options: Sequence[str],
+        place: Place,
         arguments: Sequence[str],
         stdin: str = "",
         timeout_s: float = 0,
     ) -> str:
         del timeout_s
-        self.runs.append((context, tuple(options), tuple(arguments), stdin))
-        if error := self.errors.get((context, arguments[1])) or self.refuses(options):
+        self.runs.append((context, place, tuple(arguments), stdin))
+        if error := self.errors.get((context, arguments[1])) or self.refuses(place):
             raise CouldNotCheckError(error)
         return self._answer(context, arguments)
 
@@ -91,8 +94,8 @@ class FakeOneOffs:
         return Answer(host, int(port), 0.001, "connection refused" if nobody and not self.deceived else "")
 
     @contextmanager
-    def hold(self, context: str, options: Sequence[str], arguments: Sequence[str]) -> Iterator[str]:
-        del options
+    def hold(self, context: str, place: Place, arguments: Sequence[str]) -> Iterator[str]:
+        del place
         self.held.append((context, tuple(arguments)))
         if error := self.errors.get((context, arguments[1])):
             raise CouldNotCheckError(error)
@@ -104,7 +107,7 @@ class FakeOneOffs:
     def remove_leftovers(self, names: Sequence[str]) -> None:
         self.cleaned += names
 
-    def probes(self, name: str) -> list[tuple[str, tuple[str, ...], tuple[str, ...], str]]:
+    def probes(self, name: str) -> list[tuple[str, Place, tuple[str, ...], str]]:
         return [run for run in self.runs if run[2][:2] == ("probe", name)]
 
 
@@ -137,12 +140,12 @@ def test_two_healthy_machines_are_found_ready(one_offs: FakeOneOffs) -> None:
 
 def test_probes_run_with_what_the_server_itself_gets(one_offs: FakeOneOffs) -> None:
     examine()
-    (_, options, _, stdin), _ = one_offs.probes("facts")
-    assert "--env=PYTHONHASHSEED=123" in options
-    assert "--mount=type=volume,source=kvshare_models,target=/models,readonly" in options
-    assert "--ulimit=memlock=-1" in options
+    (_, place, _, stdin), _ = one_offs.probes("facts")
+    assert place.environment["PYTHONHASHSEED"] == "123"
+    assert place.mounts == (("volume", "kvshare_models", "/models"),)
+    assert place.ulimits == (("memlock", -1, -1),)
     assert json.loads(stdin) == {"hub_token": "hf_secret"}
-    assert not any("hf_secret" in option for run in one_offs.runs for option in run[1] + run[2])
+    assert not any("hf_secret" in f"{run[1]} {run[2]}" for run in one_offs.runs)
 
 
 def test_a_volume_that_is_not_there_is_not_made(
@@ -150,11 +153,11 @@ def test_a_volume_that_is_not_there_is_not_made(
 ) -> None:
     monkeypatch.setattr(engine_side, "volumes", lambda _: ())
     examine()
-    assert not any("--mount" in option for _, options, _, _ in one_offs.probes("facts") for option in options)
+    assert not any(place.mounts for _, place, _, _ in one_offs.probes("facts"))
 
 
 def test_what_the_engine_refuses_is_kept_and_the_probe_runs_without_it(one_offs: FakeOneOffs) -> None:
-    one_offs.refuses = lambda options: "error setting rlimit" if "--ulimit=memlock=-1" in options else ""
+    one_offs.refuses = lambda place: "error setting rlimit" if place.ulimits else ""
     evidence = examine()
     assert [node.refused for node in evidence.nodes] == ["error setting rlimit"] * 2
     assert set(evidence.seen) == {"prefill", "decode"}
@@ -164,14 +167,10 @@ def test_a_folder_that_is_not_there_leaves_the_model_missing_and_no_more() -> No
     described = config("default")
     described["services"]["prefill"]["volumes"] = [{"type": "bind", "source": "/absent", "target": "/models"}]
     fake = FakeOneOffs()
-    fake.refuses = lambda options: "bind source path does not exist: /absent" if _mounts(options) else ""
+    fake.refuses = lambda place: "bind source path does not exist: /absent" if place.mounts else ""
     node = probing.look(healthy().nodes[0], service_of(described, "prefill"), (), "", fake)  # type: ignore[arg-type]
     assert node.facts is not None
     assert node.refused == "bind source path does not exist: /absent"
-
-
-def _mounts(options: Sequence[str]) -> bool:
-    return any(option.startswith("--mount=type=bind") for option in options)
 
 
 def test_devices_and_limits_of_rdma_go_to_the_probe() -> None:
@@ -181,12 +180,10 @@ def test_devices_and_limits_of_rdma_go_to_the_probe() -> None:
         "cap_add": ["IPC_LOCK"],
         "ulimits": {"memlock": -1, "nofile": {"soft": 1, "hard": 2}},
     }
-    assert service_of(described, "decode").limits == (
-        "--ulimit=memlock=-1",
-        "--ulimit=nofile=1:2",
-        "--cap-add=IPC_LOCK",
-        "--device=/dev/infiniband:/dev/infiniband",
-    )
+    place = service_of(described, "decode").place
+    assert place.ulimits == (("memlock", -1, -1), ("nofile", 1, 2))
+    assert place.cap_add == ("IPC_LOCK",)
+    assert place.devices == ("/dev/infiniband:/dev/infiniband",)
 
 
 def test_an_image_of_another_version_is_named(one_offs: FakeOneOffs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +197,7 @@ def test_an_engine_that_does_not_answer_is_evidence(
 ) -> None:
     def look(context: str, *_: object) -> Engine:
         if context == "gpu-b":
-            raise CouldNotCheckError("context gpu-b: no Docker engine answers at ssh://x.")
+            raise EngineError("gpu-b", "no Docker engine answers at ssh://x", "type docker --context gpu-b")
         return healthy().engine(context)
 
     monkeypatch.setattr(engine_side, "look", look)
@@ -329,10 +326,11 @@ def test_routes_are_those_of_the_running_stack() -> None:
 
 def test_the_link_is_measured_with_the_servers_own_ucx_settings(one_offs: FakeOneOffs) -> None:
     evidence = examine()
-    ((context, options, arguments, _),) = one_offs.probes("link-measure")
+    ((context, place, arguments, _),) = one_offs.probes("link-measure")
     assert context == "default", "the owner of KV writes, so prefill is the near end"
     assert arguments[2:] == ("192.168.110.97", "5001,5003", "5002")
-    assert {"--env=UCX_TLS=tcp", "--env=UCX_NET_DEVICES=eth0", "--ulimit=memlock=-1"} <= set(options)
+    assert {"UCX_TLS": "tcp", "UCX_NET_DEVICES": "eth0"}.items() <= place.environment.items()
+    assert place.ulimits == (("memlock", -1, -1),)
     assert evidence.links[0].bytes_per_s == 1.17e9
 
 
@@ -358,7 +356,8 @@ vllm:request_prefill_time_seconds_sum 25.0
 
 
 def test_prefill_speed_is_measured_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links.nodes, "fetch", lambda *_: SCRAPE)
+    process = SimpleNamespace(answer=lambda *_: SCRAPE)
+    monkeypatch.setattr(links, "engine", lambda _: SimpleNamespace(inside=lambda *_: nullcontext(process)))
     assert links.prefill_speed(running(healthy()), None).tokens_per_s == 400
     assert links.prefill_speed(running(healthy()), None).how == "measured on the running server"
     assert links.prefill_speed(healthy(), None).how.startswith("assumed")
@@ -385,128 +384,138 @@ def test_gpus_are_read_from_nvidia_smi(text: str, expected: Gpus) -> None:
     assert probing.parse_gpus(text) == expected
 
 
-class Clocked:
+def clocked(monkeypatch: pytest.MonkeyPatch, ahead_s: float, takes_s: float) -> None:
     """An engine whose clock is ahead, and whose answers take a while."""
 
-    def __init__(self, ahead_s: float, takes_s: float) -> None:
-        self.ahead_s, self.takes_s = ahead_s, takes_s
+    def about() -> SimpleNamespace:
+        time.sleep(takes_s / 2)
+        told = time.time() + ahead_s
+        time.sleep(takes_s / 2)
+        return SimpleNamespace(clock_s=told)
 
-    def info(self) -> dict[str, str]:
-        time.sleep(self.takes_s / 2)
-        told = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + self.ahead_s))
-        fraction = f"{(time.time() + self.ahead_s) % 1:.9f}"[1:]
-        time.sleep(self.takes_s / 2)
-        return {"SystemTime": f"{told}{fraction}Z"}
-
-    def close(self) -> None:
-        pass
+    monkeypatch.setattr(engine_side, "engine", lambda _: SimpleNamespace(about=about))
 
 
 def test_the_clock_is_read_with_the_round_trip_subtracted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_side.sdk, "connect", lambda _: Clocked(ahead_s=-30.0, takes_s=0.2))
+    clocked(monkeypatch, ahead_s=-30.0, takes_s=0.2)
     clock = engine_side.read_clock("x")
     assert clock is not None
     assert clock.ahead_s == pytest.approx(-30.0, abs=0.1)
     assert clock.uncertain_s == pytest.approx(0.1, abs=0.09)
 
 
-def test_a_clock_that_cannot_be_read_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: str) -> None:
-        raise OSError
+def test_a_clock_that_cannot_be_read_is_none(fake_docker: FakeDocker) -> None:
+    fake_docker.engine("gpu-b", "down")
+    assert engine_side.read_clock("gpu-b") is None
 
-    monkeypatch.setattr(engine_side.sdk, "connect", refuse)
-    assert engine_side.read_clock("x") is None
+
+def test_an_engine_is_looked_at(fake_docker: FakeDocker) -> None:
+    fake_docker.add_image("gpu-b", IMAGE.name, "a")
+    fake_docker.add_container("gpu-b", "decode")
+    fake_docker.add_container("gpu-b", "prefill", state={"Status": "exited", "Running": False})
+    found = engine_side.look("gpu-b", IMAGE.name, "kvshare")
+    assert (found.machine, found.version, found.running) == ("gpu-b", "26.1.5", ("decode",))
+    assert found.image is not None
+    assert found.clock is not None
+
+
+def test_an_engine_too_old_to_say_more_is_seen_as_that(fake_docker: FakeDocker) -> None:
+    (fake_docker.engine("gpu-b") / "info.json").write_text('{"ServerVersion": "20.10.24"}')
+    found = engine_side.look("gpu-b", IMAGE.name, "kvshare")
+    assert (found.version, found.image, found.clock) == ("20.10.24", None, None)
 
 
 # --- one-off containers -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Put a `docker` of our own on PATH; it notes each call in the file that is returned."""
-
-    def install(body: str) -> Path:
-        calls, program = tmp_path / "calls", tmp_path / "bin/docker"
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(f'#!/bin/sh\necho "$*" >> {calls}\ncase "$3" in run) {body} ;; esac\n')
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-        return calls
-
-    return install
+def created(docker: FakeDocker) -> str:
+    """Return the request that made a container on gpu-b."""
+    (call,) = [call for call in docker.calls("gpu-b") if "/containers/create" in call]
+    return call
 
 
-def test_a_container_that_does_not_end_is_removed(docker: Callable[[str], Path]) -> None:
-    calls = docker("exec sleep 60")
+def removed(docker: FakeDocker) -> list[str]:
+    return [call.split()[1] for call in docker.calls("gpu-b") if call.startswith("DELETE")]
+
+
+def test_a_container_that_does_not_end_is_removed(fake_docker: FakeDocker) -> None:
+    fake_docker.runs("gpu-b", "exec sleep 60")
     with pytest.raises(CouldNotCheckError, match="did not end in 1 s"):
-        OneOffs("image").run("gpu-b", (), ("probe",), timeout_s=1)
-    run, removal = calls.read_text().splitlines()
-    assert "--rm" in run
-    assert "--pull never" in run
-    assert removal.startswith("--context gpu-b rm --force kvshare-doctor-")
+        OneOffs("image").run("gpu-b", Place(), ("probe",), timeout_s=1)
+    assert '"AutoRemove": true' in created(fake_docker)
+    assert not any("/images/create" in call for call in fake_docker.calls("gpu-b")), "nothing is pulled"
+    assert [path.startswith("/containers/kvshare-doctor-") for path in removed(fake_docker)] == [True]
 
 
-def test_what_a_container_says_when_it_fails_is_the_reason(docker: Callable[[str], Path]) -> None:
-    docker(
-        "echo 'docker: Error response from daemon: no such image.' >&2; "
-        "echo \"See 'docker run --help'.\" >&2; exit 125"
-    )
+def test_a_container_gets_its_input_and_no_rights(fake_docker: FakeDocker) -> None:
+    fake_docker.runs("gpu-b", "cat")
+    place = Place({"A": "b"}, (("volume", "kvshare_models", "/models"),), (("memlock", -1, -1),), gpus=True)
+    assert OneOffs("image").run("gpu-b", place, ("probe",), "hub_token") == "hub_token"
+    made = json.loads(created(fake_docker).partition(" {")[2].join(["{", ""]))
+    assert (made["Image"], made["Cmd"], made["Env"], made["OpenStdin"]) == ("image", ["probe"], ["A=b"], True)
+    host = made["HostConfig"]
+    assert host["Mounts"] == [
+        {"Target": "/models", "Source": "kvshare_models", "Type": "volume", "ReadOnly": True}
+    ]
+    assert host["Ulimits"] == [{"Name": "memlock", "Soft": -1, "Hard": -1}]
+    assert (host["CapDrop"], host["SecurityOpt"]) == (["ALL"], ["no-new-privileges"])
+    assert (host["NetworkMode"], host["Init"], host["LogConfig"]["Type"]) == ("host", True, "none")
+    assert host["DeviceRequests"][0]["Count"] == -1
+    assert removed(fake_docker) == [], "its engine removes it when it ends"
+
+
+def test_what_a_container_says_when_it_fails_is_the_reason(fake_docker: FakeDocker) -> None:
+    fake_docker.runs("gpu-b", "echo 'docker: Error response from daemon: no such image.' >&2; exit 125")
     with pytest.raises(CouldNotCheckError, match=r"no such image$"):
-        OneOffs("image").run("gpu-b", (), ("probe",))
+        OneOffs("image").run("gpu-b", Place(), ("probe",))
 
 
-def test_a_held_container_ends_when_its_input_closes(docker: Callable[[str], Path]) -> None:
-    calls = docker("echo ready; cat > /dev/null; echo ended >> $0.ended")
-    with OneOffs("image").hold("gpu-b", (), ("probe", "listen")) as said:
-        assert said == "ready\n"
-    assert (calls.parent / "bin/docker.ended").exists()
-    assert "rm --force" not in calls.read_text()
+def test_a_held_container_ends_when_its_input_closes(fake_docker: FakeDocker, tmp_path: Path) -> None:
+    fake_docker.runs("gpu-b", f"echo ready; cat > /dev/null; echo ended >> {tmp_path}/ended")
+    with OneOffs("image").hold("gpu-b", Place(), ("probe", "listen")) as said:
+        assert said == "ready"
+    assert (tmp_path / "ended").exists()
+    assert removed(fake_docker) == []
 
 
 def test_a_held_container_that_does_not_end_is_removed(
-    docker: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containers, "END_TIMEOUT_S", 0.2)
-    calls = docker("echo ready; exec sleep 60")
-    with OneOffs("image").hold("gpu-b", (), ("probe", "listen")):
+    monkeypatch.setattr(attached, "END_TIMEOUT_S", 0.2)
+    fake_docker.runs("gpu-b", "echo ready; exec sleep 60")
+    with OneOffs("image").hold("gpu-b", Place(), ("probe", "listen")):
         pass
-    assert "rm --force kvshare-doctor-" in calls.read_text()
+    assert len(removed(fake_docker)) == 1
 
 
 def test_a_held_container_that_never_is_ready_ends_in_a_sentence(
-    docker: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containers, "READY_TIMEOUT_S", 0.3)
-    docker("exec sleep 60")
-    with pytest.raises(CouldNotCheckError, match="was not ready"), OneOffs("i").hold("gpu-b", (), ("probe",)):
+    monkeypatch.setattr(attached, "READY_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(attached, "END_TIMEOUT_S", 0.2)
+    fake_docker.runs("gpu-b", "exec sleep 60")
+    one_offs = OneOffs("i")
+    with (
+        pytest.raises(CouldNotCheckError, match="was not ready"),
+        one_offs.hold("gpu-b", Place(), ("probe",)),
+    ):
         pass
+    assert len(removed(fake_docker)) == 1
 
 
-def test_a_held_container_that_fails_says_why(docker: Callable[[str], Path]) -> None:
-    docker("echo 'kvshare: expected a probe and found none' >&2; exit 2")
+def test_a_held_container_that_fails_says_why(fake_docker: FakeDocker) -> None:
+    fake_docker.runs("gpu-b", "echo 'kvshare: expected a probe and found none' >&2; exit 2")
     with (
         pytest.raises(CouldNotCheckError, match="expected a probe"),
-        OneOffs("i").hold("gpu-b", (), ("probe",)),
+        OneOffs("i").hold("gpu-b", Place(), ("probe",)),
     ):
         pass
 
 
-def test_leftovers_are_found_by_their_label(
-    docker: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    docker("true")
-    asked: list[list[str]] = []
-
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        asked.append(command)
-        return subprocess.CompletedProcess(command, 0, "abc\n" if "ps" in command else "", "")
-
-    monkeypatch.setattr(subprocess, "run", run)
-    OneOffs("image").remove_leftovers(["default", "gpu-b"])
-    assert [command[2:4] for command in asked] == [
-        ["default", "ps"],
-        ["default", "rm"],
-        ["gpu-b", "ps"],
-        ["gpu-b", "rm"],
-    ]
-    assert all(f"label={containers.LABEL}=" in " ".join(c) for c in asked if "ps" in c)
+def test_leftovers_are_found_by_their_label(fake_docker: FakeDocker) -> None:
+    one_offs = OneOffs("image")
+    labels = {containers.LABEL: one_offs._mark}
+    engine("gpu-b")._create("image", ("probe",), Place(), "left", labels)
+    engine("gpu-b")._create("image", ("probe",), Place(), "another's", {containers.LABEL: "0"})
+    one_offs.remove_leftovers(["default", "gpu-b"])
+    assert removed(fake_docker) == ["/containers/left"]

@@ -11,40 +11,60 @@ import pytest
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.operate import demo, down, up
-from kvshare.operate.up import ContainerState
 from tests.conftest import ROOT
 from tests.unit.build import STACK
+from tests.unit.fake_docker import FakeDocker
 
 SETTINGS = Settings(ROOT, {})
 
 
 @dataclass
 class Engine:
-    """Stands for Compose: containers by context, and what was asked of it."""
+    """Stands for the engines: what is missing, and what was asked of them and of Compose."""
 
-    states: dict[str, list[ContainerState]] = field(default_factory=dict)
+    docker: FakeDocker
     missing: list[str] = field(default_factory=list)
     images_of: dict[str, list[str]] = field(default_factory=dict)
     started: list[str] = field(default_factory=list)
 
     def put(self, context: str, service: str, state: str, health: str) -> None:
-        found = ContainerState(service, f"kvshare-{service}-1", state, health)
-        self.states.setdefault(context, []).append(found)
+        self.docker.add_container(context, service, state={"Status": state, "Health": {"Status": health}})
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
-    engine = Engine()
+def engine(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    engine = Engine(fake_docker)
 
     def missing(_: Settings, context: str, services: Sequence[str]) -> list[str]:
         engine.images_of[context] = list(services)
         return engine.missing
 
-    monkeypatch.setattr(up, "states", lambda _, context: engine.states.get(context, []))
-    monkeypatch.setattr(up, "missing_images", missing)
-    monkeypatch.setattr(up, "_start", lambda *started: engine.started.extend(started[2]))
+    monkeypatch.setattr(up.images, "missing", missing)
+    monkeypatch.setattr(up.compose, "run", lambda *started: engine.started.extend(started[5:]))
     monkeypatch.setattr(up, "_wait_until_healthy", lambda *_: None)
     return engine
+
+
+def test_one_that_ends_by_itself_is_named_with_its_last_lines(
+    fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up.images, "missing", lambda *_: [])
+    monkeypatch.setattr(up.compose, "run", lambda *_: "")
+    fake_docker.add_container("gpu-b", "decode", "no memory\n", state={"Status": "restarting"})
+    with pytest.raises(KvshareError, match=r"decode on context gpu-b ended by itself; .*\nno memory\n"):
+        up.start(SETTINGS, STACK, "decode", 60)
+    (asked,) = [call for call in fake_docker.calls("gpu-b") if "/logs " in call]
+    assert f"tail={up.LOG_LINES}" in asked
+
+
+def test_one_that_is_not_healthy_in_time_is_named(
+    fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up.images, "missing", lambda *_: [])
+    monkeypatch.setattr(up.compose, "run", lambda *_: "")
+    fake_docker.add_container("gpu-b", "decode", state={"Health": {"Status": "starting"}})
+    with pytest.raises(KvshareError, match="decode on context gpu-b was not healthy within 0 s"):
+        up.start(SETTINGS, STACK, "decode", 0)
 
 
 def test_decodes_engine_needs_no_client(engine: Engine) -> None:
@@ -69,25 +89,21 @@ def test_nothing_is_started_where_any_engine_lacks_an_image(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lacking = {"gpu-b": ["kvshare/engine-cpu:0.1.0"]}
-    monkeypatch.setattr(up, "missing_images", lambda _, context, __: lacking.get(context, []))
+    monkeypatch.setattr(up.images, "missing", lambda _, context, __: lacking.get(context, []))
     with pytest.raises(KvshareError, match="context gpu-b has no image"):
         up.start(SETTINGS, STACK, "all", 1)
     assert engine.started == []
 
 
 def test_an_engine_that_is_silent_does_not_keep_the_others_from_stopping(
-    monkeypatch: pytest.MonkeyPatch,
+    fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped: list[str] = []
 
-    def read_engine(context: str) -> None:
-        if context == "gpu-a":
-            raise CouldNotCheckError("gpu-a is silent.")
-
-    monkeypatch.setattr(down.contexts, "read_engine", read_engine)
+    fake_docker.engine("default", "down")
     monkeypatch.setattr(down.compose, "run", lambda _, context, *__: stopped.append(context))
-    with pytest.raises(CouldNotCheckError, match="gpu-a is silent"):
-        down.stop(SETTINGS, ["gpu-a", "gpu-b"])
+    with pytest.raises(CouldNotCheckError, match="context default: no Docker engine answers"):
+        down.stop(SETTINGS, ["default", "gpu-b"])
     assert stopped == ["gpu-b"]
 
 

@@ -9,9 +9,13 @@ import time
 import pytest
 from rich.console import Console
 
+from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
 from kvshare.operate import logs
 from kvshare.operate.logs import Line, Selection
+from kvshare.site.containers import Containers
+from kvshare.stack.members import Member
+from tests.conftest import ROOT
 from tests.unit.build import STACK
 from tests.unit.fake_docker import FakeDocker
 from tests.unit.test_cli import invoke
@@ -22,6 +26,10 @@ T = "2026-11-24T08:00:0{}.000000000Z"
 @pytest.fixture(autouse=True)
 def stack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvshare.site.compose.read_stack", lambda _: STACK)
+
+
+def site(*members: Member) -> Containers:
+    return Containers(STACK, Settings(ROOT, {}), members or None)
 
 
 @pytest.fixture
@@ -63,8 +71,12 @@ def test_one_node_needs_only_its_own_engine(running: FakeDocker) -> None:
     result = invoke("logs", "--node", "controller", "--tail", "7", "--since", "10m")
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == f"{T.format(2)} controller registered\n"
-    asked = (running.engine("default") / "asked").read_text()
-    assert asked == "--timestamps --tail 7 --since 10m controller-id"
+    (asked,) = [call for call in running.calls("default") if "/logs " in call]
+    assert asked.startswith("GET /containers/controller-id/logs ")
+    assert {"timestamps=1", "tail=7"} < set(asked.split()[2].split("&"))
+    since = float(asked.partition("since=")[2].split("&")[0])
+    assert since == pytest.approx(time.time() - 600, abs=60)
+    assert running.calls("gpu-b") == [], "an engine that is not needed is not asked"
 
 
 def test_what_has_no_container_has_no_lines(fake_docker: FakeDocker) -> None:
@@ -98,7 +110,7 @@ def test_times(since: str) -> None:
 
 def test_following_goes_on_with_new_lines_in_order_and_tells_what_ends(running: FakeDocker) -> None:
     told: list[str] = []
-    lines = logs.follow(STACK, Selection(), told.append)
+    lines = logs.follow(site(), Selection(), told.append)
     assert [next(lines).text for _ in range(6)] == [
         *("zzz first", "aaa second", "registered", "pulled", "green", ""),
     ]
@@ -116,7 +128,7 @@ def test_following_goes_on_with_new_lines_in_order_and_tells_what_ends(running: 
 
 
 def test_a_follower_that_is_left_kills_its_processes(running: FakeDocker) -> None:
-    lines = logs.follow(STACK, Selection(node="decode"), print)
+    lines = logs.follow(site(STACK.decode), Selection(), print)
     assert next(lines).text == "pulled"
     before = threading.active_count()
     lines.close()

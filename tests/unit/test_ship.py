@@ -20,6 +20,8 @@ from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.operate import ship
 from kvshare.operate.ship import Shipment
 from kvshare.site import images
+from kvshare.site.contexts import Endpoint
+from kvshare.site.engine import engine
 from tests.conftest import ROOT
 from tests.unit.build import STACK
 from tests.unit.fake_docker import FakeDocker
@@ -151,7 +153,7 @@ def test_it_arrives_and_is_compared(fake_docker: FakeDocker, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("context", "fault", "sentence"),
     [
-        ("default", "cut-save", "context default: docker save of .* failed: .*lost the disk"),
+        ("default", "cut-save", "context default: docker save of .* failed: no Docker engine answers"),
         ("gpu-b", "full-disk", "context gpu-b: docker load of .* failed: .*no space left on device"),
     ],
 )
@@ -186,8 +188,8 @@ def test_a_full_disk_is_named_before_anything_is_sent(
 ) -> None:
     planned = shipment(fake_docker)
     large = replace(planned, image=replace(planned.image, size_bytes=10**18))
-    monkeypatch.setattr(ship.contexts.Endpoint, "is_local", True)
-    monkeypatch.setattr(ship.contexts, "read_info", lambda _: {"DockerRootDir": "/"})
+    _ = engine("gpu-b").about()  # connected; from here on it counts as this machine's
+    monkeypatch.setattr(Endpoint, "is_local", True)
     with pytest.raises(KvshareError, match="not enough disk in /: need"):
         ship.ship(large)
     assert fake_docker.image_ids("gpu-b") == {}

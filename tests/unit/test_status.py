@@ -10,7 +10,10 @@ import pytest
 from rich.console import Console
 
 from kvshare import cli
+from kvshare.config.settings import Settings
 from kvshare.operate import status
+from kvshare.site.containers import Containers
+from tests.conftest import ROOT
 from tests.unit.build import STACK
 from tests.unit.fake_docker import FakeDocker
 from tests.unit.test_cli import invoke
@@ -36,6 +39,10 @@ def running(fake_docker: FakeDocker) -> FakeDocker:
     return fake_docker
 
 
+def site() -> Containers:
+    return Containers(STACK, Settings(ROOT, {}))
+
+
 @pytest.fixture(autouse=True)
 def stack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvshare.site.compose.read_stack", lambda _: STACK)
@@ -43,7 +50,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_node_with_its_image_and_what_the_controller_knows(running: FakeDocker) -> None:
     del running
-    controller, prefill, decode = status.status(STACK)
+    controller, prefill, decode = status.status(site())
     assert {row.health for row in (controller, prefill, decode)} == {"healthy"}
     assert prefill.image_id == "sha256:" + "ab" * 32
     assert (controller.registered, controller.keys) == (None, None)
@@ -60,11 +67,11 @@ def test_a_healthy_server_that_the_controller_does_not_know_is_not_well(running:
 
 def test_a_controller_that_does_not_answer_leaves_a_gap(running: FakeDocker) -> None:
     running.answers("default")
-    rows = status.status(STACK)
+    rows = status.status(site())
     assert [row.health for row in rows] == ["healthy"] * 3
     assert {row.registered for row in rows} == {None}
     running.answers("default", **{WORKERS_URL: "<html>"})
-    assert {row.registered for row in status.status(STACK)} == {None}
+    assert {row.registered for row in status.status(site())} == {None}
 
 
 def test_an_engine_that_does_not_answer_hides_no_other(running: FakeDocker) -> None:
@@ -117,7 +124,7 @@ def test_uptime_is_of_what_runs() -> None:
 def test_nothing_is_cut_off_in_a_pipe(running: FakeDocker) -> None:
     del running
     stream = io.StringIO()
-    status.print_table(status.status(STACK), stream)
+    status.print_table(status.status(site()), stream)
     assert "…" not in stream.getvalue()
     assert Console(file=stream).width < status.PIPE_WIDTH
     assert cli.main.commands["status"].help

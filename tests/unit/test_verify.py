@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -12,52 +13,59 @@ import pytest
 from kvshare import records
 from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
-from kvshare.site.engines import Engines
-from kvshare.stack.members import Stack
-from kvshare.verify import checks
+from kvshare.site.containers import Containers
+from kvshare.verify import checks, reading
 from kvshare.verify import run as verify
-from kvshare.verify.evidence import Container, EngineProbe, Evidence, Logs, Spec
+from kvshare.verify.evidence import Evidence, Spec
 from tests.unit.build import SPEC, STACK, edit, proven
-from tests.unit.test_stack import Answer
 
 SETTINGS = Settings(Path("/nowhere"), {"DEVICE": "cpu"})
 
 
-class FakeEngines:
-    """The engines of a proven run, or of another."""
+class Process:
+    """A client that has been started: it ends as a test says, and keeps how it was started."""
 
-    def __init__(self, evidence: Evidence) -> None:
-        self.evidence = evidence
-        self.waited: list[float] = []
+    def __init__(self, code: int = 0, out: str = "", late: bool = False) -> None:
+        self.returncode, self.out, self.late = code, out, late
+        self.calls: list[tuple[list[str], dict[str, Any]]] = []
+        self.said = ""
 
-    def __call__(self, _: object) -> FakeEngines:
+    class Pipe(io.StringIO):
+        def __init__(self, process: Process) -> None:
+            super().__init__()
+            self.process = process
+
+        def close(self) -> None:
+            if not self.closed:
+                self.process.said = self.getvalue()
+            super().close()
+
+    def __call__(self, command: list[str], **more: Any) -> Process:
+        self.calls.append((command, more))
+        self.stdin = self.Pipe(self)
         return self
 
-    def __enter__(self) -> FakeEngines:
-        return self
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        if self.late:
+            raise subprocess.TimeoutExpired("docker", timeout)
+        return self.out, None
 
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def probes(self) -> tuple[EngineProbe, ...]:
-        return self.evidence.engines
-
-    def containers(self) -> tuple[Container, ...]:
-        return self.evidence.containers
-
-    def logs(self) -> Logs:
-        return self.evidence.logs
-
-    def wait_until_started(self, wait_s: float) -> None:
-        self.waited.append(wait_s)
+    def poll(self) -> int:
+        return self.returncode
 
 
 def gather(
-    monkeypatch: pytest.MonkeyPatch, answer: Answer, evidence: Evidence | None = None, **options: Any
+    monkeypatch: pytest.MonkeyPatch, client: Process, evidence: Evidence | None = None, **options: Any
 ) -> Evidence:
-    monkeypatch.setattr(verify, "Engines", FakeEngines(evidence or proven()))
-    monkeypatch.setattr(subprocess, "run", answer)
-    return verify.gather(STACK, SETTINGS, verify.Options(**options), True, lambda _: None)
+    """Gather from the engines of a proven run, or of another."""
+    seen = evidence or proven()
+    monkeypatch.setattr(Containers, "look", lambda _: {})
+    monkeypatch.setattr(reading, "await_started", lambda *_: None)
+    monkeypatch.setattr(reading, "containers", lambda _: seen.containers)
+    monkeypatch.setattr(reading, "engines", lambda _: seen.engines)
+    monkeypatch.setattr(reading, "logs", lambda _: seen.logs)
+    monkeypatch.setattr(subprocess, "Popen", client)
+    return verify.gather(Containers(STACK, SETTINGS), verify.Options(**options), True, lambda _: None)
 
 
 def traffic(evidence: Evidence) -> str:
@@ -66,7 +74,7 @@ def traffic(evidence: Evidence) -> str:
 
 
 def test_evidence_of_both_sides_comes_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = gather(monkeypatch, Answer(out=traffic(proven())), seed=7)
+    found = gather(monkeypatch, Process(out=traffic(proven())), seed=7)
     assert found.traffic == proven().traffic
     assert found.containers == proven().containers
     assert found.client_error is None
@@ -75,7 +83,7 @@ def test_evidence_of_both_sides_comes_together(monkeypatch: pytest.MonkeyPatch) 
 def test_client_runs_on_the_prefill_nodes_context_with_the_whole_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answer = Answer(out=traffic(proven()))
+    answer = Process(out=traffic(proven()))
     gather(monkeypatch, answer, seed=7, wait_s=0)
     command, more = answer.calls[0]
     assert command[:4] == ["docker", "--context", "default", "compose"]
@@ -88,14 +96,14 @@ def test_client_runs_on_the_prefill_nodes_context_with_the_whole_task(
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (Answer(code=125), "ended with code 125"),
-        (Answer(error=subprocess.TimeoutExpired("docker", 1)), "did not end in"),
-        (Answer(out="{}"), "makes no sense: Traffic: Object missing required field `spec`"),
-        (Answer(out="not json"), "makes no sense"),
+        (Process(code=125), "ended with code 125"),
+        (Process(late=True), "did not end in"),
+        (Process(out="{}"), "makes no sense: Traffic: Object missing required field `spec`"),
+        (Process(out="not json"), "makes no sense"),
     ],
 )
 def test_client_without_evidence_is_evidence(
-    answer: Answer, reason: str, monkeypatch: pytest.MonkeyPatch
+    answer: Process, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = gather(monkeypatch, answer)
     assert found.traffic is None
@@ -105,12 +113,12 @@ def test_client_without_evidence_is_evidence(
 
 def test_client_that_refuses_is_the_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KvshareError, match="refused") as refusal:
-        gather(monkeypatch, Answer(code=2))
+        gather(monkeypatch, Process(code=2))
     assert refusal.value.exit_code == 2
 
 
 def test_a_seed_is_drawn_anew_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = Answer(out=traffic(proven()))
+    answer = Process(out=traffic(proven()))
     for _ in range(2):
         gather(monkeypatch, answer)
     assert len({records.loads(Spec, command[-1]).seed for command, _ in answer.calls}) == 2
@@ -130,7 +138,7 @@ def test_chunk_size_and_length_come_from_the_fingerprints() -> None:
 def test_length_that_cannot_work_is_refused_before_anything_is_sent(
     tokens: int, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = Answer(out=traffic(proven()))
+    answer = Process(out=traffic(proven()))
     with pytest.raises(KvshareError, match=sentence):
         gather(monkeypatch, answer, prompt_tokens=tokens)
     assert answer.calls == []
@@ -144,13 +152,13 @@ def test_client_does_not_wait_for_a_container_that_is_gone() -> None:
 
 
 def test_engines_alone_send_no_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = Answer()
-    monkeypatch.setattr(verify, "Engines", FakeEngines(proven()))
+    client = Process(out=traffic(proven()))
+    gather(monkeypatch, client)
+    client.calls.clear()
     monkeypatch.setattr(verify, "read_stack", lambda _: STACK)
-    monkeypatch.setattr(subprocess, "run", answer)
     selected = checks.select(("engines", "images", "configuration"), ())
     (judgement,) = verify.verify(SETTINGS, verify.Options(), selected, lambda _: None)
-    assert answer.calls == []
+    assert client.calls == []
     assert judgement.exit_code == 0
 
 
@@ -158,10 +166,11 @@ def two_decodes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int | None]]
     """A stack with two decode nodes; returns which of them was verified with which seed, as it happens."""
     seen: list[tuple[str, int | None]] = []
 
-    def remember(stack: Stack, _: Settings, options: verify.Options, *__: object) -> Evidence:
-        seen.append((stack.decode.name, options.seed))
+    def remember(site: Containers, options: verify.Options, *_: object) -> Evidence:
+        seen.append((site.stack.decode.name, options.seed))
         return proven()
 
+    monkeypatch.setattr(Containers, "look", lambda _: {})
     decodes = tuple(replace(STACK.decode, name=name) for name in ("decode-1", "decode-2"))
     monkeypatch.setattr(verify, "read_stack", lambda _: replace(STACK, decodes=decodes))
     monkeypatch.setattr(verify, "gather", remember)
@@ -181,8 +190,3 @@ def test_one_of_several_decode_nodes_can_be_verified_alone(monkeypatch: pytest.M
     assert seen == [("decode-2", None)]
     with pytest.raises(KvshareError, match="decode-3 is no decode node, did you mean decode-"):
         verify.verify(SETTINGS, verify.Options(node="decode-3"), checks.select((), ()), lambda _: None)
-
-
-def test_fake_engines_offer_what_the_real_ones_do() -> None:
-    public = {name for name in vars(FakeEngines) if not name.startswith("_")}
-    assert public <= set(vars(Engines))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from kvshare import __version__, records
@@ -17,13 +14,11 @@ from kvshare.bench.results import RunFingerprint
 from kvshare.bench.spec import BenchSpec
 from kvshare.bench.stages import Moments, read_moments
 from kvshare.config.settings import Settings
-from kvshare.contract import FINGERPRINT
 from kvshare.cost.plan import Architecture, read_architecture, with_kv
 from kvshare.errors import USAGE, CouldNotCheckError, KvshareError
-from kvshare.site import client, docker_cli, nodes
-from kvshare.stack.members import Member, Stack
+from kvshare.site.base import Site, answered
+from kvshare.stack.members import Member
 
-STOP_S = 15.0
 # A model's configuration: beside its weights, or where the hub's cache keeps it.
 _CONFIG = (
     'cat "$1/config.json" 2>/dev/null || '
@@ -52,101 +47,36 @@ _NIC = (
 )
 
 
-class Containers:
-    """The stack's running containers, to be asked things."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        self._look = nodes.look(stack)
-        self._clocks: dict[str, str] = {}
-        for member in stack.members:
-            self._clocks.setdefault(
-                member.context,
-                docker_cli.docker(member.context, "info", "--format", "{{.SystemTime}}").strip(),
+def require_running(site: Site) -> None:
+    """CouldNotCheckError names the first member that is not running."""
+    found = site.look()
+    for member in site.stack.members:
+        if member.context in site.silent:
+            raise CouldNotCheckError(site.silent[member.context].message)
+        if member.name not in found or found[member.name].status != "running":
+            raise CouldNotCheckError(
+                f"{member.name} does not run on context {member.context}: type make up NODE=all."
             )
 
-    def require_running(self) -> None:
-        """CouldNotCheckError names the first member that is not running."""
-        for member in self.stack.members:
-            found = self._look.of(member)
-            if member.context in self._look.errors:
-                raise CouldNotCheckError(self._look.errors[member.context])
-            if found is None or not found["State"]["Running"]:
-                raise CouldNotCheckError(
-                    f"{member.name} does not run on context {member.context}: type make up NODE=all."
-                )
 
-    def ask(self, member: Member, *command: str) -> str | None:
-        """Return what a command inside a member's container prints, or None if it fails."""
-        found = self._look.of(member)
-        if found is None:
-            return None
-        try:
-            return docker_cli.docker(member.context, "exec", str(found["Id"]), *command)
-        except CouldNotCheckError:
-            return None
-
-    def ask_json(self, member: Member, *command: str) -> dict[str, Any]:
-        """Return the JSON object that a command prints, or an empty one."""
-        try:
-            data = json.loads(self.ask(member, *command) or "{}")
-        except ValueError:
-            return {}
-        return data if isinstance(data, dict) else {}
-
-    def container_id(self, member: Member) -> str:
-        """Return the id of a member's container; CouldNotCheckError if there is none."""
-        found = self._look.of(member)
-        if found is None:
-            raise CouldNotCheckError(f"{member.name} has no container on context {member.context}.")
-        return str(found["Id"])
-
-    def image_id(self, member: Member) -> str:
-        """Return the id of the image that a member runs."""
-        found = self._look.of(member)
-        return "" if found is None else str(found["Image"])
-
-    def log(self, member: Member) -> str:
-        """Return what a member has logged since this object was made, by its own engine's clock."""
-        found = self._look.of(member)
-        if found is None:
-            return ""
-        command = ("logs", "--since", self._clocks[member.context], str(found["Id"]))
-        try:
-            result = subprocess.run(
-                docker_cli.command(member.context, *command),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=docker_cli.TIMEOUT_S,
-            )
-        except subprocess.TimeoutExpired:
-            return ""
-        return result.stdout
-
-
-def fingerprints(containers: Containers) -> dict[str, dict[str, Any]]:
+def fingerprints(site: Site) -> dict[str, dict[str, Any]]:
     """Return by node what its engine wrote of itself at its start; empty where that cannot be read."""
-    return {
-        member.name: containers.ask_json(member, "cat", FINGERPRINT) for member in containers.stack.members
-    }
+    return {member.name: _json(partial(site.fingerprint, member)) for member in site.stack.members}
 
 
-def run_fingerprint(
-    containers: Containers, prints: Mapping[str, Mapping[str, Any]], settings: Settings
-) -> RunFingerprint:
+def run_fingerprint(site: Site, prints: Mapping[str, Mapping[str, Any]]) -> RunFingerprint:
     """Return what runs where; the hash leaves out what two fair runs may differ in, as addresses."""
+    settings, states = site.settings, site.look()
     found: dict[str, Any] = {}
-    for member in containers.stack.members:
+    for member in site.stack.members:
         own = prints.get(member.name, {})
         device = str(own.get("ucx", {}).get("UCX_NET_DEVICES", ""))
+        state = states.get(member.name)
         found[member.name] = {
             **own,
-            "image_id": containers.image_id(member),
-            "machine": containers.ask_json(member, "python", "-c", _MACHINE),
-            "nic": containers.ask_json(member, "python", "-c", _NIC, device) if device else {},
+            "image_id": "" if state is None else state.image_id,
+            "machine": _json(partial(_said, site, member, "python", "-c", _MACHINE)),
+            "nic": _json(partial(_said, site, member, "python", "-c", _NIC, device)) if device else {},
         }
     return RunFingerprint(
         __version__,
@@ -155,6 +85,19 @@ def run_fingerprint(
         configuration_hash(found, settings),
         found,
     )
+
+
+def _said(site: Site, member: Member, *command: str) -> str:
+    return answered(site.beside(member, *command))
+
+
+def _json(ask: Callable[[], str]) -> dict[str, Any]:
+    """Return the JSON object that is the answer, or an empty one."""
+    try:
+        data = json.loads(ask())
+    except (CouldNotCheckError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def configuration_hash(found: Mapping[str, Mapping[str, Any]], settings: Settings) -> str:
@@ -180,30 +123,26 @@ def configuration_hash(found: Mapping[str, Mapping[str, Any]], settings: Setting
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def architecture(containers: Containers, print_of_decode: Mapping[str, Any]) -> Architecture | None:
+def architecture(site: Site, print_of_decode: Mapping[str, Any]) -> Architecture | None:
     """Return the served model's architecture from its own config.json, or None if it cannot be read."""
     model = str(print_of_decode.get("model") or "")
-    text = containers.ask(containers.stack.decode, "sh", "-c", _CONFIG, "sh", model)
-    if not model or not text:
-        return None
     try:
+        text = _said(site, site.stack.decode, "sh", "-c", _CONFIG, "sh", model)
         kept = str(print_of_decode.get("kv_cache_dtype") or "auto")
         return with_kv(read_architecture(text, str(print_of_decode.get("dtype") or "auto"), model), kept)
     except KvshareError:
         return None
 
 
-def moments(containers: Containers) -> dict[str, Moments]:
-    """Return by request id what both servers' logs say of its pull."""
-    return read_moments(containers.log(containers.stack.decode), containers.log(containers.stack.prefill))
+def moments(site: Site) -> dict[str, Moments]:
+    """Return by request id what both servers' logs say of its pull; nothing where one cannot be read."""
+    try:
+        return read_moments(site.log(site.stack.decode), site.log(site.stack.prefill))
+    except KvshareError:
+        return {}
 
 
-# --- the client container -----------------------------------------------------------------------------------
-
-
-def observe(
-    spec: BenchSpec, stack: Stack, settings: Settings, told: Callable[[Observed], None]
-) -> tuple[Observed, bool]:
+def observe(site: Site, spec: BenchSpec, told: Callable[[Observed], None]) -> tuple[Observed, bool]:
     """Run the client container; return all it said, and whether Ctrl-C ended it.
 
     Args:
@@ -211,7 +150,7 @@ def observe(
     """
     seen = Observed()
     try:
-        with _client(spec, stack, settings) as process:
+        with site.client("bench-client", spec) as process:
             assert process.stdout is not None
             for text in process.stdout:
                 seen = seen.add(_line(text))
@@ -224,40 +163,6 @@ def observe(
     if code != 0 and seen.closing is None and not seen.repetitions:
         raise CouldNotCheckError(f"`docker compose run client` ended with code {code}, see above.")
     return seen, False
-
-
-@contextmanager
-def _client(spec: BenchSpec, stack: Stack, settings: Settings) -> Iterator[subprocess.Popen[str]]:
-    """The running client container, in a process group of its own, so that Ctrl-C reaches us first."""
-    name = f"{stack.project}-bench-{spec.seed}-{os.getpid()}"
-    process = subprocess.Popen(
-        client.command(stack, settings, "bench-client", spec, "--name", name),
-        cwd=settings.root,
-        env=settings.compose_environment(stack.prefill.context),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-        pipe.write(settings.api_key)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            _end(process, stack.prefill.context, name)
-
-
-def _end(process: subprocess.Popen[str], context: str, container: str) -> None:
-    """Remove the client's container; Compose, when interrupted, would leave it sending requests."""
-    with contextlib.suppress(CouldNotCheckError):
-        docker_cli.docker(context, "rm", "--force", container)
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        process.wait(STOP_S)
 
 
 def _line(text: str) -> Line:

@@ -23,7 +23,9 @@ from kvshare.config.settings import Settings
 from kvshare.config.threshold import PULL_ALWAYS, Threshold
 from kvshare.errors import COULD_NOT_CHECK, FAILED, INTERRUPTED, PROVEN, KvshareError, did_you_mean
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE, TAIL, require_prompt_tokens
+from kvshare.site.base import Site
 from kvshare.site.compose import read_stack
+from kvshare.site.containers import Containers
 from kvshare.stack.members import Stack
 
 DEFAULT_MAX_MODEL_LEN = 1600
@@ -63,24 +65,28 @@ class Finished:
 
 def run(settings: Settings, options: Options, console: Console) -> Finished:
     """Benchmark the running stack; KvshareError or CouldNotCheckError where nothing can be measured."""
-    stack = read_stack(settings).pairs(options.node)[0]
+    return measure(Containers(read_stack(settings).pairs(options.node)[0], settings), options, console)
+
+
+def measure(site: Site, options: Options, console: Console) -> Finished:
+    """Benchmark the pair of servers that run on a site; raises as ``run`` does."""
+    stack = site.stack
     started = datetime.now(UTC).isoformat(timespec="seconds")
     begun = time.monotonic()
-    containers = gather.Containers(stack)
-    containers.require_running()
-    prints = gather.fingerprints(containers)
+    gather.require_running(site)
+    prints = gather.fingerprints(site)
     running = threshold.of_server(prints[stack.decode.name].get("lmcache", {}))
     spec = make_spec(stack, prints[stack.prefill.name], options, running)
     if options.calibrate:
         calibrate.require(spec)
     console.print("  measuring the link between the servers", markup=False)
-    link = linkspeed.measure(containers, prints)
+    link = linkspeed.measure(site, prints)
     # Before the run, because a server may be gone after it.
-    architecture = gather.architecture(containers, prints[stack.decode.name])
+    architecture = gather.architecture(site, prints[stack.decode.name])
     kv_bytes = None if architecture is None else architecture.kv_bytes_per_token
-    fingerprint = gather.run_fingerprint(containers, prints, settings)
+    fingerprint = gather.run_fingerprint(site, prints)
     with following(spec, console) as told:
-        observed, interrupted = gather.observe(spec, stack, settings, told)
+        observed, interrupted = gather.observe(site, spec, told)
     ended = _ending(observed, interrupted)
     document = make_document(
         observed,
@@ -91,7 +97,7 @@ def run(settings: Settings, options: Options, console: Console) -> Finished:
             ended,
             time.monotonic() - begun,
             kv_bytes,
-            gather.moments(containers),
+            gather.moments(site),
             link,
             fingerprint,
         ),

@@ -16,14 +16,14 @@ def image(node: str, context: str | None) -> None:
     What is built in one place can go to the other with `make ship`, or `make push` and `make pull`.
     """
     from kvshare.operate.build import build
-    from kvshare.site import contexts
     from kvshare.site.compose import read_stack
+    from kvshare.site.engine import engine
     from kvshare.stack.members import by_context, members_of
 
     settings = load_settings(find_root())
     validate_node(node, settings)
     if context is not None:
-        contexts.read_engine(context)
+        engine(context).supported()
     members = members_of(read_stack(settings), node)
     for name in [context] if context else by_context(members):
         build(settings, name)

@@ -30,17 +30,20 @@ def logs(node: str | None, tail: int, since: str | None, follow: bool) -> None:
     """
     from kvshare.operate import logs as reader
     from kvshare.site.compose import read_stack
+    from kvshare.site.containers import Containers
 
-    stack = read_stack(load_settings(find_root()))
+    settings = load_settings(find_root())
+    stack = read_stack(settings)
     selection = reader.Selection(node, tail, since)
+    site = Containers(stack, settings, reader.members_of(stack, selection))
     printer = reader.Printer(stack, sys.stdout)
     if not follow:
-        lines, problems = reader.read(stack, selection)
+        lines, problems = reader.read(site, selection)
         printer.print_all(lines)
         complain(problems)
         sys.exit(COULD_NOT_CHECK if problems else PROVEN)
     try:
-        for line in reader.follow(stack, selection, lambda problem: complain([problem])):
+        for line in reader.follow(site, selection, lambda problem: complain([problem])):
             printer.print(line)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)  # the way to end it; there is nothing to say

@@ -30,8 +30,10 @@ def status(output: str) -> None:
     """
     from kvshare.operate import status as look
     from kvshare.site.compose import read_stack
+    from kvshare.site.containers import Containers
 
-    rows = look.status(read_stack(load_settings(find_root())))
+    settings = load_settings(find_root())
+    rows = look.status(Containers(read_stack(settings), settings))
     if output == "json":
         click.echo(json.dumps([asdict(row) for row in rows], indent=2))
     else:

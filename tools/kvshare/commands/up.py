@@ -19,20 +19,19 @@ def up(node: str, timeout_s: float) -> None:
     """
     from kvshare.doctor import here
     from kvshare.operate.up import start
-    from kvshare.site import contexts
     from kvshare.site.compose import read_stack
+    from kvshare.site.engine import engine
     from kvshare.stack.members import members_of
 
     settings = load_settings(find_root())
     validate_node(node, settings)
     stack = read_stack(settings)
     members = members_of(stack, node)
-    engines = {engine.context: engine for engine in contexts.read_engines(m.context for m in members)}
     for member in members:
-        engine = engines[member.context]
+        about = engine(member.context).supported()
         click.echo(
             f"kvshare: {member.name} goes to {member.host}, context {member.context} "
-            f"(Docker {engine.version} on {engine.host})",
+            f"(Docker {about.version} on {about.host})",
             err=True,
         )
     here.require(settings, stack, members)

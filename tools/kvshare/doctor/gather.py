@@ -16,8 +16,8 @@ from kvshare.doctor.evidence import Engine, Evidence, Node
 from kvshare.doctor.services import Service, service_of
 from kvshare.errors import CouldNotCheckError
 from kvshare.site import contexts
+from kvshare.site.base import at_once, reason_of
 from kvshare.site.compose import read_stack, resolved_config
-from kvshare.site.nodes import at_once
 from kvshare.stack.members import Member, Stack
 
 POLL_S = 3.0
@@ -100,12 +100,7 @@ def _engines(stack: Stack, image: str, wait_s: float) -> tuple[Engine, ...]:
         if not errors or time.monotonic() >= deadline:
             break
         time.sleep(POLL_S)
-    return tuple(found.get(c) or Engine(c, _without_context(c, errors[c])) for c in stack.contexts)
-
-
-def _without_context(context: str, sentence: str) -> str:
-    """Return a sentence without what the report says beside it: the context, and the command to type."""
-    return sentence.removeprefix(f"context {context}: ").split(": type docker --context")[0].rstrip(".")
+    return tuple(found.get(c) or Engine(c, reason_of(errors[c])) for c in stack.contexts)
 
 
 def _nodes(

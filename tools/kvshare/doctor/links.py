@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
-from kvshare import records
-from kvshare.contract import Measurement, Ports
 from kvshare.doctor.containers import OneOffs
 from kvshare.doctor.evidence import Evidence, Link, Node, PrefillSpeed
 from kvshare.doctor.services import Service
 from kvshare.errors import CouldNotCheckError
-from kvshare.servers import metrics
-from kvshare.site import nodes
+from kvshare.servers import linkprobe, metrics
+from kvshare.site.base import fetch
+from kvshare.site.engine import Place, engine
 
-MEASURE_TIMEOUT_S = 150.0
 MEASURABLE_TOKENS = 1000
 TOLD = ("UCX_", "KVSHARE_TRANSPORT", "KVSHARE_LANES")  # variables that say how KV travels
 # Prompt tokens a second, where no server has computed any yet; a GPU's: docs/gpu/nvidia-h200.md at 8,202.
@@ -36,24 +36,18 @@ def _measure(
     reason = _obstacle(evidence, source, target)
     if reason:
         return Link(source.name, target.name, not_tried=reason)
-    here, there = (_options(node, services[node.name]) for node in (source, target))
+    here, there = (_place(node, services[node.name]) for node in (source, target))
+
+    def near(*arguments: str) -> str:
+        limit = linkprobe.MEASURE_TIMEOUT_S
+        return one_offs.run(source.context, here, ("probe", *arguments), timeout_s=limit)
+
     try:
-        with one_offs.hold(target.context, there, ("probe", "link-serve")) as said:
-            ports = records.loads(Ports, said)
-            lanes = ",".join(map(str, ports.bandwidth))
-            command = ("probe", "link-measure", target.host, lanes, str(ports.latency))
-            said = one_offs.run(source.context, here, command, timeout_s=MEASURE_TIMEOUT_S)
-            found = records.loads(Measurement, said)
+        far = one_offs.hold(target.context, there, ("probe", "link-serve"))
+        found, lanes = linkprobe.measure(far, near, target.host)
     except (CouldNotCheckError, ValueError) as error:
         return Link(source.name, target.name, error=getattr(error, "message", str(error)))
-    return Link(
-        source.name,
-        target.name,
-        found.bytes_per_s,
-        found.latency_s,
-        found.error,
-        lanes=len(ports.bandwidth),
-    )
+    return Link(source.name, target.name, found.bytes_per_s, found.latency_s, found.error, lanes=lanes)
 
 
 def _obstacle(evidence: Evidence, source: Node, target: Node) -> str:
@@ -71,15 +65,13 @@ def _obstacle(evidence: Evidence, source: Node, target: Node) -> str:
     return f"{target.name}'s ports cannot be reached from {source.name}" if blocked else ""
 
 
-def _options(node: Node, service: Service) -> tuple[str, ...]:
+def _place(node: Node, service: Service) -> Place:
     """Return what the server's own UCX would have: its variables, and its limits and devices."""
     assert node.facts is not None, "no link is measured from or to a node that was not looked at"
-    told = {name: value for name, value in service.environment.items() if name.startswith(TOLD) and value}
+    own = service.place
+    told = {name: value for name, value in own.environment.items() if name.startswith(TOLD) and value}
     told |= {"UCX_TLS": node.facts.ucx.tls, "UCX_NET_DEVICES": node.facts.ucx.devices}
-    return (
-        *(f"--env={name}={value}" for name, value in told.items()),
-        *(() if node.refused else service.limits),
-    )
+    return Place(told) if node.refused else replace(own, environment=told, mounts=())
 
 
 def prefill_speed(evidence: Evidence, given: float | None) -> PrefillSpeed:
@@ -90,7 +82,7 @@ def prefill_speed(evidence: Evidence, given: float | None) -> PrefillSpeed:
     if evidence.runs(stack.prefill):
         try:
             url, name = f"{stack.prefill.url}/metrics", f"{stack.project}-{stack.prefill.service}-1"
-            counted = speed_of(nodes.fetch(stack.prefill.context, name, url))
+            counted = speed_of(fetch(partial(engine(stack.prefill.context).inside, name), url))
         except (CouldNotCheckError, ValueError):
             counted = None
         if counted is not None:

@@ -13,7 +13,8 @@ from kvshare.contract import Answer, Endpoint, Facts, Held
 from kvshare.doctor.containers import OneOffs
 from kvshare.doctor.evidence import OPERATOR, Dialed, Evidence
 from kvshare.errors import CouldNotCheckError
-from kvshare.site.nodes import at_once
+from kvshare.site.base import at_once
+from kvshare.site.engine import Place
 from kvshare.stack.members import Member, Server, Stack
 from kvshare.stack.ports import NONE, Caller, Port, ports_of, ranges_of
 
@@ -40,7 +41,7 @@ def listen(evidence: Evidence, one_offs: OneOffs, listeners: ExitStack) -> Liste
         wanted = [*_to_hold(evidence, context), *data]
         try:
             texts = (f"{place.host}:{place.port}" for place in wanted)
-            said = listeners.enter_context(one_offs.hold(context, (), ("probe", "listen", *texts)))
+            said = listeners.enter_context(one_offs.hold(context, Place(), ("probe", "listen", *texts)))
         except CouldNotCheckError as error:
             refused.append(f"context {context}: {error.message}")
             continue
@@ -56,12 +57,14 @@ def dial(evidence: Evidence, one_offs: OneOffs, free: Mapping[str, int]) -> tupl
 
     def of_context(context: str) -> list[Dialed]:
         mine = planned[context]
-        said = one_offs.run(context, (), ("probe", "dial", *(f"{one.host}:{one.port}" for one in mine)))
+        said = one_offs.run(context, Place(), ("probe", "dial", *(f"{one.host}:{one.port}" for one in mine)))
         answers = records.loads(tuple[Answer, ...], said)
         return [replace(one, error=answer.error) for one, answer in zip(mine, answers, strict=True)]
 
     found, errors = at_once(of_context, planned)
-    failed = [replace(one, error=error) for context, error in errors.items() for one in planned[context]]
+    failed = [
+        replace(one, error=error.message) for context, error in errors.items() for one in planned[context]
+    ]
     tried = (*(one for dialed in found.values() for one in dialed), *failed, *_from_operator(evidence))
     return _without_controls(tried)
 

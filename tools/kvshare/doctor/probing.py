@@ -11,6 +11,7 @@ from kvshare.doctor.containers import OneOffs
 from kvshare.doctor.evidence import Gpus, Node
 from kvshare.doctor.services import Service
 from kvshare.errors import CouldNotCheckError
+from kvshare.site.engine import Place
 
 _GPU_QUERY = ("nvidia-smi", "--query-gpu=index,uuid,name,driver_version", "--format=csv,noheader")
 
@@ -21,17 +22,17 @@ def look(node: Node, service: Service, volumes: tuple[str, ...], token: str, one
     The probe runs as the service would; where the engine refuses that, without its limits and devices, and
     then without its folders; what was refused is kept.
     """
-    attempts = dict.fromkeys(
-        (
-            service.options(volumes),
-            service.options(volumes, limits=False),
-            service.options(volumes, limits=False, folders=False),
-        )
+    places = (
+        service.probed(volumes),
+        service.probed(volumes, limits=False),
+        service.probed(volumes, limits=False, folders=False),
     )
     refusals: list[str] = []
-    for options in attempts:
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            continue
         try:
-            facts = _facts(one_offs.run(node.context, options, ("probe", "facts"), _task(token)))
+            facts = _facts(one_offs.run(node.context, place, ("probe", "facts"), _task(token)))
         except CouldNotCheckError as error:
             refusals.append(error.message)
         else:
@@ -42,7 +43,7 @@ def look(node: Node, service: Service, volumes: tuple[str, ...], token: str, one
 def gpus(node: Node, one_offs: OneOffs) -> Gpus:
     """Return the GPUs that a container on the node's machine gets."""
     try:
-        return parse_gpus(one_offs.run(node.context, ("--gpus", "all"), _GPU_QUERY))
+        return parse_gpus(one_offs.run(node.context, Place(gpus=True), _GPU_QUERY))
     except CouldNotCheckError as error:
         return Gpus(error=error.message)
 

@@ -1,35 +1,38 @@
-"""A service as Compose resolves it, turned into what `docker run` must be told for a probe in its place."""
+"""A service as Compose resolves it, turned into what a probe in its place must be given."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from kvshare.errors import KvshareError
+from kvshare.site.engine import Place
 
 
 @dataclass(frozen=True)
 class Service:
-    """A resolved service: its environment and volumes, and the limits and devices that it asks for."""
+    """A resolved service: its image, and its environment, volumes, limits and devices."""
 
     image: str
-    environment: Mapping[str, str]
-    volumes: tuple[tuple[str, str, str], ...]
-    limits: tuple[str, ...]
+    place: Place
 
-    def options(
-        self, existing_volumes: tuple[str, ...], limits: bool = True, folders: bool = True
-    ) -> tuple[str, ...]:
-        """Return the options of `docker run`, with or without its limits and devices, and its folders.
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Its variables."""
+        return self.place.environment
+
+    def probed(self, volumes: Collection[str], limits: bool = True, folders: bool = True) -> Place:
+        """Return the place of a probe, with or without the service's limits and devices, and its folders.
 
         A volume that does not exist yet is left out: mounting would make it, without Compose's labels.
         """
-        found = [f"--env={name}={value}" for name, value in self.environment.items()]
-        for kind, source, target in self.volumes:
-            if (kind == "volume" and source in existing_volumes) or (kind == "bind" and folders):
-                found.append(f"--mount=type={kind},source={source},target={target},readonly")
-        return (*found, *(self.limits if limits else ()))
+        mounts = tuple(
+            mount
+            for mount in self.place.mounts
+            if (mount[0] == "volume" and mount[1] in volumes) or (mount[0] == "bind" and folders)
+        )
+        return replace(self.place if limits else Place(self.place.environment), mounts=mounts)
 
 
 def service_of(config: Mapping[str, Any], name: str) -> Service:
@@ -38,11 +41,19 @@ def service_of(config: Mapping[str, Any], name: str) -> Service:
         described = config["services"][name]
     except KeyError:
         raise KvshareError(f"compose.yaml has no service {name}.") from None
-    environment = {k: "" if v is None else str(v) for k, v in (described.get("environment") or {}).items()}
-    return Service(described["image"], environment, _volumes(config, described), _limits(described))
+    place = Place(
+        {k: "" if v is None else str(v) for k, v in (described.get("environment") or {}).items()},
+        _volumes(config, described),
+        tuple((limit, *_soft_and_hard(value)) for limit, value in (described.get("ulimits") or {}).items()),
+        tuple(described.get("cap_add") or ()),
+        tuple(_device(device) for device in described.get("devices") or ()),
+    )
+    return Service(described["image"], place)
 
 
-def _volumes(config: Mapping[str, Any], described: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+def _volumes(
+    config: Mapping[str, Any], described: Mapping[str, Any]
+) -> tuple[tuple[Literal["bind", "volume"], str, str], ...]:
     named = config.get("volumes") or {}
     return tuple(
         (
@@ -54,14 +65,9 @@ def _volumes(config: Mapping[str, Any], described: Mapping[str, Any]) -> tuple[t
     )
 
 
-def _limits(described: Mapping[str, Any]) -> tuple[str, ...]:
-    found = [f"--ulimit={name}={_ulimit(value)}" for name, value in (described.get("ulimits") or {}).items()]
-    found += [f"--cap-add={name}" for name in described.get("cap_add") or ()]
-    for device in described.get("devices") or ():
-        source = device if isinstance(device, str) else f"{device['source']}:{device['target']}"
-        found.append(f"--device={source}")
-    return tuple(found)
+def _device(described: str | Mapping[str, str]) -> str:
+    return described if isinstance(described, str) else f"{described['source']}:{described['target']}"
 
 
-def _ulimit(value: Any) -> str:
-    return f"{value['soft']}:{value['hard']}" if isinstance(value, Mapping) else str(value)
+def _soft_and_hard(value: int | Mapping[str, int]) -> tuple[int, int]:
+    return (value["soft"], value["hard"]) if isinstance(value, Mapping) else (value, value)

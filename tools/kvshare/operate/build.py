@@ -12,9 +12,10 @@ from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
 from kvshare.progress import Step, step
 from kvshare.site import compose, dockerd
+from kvshare.site.attached import EngineError
+from kvshare.site.engine import engine
 
 LOCAL_BASE = "kvshare/base:bookworm"
-PULL_TIMEOUT_S = 120
 LOG_LINES = 15
 
 
@@ -39,13 +40,6 @@ def build_target(settings: Settings, context: str, target: str) -> None:
     command += [*options, "--file", "docker/Dockerfile", "--target", target, "."]
     with step(f"Build {target}") as current:
         _logged(command, settings.root, environment, f"{target}.log", current)
-
-
-def missing_images(settings: Settings, context: str, services: Sequence[str] = ()) -> list[str]:
-    """Names of the images of services, or of all, that a context's engine does not have."""
-    listing = compose.run(settings, context, "config", "--images", *services)
-    names = sorted(set(listing.split()))
-    return [name for name in names if not _has_image(context, name)]
 
 
 def _build_environment(settings: Settings, context: str) -> dict[str, str]:
@@ -88,10 +82,10 @@ def _ca_bundle() -> str | None:
 
 def _base_image(settings: Settings, context: str) -> str | None:
     """The base made here if the registry's cannot be had; None leaves the Dockerfile's own."""
-    if _has_image(context, LOCAL_BASE):
+    if engine(context).image(LOCAL_BASE):
         return LOCAL_BASE
     default = _default_base(settings.root)
-    if _has_image(context, default):
+    if engine(context).image(default):
         return None
     with step(f"Pull the base image {default.split('@')[0]}") as current:
         if _pulls(context, default):
@@ -112,17 +106,13 @@ def _default_base(root: Path) -> str:
     raise KvshareError("docker/Dockerfile has no ARG BASE= with a default: restore it.")
 
 
-def _has_image(context: str, name: str) -> bool:
-    command = ["docker", "--context", context, "image", "inspect", name]
-    return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
-
-
 def _pulls(context: str, name: str) -> bool:
-    command = ["docker", "--context", context, "pull", "--quiet", name]
     try:
-        return subprocess.run(command, capture_output=True, timeout=PULL_TIMEOUT_S).returncode == 0
-    except subprocess.TimeoutExpired:
+        for _ in engine(context).pull(name):
+            pass
+    except EngineError:
         return False
+    return True
 
 
 def _logged(

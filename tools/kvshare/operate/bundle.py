@@ -8,24 +8,26 @@ import os
 import platform
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kvshare import __version__
 from kvshare.config.settings import Settings
-from kvshare.contract import FINGERPRINT
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.operate import logs
 from kvshare.operate.redact import Redactor, is_secret_name, secret_values
 from kvshare.operate.status import status
 from kvshare.progress import Step, step
-from kvshare.site import docker_cli, dockerd, nodes
+from kvshare.site import compose, dockerd
+from kvshare.site.base import State, at_once, fetch
 from kvshare.site.compose import read_stack, resolved_config
-from kvshare.site.nodes import Look
+from kvshare.site.containers import Containers
+from kvshare.site.engine import engine
 from kvshare.stack.members import Controller, Member, Stack
 
 DEFAULT_TAIL = 10_000
@@ -112,15 +114,15 @@ def gather(settings: Settings, options: Options, current: Step) -> Contents:
         stack = read_stack(settings)
     if stack is not None:
         current.detail("asking the engines")
-        look = nodes.look(stack)
+        site = Containers(stack, settings)
         # Before any log is read: what a container has in its environment must not come out of its log.
-        contents.redactor = Redactor.knowing(known_secrets(settings) | _container_secrets(look))
-        for context, error in look.errors.items():
-            contents.miss(f"all of context {context}", error)
-        _add_nodes(contents, stack, look, options, current)
+        contents.redactor = Redactor.knowing(known_secrets(settings) | _container_secrets(site.look()))
+        for context, error in site.silent.items():
+            contents.miss(f"all of context {context}", error.message)
+        _add_nodes(contents, site, options, current)
         _add_compose(contents, settings, stack)
         with contents.part("status.json"):
-            contents.add_data("status.json", [asdict(row) for row in status(stack)])
+            contents.add_data("status.json", [asdict(row) for row in status(site)])
     contexts = stack.contexts if stack is not None else (settings.prefill_context,)
     contents.add_data("versions.json", _versions(contexts))
     _add_saved(contents, settings.root, options.evidence)
@@ -146,10 +148,10 @@ def _names_a_secret_file(name: str) -> bool:
     return last.lower() in ("file", "path") and is_secret_name(stem)
 
 
-def _container_secrets(look: Look) -> set[str]:
+def _container_secrets(found: Mapping[str, State]) -> set[str]:
     values: set[str] = set()
-    for container in look.containers.values():
-        pairs = (entry.partition("=") for entry in container["Config"].get("Env") or ())
+    for state in found.values():
+        pairs = (entry.partition("=") for entry in state.described["Config"].get("Env") or ())
         values |= secret_values({name: value for name, _, value in pairs})
     return values
 
@@ -157,44 +159,43 @@ def _container_secrets(look: Look) -> set[str]:
 # Nodes
 
 
-def _add_nodes(contents: Contents, stack: Stack, look: Look, options: Options, current: Step) -> None:
-    seen: set[tuple[str, str]] = set()
-    for member in stack.members:
-        container = look.of(member)
-        if container is None:
-            if member.context not in look.errors:
+def _add_nodes(contents: Contents, site: Containers, options: Options, current: Step) -> None:
+    found, seen = site.look(), set[tuple[str, str]]()
+    for member in site.stack.members:
+        state = found.get(member.name)
+        if state is None:
+            if member.context not in site.silent:
                 contents.miss(
                     f"{member.name}: everything", f"context {member.context} has no container of it"
                 )
             continue
         current.detail(f"asking {member.name}")
-        _add_container(contents, member, container, options)
-        if (image := (member.context, container["Image"])) not in seen:
+        _add_container(contents, site, member, state, options)
+        if (image := (member.context, state.image_id)) not in seen:
             seen.add(image)
             name = f"images/{member.name}.json"
             with contents.part(name):
-                contents.add(name, docker_cli.docker(member.context, "image", "inspect", container["Image"]))
+                contents.add_data(name, [engine(member.context).image(state.image_id)])
 
 
 def _add_container(
-    contents: Contents, member: Member, container: Mapping[str, Any], options: Options
+    contents: Contents, site: Containers, member: Member, state: State, options: Options
 ) -> None:
-    contents.add_data(f"inspect/{member.name}.json", container)
+    contents.add_data(f"inspect/{member.name}.json", state.described)
     name = f"logs/{member.name}.log"
     with contents.part(name):
-        lines = logs.read_one(member, container["Id"], logs.Selection(tail=options.tail))
+        lines = logs.read_one(site, member, logs.Selection(tail=options.tail))
         contents.add(name, "".join(f"{line.when} {line.text}\n" for line in lines))
-    if container["State"]["Status"] != "running":
-        state = container["State"]["Status"]
-        contents.miss(f"{member.name}: fingerprint and metrics", f"its container is {state}")
+    if state.status != "running":
+        contents.miss(f"{member.name}: fingerprint and metrics", f"its container is {state.status}")
         return
     name = f"fingerprints/{member.name}.json"
     with contents.part(name):
-        contents.add(name, docker_cli.docker(member.context, "exec", container["Id"], "cat", FINGERPRINT))
+        contents.add(name, site.fingerprint(member))
     for path in CONTROLLER_PATHS if isinstance(member, Controller) else ("/metrics",):
         name = f"metrics/{member.name}{'.prom' if path == '/metrics' else f'-{Path(path).name}.json'}"
         with contents.part(name):
-            contents.add(name, nodes.fetch(member.context, container["Id"], f"{member.url}{path}"))
+            contents.add(name, fetch(partial(site.beside, member), f"{member.url}{path}"))
 
 
 def _add_compose(contents: Contents, settings: Settings, stack: Stack) -> None:
@@ -204,22 +205,18 @@ def _add_compose(contents: Contents, settings: Settings, stack: Stack) -> None:
             contents.add_data(name, resolved_config(settings, context))
 
 
-def _versions(contexts: Iterable[str]) -> dict[str, Any]:
+def _versions(contexts: Sequence[str]) -> dict[str, Any]:
     """Return versions of what takes part; an engine that gives none is named with its reason."""
-    asked: dict[str, Callable[[str], Any]] = {
-        "docker": lambda context: json.loads(docker_cli.docker(context, "version", "--format", "{{json .}}")),
-        "compose": lambda context: docker_cli.docker(context, "compose", "version", "--short").strip(),
-    }
-    found: dict[str, Any] = {
+    answers, errors = at_once(lambda context: engine(context).version(), contexts)
+    return {
         "kvshare": __version__,
         "python": platform.python_version(),
         "operator": platform.platform(),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "docker command": compose.plugin("--version"),
+        "docker": {**answers, **{context: error.message for context, error in errors.items()}},
+        "compose": {context: compose.plugin("compose", "version", "--short") for context in contexts},
     }
-    for name, ask in asked.items():
-        answers, errors = nodes.at_once(ask, contexts)
-        found[name] = {**answers, **errors}
-    return found
 
 
 def _add_saved(contents: Contents, root: Path, evidence: Iterable[Path]) -> None:

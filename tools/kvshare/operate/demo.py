@@ -15,6 +15,7 @@ from kvshare.operate import build, down, up
 from kvshare.progress import step
 from kvshare.site import dockerd
 from kvshare.site.compose import read_stack
+from kvshare.site.containers import Containers
 from kvshare.stack.members import Stack
 
 CONTEXT = "default"
@@ -58,7 +59,7 @@ def run(
 def _undone_if_interrupted(root: Path, settings: Settings) -> Iterator[None]:
     """On Ctrl-C or SIGTERM, stop what was not running before; a stack or an engine that was is left alone."""
     engine_before = dockerd.is_up()
-    stack_before = engine_before and bool(up.states(settings, CONTEXT))
+    stack_before = engine_before and bool(Containers(read_stack(settings), settings).look())
     # SIGINT too: a shell that starts us in the background has it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

@@ -5,26 +5,26 @@ from __future__ import annotations
 import heapq
 import queue
 import re
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TextIO
+from datetime import datetime
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from kvshare.errors import CouldNotCheckError, KvshareError, did_you_mean
-from kvshare.site import docker_cli, nodes
+from kvshare.errors import KvshareError, did_you_mean
+from kvshare.site.base import at_once
+from kvshare.site.containers import Containers
+from kvshare.site.engine import Following, engine
 from kvshare.stack.members import Member, Stack
 
 FOLLOW_WINDOW_S = 0.5  # how long a line waits for an older one of another node
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
-_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_SINCE = re.compile(
-    r"(\d+(\.\d+)?(ms|[smh]))+|\d{4}-\d{2}-\d{2}([T ][\d:.]+(Z|[+-]\d{2}:\d{2})?)?|\d{9,}(\.\d+)?"
-)
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+_AGO = re.compile(r"(\d+(?:\.\d+)?)(ms|[smh])")
 
 
 @dataclass(frozen=True, order=True)
@@ -45,10 +45,26 @@ class Selection:
     since: str | None = None
 
     @property
-    def arguments(self) -> list[str]:
-        """Options of `docker logs`."""
-        since = ["--since", self.since] if self.since else []
-        return ["logs", "--timestamps", "--tail", str(self.tail), *since]
+    def options(self) -> dict[str, Any]:
+        """What an engine is told; KvshareError if ``since`` is no time."""
+        since = {} if self.since is None else {"since": _seconds(self.since)}
+        return {"timestamps": True, "tail": self.tail, **since}
+
+
+def _seconds(since: str) -> float:
+    """Return seconds since 1970 of a time, or of how long ago it was."""
+    if re.fullmatch(rf"({_AGO.pattern})+", since):
+        return time.time() - sum(float(number) * _UNITS[unit] for number, unit in _AGO.findall(since))
+    try:
+        return (
+            float(since)
+            if re.fullmatch(r"\d{9,}(\.\d+)?", since)
+            else datetime.fromisoformat(since).timestamp()
+        )
+    except ValueError:
+        raise KvshareError(
+            f"--since {since} is no time: give how long ago (90s, 10m, 2h) or a date (2026-11-24T10:00:00Z)."
+        ) from None
 
 
 def members_of(stack: Stack, selection: Selection) -> tuple[Member, ...]:
@@ -56,105 +72,64 @@ def members_of(stack: Stack, selection: Selection) -> tuple[Member, ...]:
     names = [member.name for member in stack.members]
     if selection.node is not None and selection.node not in names:
         raise KvshareError(f"--node {selection.node} is no node{did_you_mean(selection.node, names)}")
-    if selection.since is not None and not _SINCE.fullmatch(selection.since):
-        raise KvshareError(
-            f"--since {selection.since} is no time: give how long ago (90s, 10m, 2h) or a date "
-            "(2026-11-24T10:00:00Z)."
-        )
+    _ = selection.options
     return tuple(member for member in stack.members if selection.node in (None, member.name))
 
 
-def read(stack: Stack, selection: Selection) -> tuple[list[Line], tuple[str, ...]]:
+def read(site: Containers, selection: Selection) -> tuple[list[Line], tuple[str, ...]]:
     """Return the lines merged by time, and a sentence for each engine whose lines are missing."""
-    members = members_of(stack, selection)
-    look = nodes.look(stack)
-    running = {member.name: member for member in members if look.of(member) is not None}
-
-    def one(name: str) -> list[Line]:
-        member = running[name]
-        return read_one(member, look.containers[member.context, member.service]["Id"], selection)
-
-    found, errors = nodes.at_once(one, running)
-    relevant = {member.context for member in members}
-    unreachable = [error for context, error in look.errors.items() if context in relevant]
-    return list(heapq.merge(*found.values())), (*unreachable, *errors.values())
+    there = _there(site)
+    found, errors = at_once(lambda name: read_one(site, there[name], selection), there)
+    failed = (*site.silent.values(), *errors.values())
+    return list(heapq.merge(*found.values())), tuple(error.message for error in failed)
 
 
-def read_one(member: Member, container: str, selection: Selection) -> list[Line]:
+def read_one(site: Containers, member: Member, selection: Selection) -> list[Line]:
     """Return the selected lines of one container; CouldNotCheckError if its engine does not give them."""
-    command = docker_cli.command(member.context, *selection.arguments, container)
-    try:
-        # One pipe for both of the container's streams keeps their order.
-        result = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=docker_cli.TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        raise CouldNotCheckError(
-            f"context {member.context}: {member.name}'s log did not come in {docker_cli.TIMEOUT_S:.0f} s."
-        ) from None
-    text = result.stdout.decode(errors="replace")
-    if result.returncode != 0:
-        raise CouldNotCheckError(
-            f"context {member.context}: the log of {member.name}: {docker_cli.reason(text)}."
-        )
-    # Two streams of one container may still cross by some microseconds.
-    return sorted(_parse(member.name, line) for line in text.splitlines() if line)
+    text = engine(member.context).log(site.container(member), **selection.options)
+    # Two streams of one container may cross by some microseconds.
+    return sorted(_parse(member.name, line) for line in text.split("\n") if line)
+
+
+def _there(site: Containers) -> dict[str, Member]:
+    found = site.look()
+    return {member.name: member for member in site.members if member.name in found}
 
 
 def _parse(node: str, line: str) -> Line:
     when, _, text = line.partition(" ")
-    return Line(when, node, _ANSI.sub("", text.rstrip("\r")))
+    return Line(when, node, text.rstrip("\r"))
 
 
 # Following
 
 
-def follow(stack: Stack, selection: Selection, tell: Callable[[str], None]) -> Iterator[Line]:
+def follow(site: Containers, selection: Selection, tell: Callable[[str], None]) -> Iterator[Line]:
     """Yield lines as they come, in order as far as a short window allows, until every log has ended.
 
     A log that ends, because its container or engine went away, is told in a sentence, as it happens.
     """
-    members = members_of(stack, selection)
-    look = nodes.look(stack)
-    relevant = {member.context for member in members}
-    for context, error in look.errors.items():
-        if context in relevant:
-            tell(error)
-    followed = {m.name: (m, look.containers[m.context, m.service]["Id"]) for m in members if look.of(m)}
-    processes = {
-        name: _start_following(member, container, selection) for name, (member, container) in followed.items()
+    there = _there(site)
+    for error in site.silent.values():
+        tell(error.message)
+    followed = {
+        name: engine(member.context).follow(site.container(member), **selection.options)
+        for name, member in there.items()
     }
     try:
-        yield from _in_order(processes, tell)
+        yield from _in_order(followed, tell)
     finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
+        for log in followed.values():
+            log.close()
 
 
-def _start_following(member: Member, container: str, selection: Selection) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        docker_cli.command(member.context, *selection.arguments, "--follow", container),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-def _in_order(
-    processes: Mapping[str, subprocess.Popen[bytes]], tell: Callable[[str], None]
-) -> Iterator[Line]:
-    """Yield lines of all processes; each waits a moment, so that an older one of another node can pass it."""
+def _in_order(followed: Mapping[str, Following], tell: Callable[[str], None]) -> Iterator[Line]:
+    """Yield lines of all logs; each waits a moment, so that an older one of another node can pass it."""
     arrived: queue.SimpleQueue[Line | str] = queue.SimpleQueue()
-    for name, process in processes.items():
-        threading.Thread(target=_pass_on, args=(name, process, arrived), daemon=True).start()
+    for name, log in followed.items():
+        threading.Thread(target=_pass_on, args=(name, log, arrived), daemon=True).start()
     waiting: list[tuple[Line, float]] = []
-    left = len(processes)
+    left = len(followed)
     while left or waiting:
         try:
             item = arrived.get(timeout=FOLLOW_WINDOW_S / 5)
@@ -169,11 +144,10 @@ def _in_order(
             yield heapq.heappop(waiting)[0]
 
 
-def _pass_on(name: str, process: subprocess.Popen[bytes], arrived: queue.SimpleQueue[Line | str]) -> None:
-    """Queue every line of a process, and at its end a sentence."""
-    assert process.stdout is not None
-    for raw in process.stdout:
-        arrived.put(_parse(name, raw.decode(errors="replace").rstrip("\n")))
+def _pass_on(name: str, log: Following, arrived: queue.SimpleQueue[Line | str]) -> None:
+    """Queue every line of a log, and at its end a sentence."""
+    for line in log:
+        arrived.put(_parse(name, line))
     arrived.put(f"the log of {name} has ended: its container or its engine went away.")
 
 

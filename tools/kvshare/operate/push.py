@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import replace
 
 import click
@@ -12,7 +11,10 @@ from rich.filesize import decimal
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.progress import step
-from kvshare.site import contexts, docker_cli, images
+from kvshare.site import images
+from kvshare.site.attached import EngineError
+from kvshare.site.base import last_line
+from kvshare.site.engine import engine
 from kvshare.site.images import Image
 from kvshare.stack.members import Stack
 
@@ -65,7 +67,7 @@ def push(settings: Settings, stack: Stack, source: str | None) -> None:
             f"goes to {target}",
             err=True,
         )
-        docker_cli.docker(context, "tag", image.id, target)
+        engine(context).tag(image.id, target)
         _through_registry("push", context, target, registry)
 
 
@@ -88,7 +90,8 @@ def pull(settings: Settings, stack: Stack, node: str) -> None:
     """Pull the images that ``node`` needs onto its engines; raises as ``push`` does."""
     registry = registry_of(settings)
     wanted = images.needed(settings, stack, node)
-    contexts.read_engines(wanted)
+    for context in wanted:
+        engine(context).supported()
     for context, names in wanted.items():
         for name in names:
             before = images.find(context, name)
@@ -101,34 +104,21 @@ def pull(settings: Settings, stack: Stack, node: str) -> None:
 
 
 def _through_registry(verb: str, context: str, name: str, registry: str) -> None:
-    """Run `docker push` or `docker pull`, its latest line shown; KvshareError says what stood in the way."""
+    """Push or pull an image, its latest line shown; KvshareError says what stood in the way."""
     words = "to the registry" if verb == "push" else f"to context {context}"
+    move = engine(context).push if verb == "push" else engine(context).pull
     with step(f"{verb.capitalize()} {name} {words}") as current:
-        process = subprocess.Popen(
-            docker_cli.command(context, verb, name),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        assert process.stdout is not None
-        said = ""
         try:
-            for line in process.stdout:
-                said = line.strip() or said
-                current.detail(said)
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-        if process.wait() != 0:
-            raise KvshareError(f"docker {verb} of {name} failed: {explain(said, context, registry)}.")
+            for line in move(name):
+                current.detail(line)
+        except EngineError as error:
+            reason = explain(error.reason, context, registry)
+            raise KvshareError(f"docker {verb} of {name} failed: {reason}.") from None
 
 
 def explain(said: str, context: str, registry: str) -> str:
     """Return what Docker's last line means and what to do; the line itself where that is not known."""
-    said = docker_cli.reason(said)
+    said = last_line(said)
     for pattern, cure in _CURES:
         if re.search(pattern, said, re.IGNORECASE):
             return f"{cure.format(host=registry.split('/')[0], context=context)} ({said})"

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO
 
 import click
 from rich.filesize import decimal
 
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
-from kvshare.progress import transfer
-from kvshare.site import contexts, disk, docker_cli, images
+from kvshare.progress import Transfer, transfer
+from kvshare.site import disk, images
+from kvshare.site.attached import EngineError
 from kvshare.site.disk import GIB
+from kvshare.site.engine import engine
 from kvshare.site.images import Image
 from kvshare.stack.members import Stack
 
-BLOCK_BYTES = 1 << 20
 # docker load keeps the whole archive beside the layers that it unpacks from it.
 ROOM = 2.0
-END_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,8 @@ def plan(settings: Settings, stack: Stack, node: str, source: str | None) -> tup
         CouldNotCheckError: if an engine does not answer.
     """
     wanted = images.needed(settings, stack, node)
-    contexts.read_engines(wanted)
+    for context in wanted:
+        engine(context).supported()
     targets_of: dict[str, list[str]] = {}
     for context, names in wanted.items():
         for name in names:
@@ -97,7 +97,7 @@ def ship(shipment: Shipment) -> None:
     _check_room(shipment)
     name, target = shipment.image.name, shipment.target
     with transfer(f"Ship {name} to context {target}", shipment.image.size_bytes) as current:
-        _stream(shipment, current.advance, current.note)
+        _stream(shipment, current)
     loaded = images.find(target, name)
     if not shipment.image.is_same_as(loaded):
         found = "nothing" if loaded is None else loaded.short_id
@@ -107,7 +107,7 @@ def ship(shipment: Shipment) -> None:
 
 
 def _check_architecture(shipment: Shipment) -> None:
-    told = docker_cli.docker(shipment.target, "version", "--format", "{{.Server.Arch}}").strip()
+    told = engine(shipment.target).version()["Arch"]
     if shipment.image.architecture not in ("", told):
         image = f"{shipment.image.name} on context {shipment.source}"
         raise KvshareError(
@@ -126,73 +126,28 @@ def _check_room(shipment: Shipment) -> None:
         )
 
 
-def _stream(shipment: Shipment, advance: Callable[[int], None], note: Callable[[str], None]) -> None:
-    """Pump `docker save` into `docker load`; whatever ends early ends both, and nothing is loaded then."""
-    save = _start(shipment.source, "save", shipment.image.name, stdout=subprocess.PIPE)
-    load = _start(shipment.target, "load", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    assert save.stdout is not None
-    assert load.stdin is not None
+def _stream(shipment: Shipment, current: Transfer) -> None:
+    """Pass the archive on, block by block; where one end fails the other does, and nothing is loaded."""
+    name = shipment.image.name
+
+    def archive() -> Iterator[bytes]:
+        current.note(f"context {shipment.source} packs it")
+        with _failing_as(f"context {shipment.source}: docker save of {name}"):
+            for block in engine(shipment.source).save(name):
+                current.advance(len(block))
+                yield block
+        current.note(f"context {shipment.target} unpacks it")
+
+    with _failing_as(f"context {shipment.target}: docker load of {name}"):
+        engine(shipment.target).load(archive())
+
+
+@contextmanager
+def _failing_as(what: str) -> Iterator[None]:
     try:
-        note(f"context {shipment.source} packs it")
-        sent = _pump(save.stdout, load.stdin, advance)
-        if sent and save.wait() == 0:
-            note(f"context {shipment.target} unpacks it")
-            _close(load.stdin)
-            load.wait()
-        ended = ((save, shipment.source, "save"), (load, shipment.target, "load"))
-        for process, context, verb in ended if sent else reversed(ended):
-            _require_success(process, f"context {context}: docker {verb} of {shipment.image.name}")
-    finally:
-        # load first: the engine then sees a broken connection, not the end of an archive.
-        for process in (load, save):
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout, process.stderr):
-                _close(pipe)
-
-
-def _start(context: str, *arguments: str, stdout: int, stdin: int | None = None) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        docker_cli.command(context, *arguments),
-        stdin=stdin,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is ours to pass on, in the right order
-    )
-
-
-def _pump(source: IO[bytes], sink: IO[bytes], advance: Callable[[int], None]) -> bool:
-    """Copy to the end; return whether the sink took it all. Why it did not is in its exit code."""
-    while block := source.read(BLOCK_BYTES):
-        try:
-            sink.write(block)
-        except BrokenPipeError:
-            return False
-        advance(len(block))
-    return True
-
-
-def _require_success(process: subprocess.Popen[bytes], what: str) -> None:
-    if _has_failed(process):
-        assert process.stderr is not None
-        said = docker_cli.reason(process.stderr.read().decode(errors="replace"))
-        raise KvshareError(f"{what} failed: {said}.")
-
-
-def _has_failed(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it ended with an error; one whose pipe has just broken is given a moment to say so."""
-    try:
-        return process.wait(timeout=END_S) != 0
-    except subprocess.TimeoutExpired:
-        return False
-
-
-def _close(pipe: IO[bytes] | None) -> None:
-    try:
-        if pipe is not None:
-            pipe.close()
-    except BrokenPipeError:
-        pass
+        yield
+    except EngineError as error:
+        raise KvshareError(f"{what} failed: {error.reason}.") from None
 
 
 def run(settings: Settings, stack: Stack, node: str, source: str | None) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
 
 from kvshare.errors import CouldNotCheckError
-from kvshare.site import nodes
-from kvshare.site.nodes import Look
-from kvshare.stack.members import Member, Server, Stack
+from kvshare.site.base import Site, State, fetch
+from kvshare.site.contexts import seconds_of
+from kvshare.stack.members import Member, Server
 
 PIPE_WIDTH = 200
 ABSENT, UNKNOWN = "absent", "unknown"
@@ -48,29 +48,27 @@ class ServiceStatus:
         return self.state == "running" and self.health == "healthy" and self.registered is not False
 
 
-def status(stack: Stack) -> tuple[ServiceStatus, ...]:
+def status(site: Site) -> tuple[ServiceStatus, ...]:
     """Return how each member is; an engine or a controller that does not answer leaves gaps, and says why."""
-    look = nodes.look(stack)
-    keys = _keys(stack, look)
-    return tuple(_status(member, look, keys) for member in stack.members)
+    found = site.look()
+    keys = _keys(site, found.get(site.stack.controller.name))
+    return tuple(_status(site, member, found.get(member.name), keys) for member in site.stack.members)
 
 
-def _status(member: Member, look: Look, keys: dict[str, int] | None) -> ServiceStatus:
+def _status(site: Site, member: Member, found: State | None, keys: dict[str, int] | None) -> ServiceStatus:
     place = (member.name, member.context, member.host)
-    if error := look.errors.get(member.context):
-        return ServiceStatus(*place, UNKNOWN, error=error)
-    container = look.of(member)
-    if container is None:
+    if member.context in site.silent:
+        return ServiceStatus(*place, UNKNOWN, error=site.silent[member.context].message)
+    if found is None:
         return ServiceStatus(*place, ABSENT)
-    state = container["State"]
     known = keys if isinstance(member, Server) else None
     return ServiceStatus(
         *place,
-        state=state["Status"],
-        health=(state.get("Health") or {}).get("Status", ""),
-        uptime_s=_uptime_s(state),
-        image=container["Config"]["Image"],
-        image_id=container["Image"],
+        state=found.status,
+        health=found.health,
+        uptime_s=_uptime_s(found.described["State"]),
+        image=found.described["Config"]["Image"],
+        image_id=found.image_id,
         registered=None if known is None else _instance(member) in known,
         keys=None if known is None else known.get(_instance(member)),
     )
@@ -80,25 +78,21 @@ def _instance(member: Member) -> str:
     return member.instance if isinstance(member, Server) else ""
 
 
-def _uptime_s(state: dict[str, Any], now: datetime | None = None) -> int | None:
+def _uptime_s(state: Mapping[str, Any], now: datetime | None = None) -> int | None:
     """Return whole seconds since the start by this machine's clock, or None of what does not run."""
     if state["Status"] != "running":
         return None
-    # nine digits of a second, of which Python reads six
-    started = datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", state["StartedAt"]))
-    return max(0, int(((now or datetime.now(UTC)) - started).total_seconds()))
+    return max(0, int((now or datetime.now(UTC)).timestamp() - seconds_of(state["StartedAt"])))
 
 
-def _keys(stack: Stack, look: Look) -> dict[str, int] | None:
+def _keys(site: Site, controller: State | None) -> dict[str, int] | None:
     """Return the controller's number of keys by instance; None if it does not answer."""
-    controller = look.of(stack.controller)
-    if controller is None or controller["State"]["Status"] != "running":
+    if controller is None or controller.status != "running":
         return None
     try:
-        url = f"{stack.controller.url}/controller/workers"
-        workers = json.loads(nodes.fetch(stack.controller.context, controller["Id"], url))["workers"]
+        url = f"{site.stack.controller.url}/controller/workers"
         counted: dict[str, int] = {}
-        for worker in workers:
+        for worker in json.loads(fetch(partial(site.beside, site.stack.controller), url))["workers"]:
             instance = str(worker["instance_id"])
             counted[instance] = counted.get(instance, 0) + int(worker["key_count"])
     except (CouldNotCheckError, ValueError, LookupError, TypeError):

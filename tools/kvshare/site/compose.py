@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
+from kvshare.config import api_key
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.stack.members import Stack, parse_stack
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 CONFIG_TIMEOUT_S = 60
+PLUGIN_TIMEOUT_S = 30
 
 
 def command(context: str, *arguments: str) -> list[str]:
@@ -62,6 +69,32 @@ def resolved_config(settings: Settings, context: str) -> dict[str, Any]:
         raise KvshareError(f"docker compose config refuses the settings: {_last_line(result.stderr)}")
     config: dict[str, Any] = json.loads(result.stdout)
     return config
+
+
+def client(context: str, name: str, subcommand: str, task: DataclassInstance, key: str) -> list[str]:
+    """Return the command line that runs ``subcommand`` in a client container of that name on a task.
+
+    The task travels as JSON; the API key is expected on standard input.
+    """
+    return command(
+        context,
+        *("--progress", "quiet", "run", "--rm", "--no-deps", "-T", "--name", name, "client"),
+        *(subcommand, "--spec", json.dumps(asdict(task)), *api_key.arguments(key)),
+    )
+
+
+def plugin(*arguments: str) -> str:
+    """Return the version that this machine's docker command tells so, or '' if it does not."""
+    try:
+        result = subprocess.run(
+            ["docker", *arguments], capture_output=True, text=True, timeout=PLUGIN_TIMEOUT_S
+        )
+    except FileNotFoundError:
+        raise CouldNotCheckError("docker is not installed here: type make setup.") from None
+    except subprocess.TimeoutExpired:
+        return ""
+    version = re.search(r"v?(\d+\.\d+[^\s,]*)", result.stdout)
+    return version.group(1) if result.returncode == 0 and version else ""
 
 
 def _last_line(stderr: str) -> str:

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvshare.site import contexts
+from kvshare.site.engine import engine
 
 GIB = 1024**3
 
@@ -23,9 +23,9 @@ def room(context: str) -> Room | None:
     """Return the room for an engine's images and logs; None where the engine is another machine's.
 
     Raises:
-        KvshareError: as ``contexts.read_engine``.
+        KvshareError: as ``Engine.about``.
     """
-    if not contexts.resolve(context).is_local:
+    if not engine(context).endpoint.is_local:
         return None
-    folder = Path(contexts.read_info(context)["DockerRootDir"])
+    folder = Path(engine(context).about().root)
     return Room(folder, shutil.disk_usage(folder if folder.exists() else "/").free)

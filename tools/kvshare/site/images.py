@@ -9,8 +9,8 @@ from typing import Any
 
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
-from kvshare.site import contexts, docker_cli
 from kvshare.site.compose import resolved_config
+from kvshare.site.engine import engine
 from kvshare.stack.members import Stack, by_context, members_of
 
 CLIENT = "client"
@@ -40,13 +40,8 @@ class Image:
 
 def find(context: str, name: str) -> Image | None:
     """Return an engine's image of that name, or None; CouldNotCheckError if the engine does not say."""
-    try:
-        (found,) = json.loads(docker_cli.docker(context, "image", "inspect", name))
-    except CouldNotCheckError as error:
-        if "no such image" in error.message.lower():
-            return None
-        raise
-    return parse(name, found)
+    found = engine(context).image(name)
+    return None if found is None else parse(name, found)
 
 
 def parse(name: str, inspected: dict[str, Any]) -> Image:
@@ -70,6 +65,11 @@ def names(settings: Settings, services: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(described[service]["image"] for service in services))
 
 
+def missing(settings: Settings, context: str, services: Sequence[str]) -> list[str]:
+    """Return the image names of services that a context's engine does not have."""
+    return [name for name in names(settings, services) if engine(context).image(name) is None]
+
+
 def needed(settings: Settings, stack: Stack, node: str) -> dict[str, tuple[str, ...]]:
     """Return the image names that ``node`` needs, by context; the client runs on the prefill context."""
     wanted = {}
@@ -90,7 +90,7 @@ def source_of(name: str, stack: Stack, targets: Sequence[str], chosen: str | Non
         CouldNotCheckError: if the chosen engine does not answer; of the others such a one is passed over.
     """
     if chosen is not None:
-        contexts.read_engine(chosen)
+        engine(chosen).supported()
         if image := find(chosen, name):
             return chosen, image
         raise KvshareError(f"context {chosen} has no image {name}: type make image, or name another context.")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import subprocess
 
-from kvshare.config.settings import Settings
 from kvshare.errors import USAGE, KvshareError
 from kvshare.records import loads
-from kvshare.site import client
-from kvshare.stack.members import Stack
+from kvshare.site.base import Site
 from kvshare.verify.evidence import Spec, Traffic
 
 START_S = 60.0  # for Docker to start and remove the container, on top of the client's own deadline
@@ -18,29 +16,24 @@ class ClientFailedError(Exception):
     """The client container gave no evidence; the message is one sentence."""
 
 
-def send(spec: Spec, stack: Stack, settings: Settings) -> Traffic:
-    """Run the client container and return what it saw; its progress goes to our stderr as it comes.
+def send(site: Site, spec: Spec) -> Traffic:
+    """Run the client and return what it saw; its progress goes to our stderr as it comes.
 
     ClientFailedError if it cannot be started or ends without evidence, KvshareError if it refuses the sizes.
     """
     limit = spec.wait_s + spec.deadline_s + START_S
-    try:
-        result = subprocess.run(
-            client.command(stack, settings, "legs", spec),
-            cwd=settings.root,
-            env=settings.compose_environment(stack.prefill.context),
-            input=settings.api_key,
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=limit,
-        )
-    except subprocess.TimeoutExpired:
-        raise ClientFailedError(f"the client container did not end in {limit:.0f} s") from None
-    if result.returncode == USAGE:
+    with site.client("legs", spec) as process:
+        try:
+            said, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            raise ClientFailedError(f"the client container did not end in {limit:.0f} s") from None
+    if process.returncode == USAGE:
         raise KvshareError("the client container refused the request, for the reason above.")
-    if result.returncode != 0:
-        raise ClientFailedError(f"`docker compose run client` ended with code {result.returncode}, see above")
+    if process.returncode != 0:
+        raise ClientFailedError(
+            f"`docker compose run client` ended with code {process.returncode}, see above"
+        )
     try:
-        return loads(Traffic, result.stdout)
+        return loads(Traffic, said)
     except ValueError as error:
         raise ClientFailedError(f"the client container's evidence makes no sense: {error}") from None

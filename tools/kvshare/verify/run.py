@@ -14,10 +14,11 @@ from kvshare.config.settings import Settings
 from kvshare.config.threshold import Threshold
 from kvshare.errors import KvshareError
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE, TAIL, require_prompt_tokens, reusable
+from kvshare.site.base import Site
 from kvshare.site.compose import read_stack
-from kvshare.site.engines import Engines
+from kvshare.site.containers import Containers
 from kvshare.stack.members import Stack
-from kvshare.verify import checks, client
+from kvshare.verify import checks, client, reading
 from kvshare.verify.evidence import Container, Evidence, Logs, Spec
 from kvshare.verify.judgement import Judgement, judge
 from kvshare.verify.legs import Narrate
@@ -55,31 +56,31 @@ def verify(
         if len(pairs) > 1:
             narrate(f"{pair.decode.name} on {pair.decode.host}")
         seeded = replace(options, seed=None if options.seed is None else options.seed + number * SEED_STEP)
-        evidence = gather(pair, settings, seeded, checks.needs_traffic(selected), narrate)
+        site = Containers(pair, settings)
+        evidence = gather(site, seeded, checks.needs_traffic(selected), narrate)
         judged.append(judge(evidence, selected))
     return tuple(judged)
 
 
-def gather(stack: Stack, settings: Settings, options: Options, traffic: bool, narrate: Narrate) -> Evidence:
+def gather(site: Site, options: Options, traffic: bool, narrate: Narrate) -> Evidence:
     """Return what can be seen of the stack now; what cannot be is named in the evidence, not raised."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     deadline = time.monotonic() + options.wait_s
-    with Engines(stack) as engines:
-        engines.wait_until_started(options.wait_s)
-        containers = engines.containers()
-        seen, error = None, None
-        if traffic:
-            spec = make_spec(stack, containers, options, max(0.0, deadline - time.monotonic()))
-            narrate(
-                f"seed {spec.seed}: {spec.prompts} prompts of {spec.prompt_tokens} tokens, and one to warm up"
-                f"{_pulls_from(threshold_of(containers))}"
-            )
-            try:
-                seen = client.send(spec, stack, settings)
-            except client.ClientFailedError as failure:
-                error = str(failure)
-        logs = engines.logs() if traffic else Logs()
-        return Evidence(started, stack, engines.probes(), containers, logs, seen, error)
+    reading.await_started(site, options.wait_s)
+    containers = reading.containers(site)
+    seen, error = None, None
+    if traffic:
+        spec = make_spec(site.stack, containers, options, max(0.0, deadline - time.monotonic()))
+        narrate(
+            f"seed {spec.seed}: {spec.prompts} prompts of {spec.prompt_tokens} tokens, and one to warm up"
+            f"{_pulls_from(threshold_of(containers))}"
+        )
+        try:
+            seen = client.send(site, spec)
+        except client.ClientFailedError as failure:
+            error = str(failure)
+    logs = reading.logs(site) if traffic else Logs()
+    return Evidence(started, site.stack, reading.engines(site), containers, logs, seen, error)
 
 
 def _pulls_from(found: Threshold) -> str:
