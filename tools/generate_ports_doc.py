@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from kvshare.config.settings import Settings
-from kvshare.site.native import compose_config
+from kvshare.site.native import stack_of
 from kvshare.stack.firewall import machine_of, nft, ufw
-from kvshare.stack.members import Stack, parse_stack
+from kvshare.stack.members import Stack
 from kvshare.stack.ports import Port, registry
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs/ports.md"
-# The original's two machines.
-HOSTS = {"PREFILL_HOST": "192.168.110.13", "DECODE_HOST": "192.168.110.97"}
+PREFILL_HOST, DECODE_HOST = "192.168.110.13", "192.168.110.97"  # the original's two machines
 
 PAGE = """# Ports and firewall
 
@@ -67,8 +67,13 @@ The same for ufw:
 
 def default_stack() -> Stack:
     """The stack of compose.yaml on the original's machines; what else it leaves open has its default."""
-    settings = Settings(ROOT, {**HOSTS, "DEVICE": "cuda", "DECODE_CONTEXT": "gpu-b"})
-    return parse_stack([compose_config(settings)], settings)
+    stack = stack_of(Settings(ROOT, {"DEVICE": "cuda"}))
+    return replace(
+        stack,
+        controller=replace(stack.controller, host=PREFILL_HOST),
+        prefill=replace(stack.prefill, host=PREFILL_HOST),
+        decodes=(replace(stack.decode, host=DECODE_HOST, context="gpu-b"),),
+    )
 
 
 def page() -> str:

@@ -44,7 +44,6 @@ from benchmarks.machine import Machine, machine
 if TYPE_CHECKING:
     from kvshare.bench import run
     from kvshare.site.native import Native
-    from kvshare.stack.members import Stack
 
 Keep = Callable[[str, Any], None]  # what was measured, what it found
 
@@ -87,9 +86,9 @@ def chain(options: argparse.Namespace, part: str, keep: Keep) -> bool:
 
     packed = part != "without"
     os.environ["KV_CACHE_DTYPE"] = "fp8" if part == "fp8" else "auto"
-    with chain.serving(options.device, packed, options.state / part) as (native, stack):
+    with chain.serving(options.device, packed, options.state / part) as native:
         evidence = options.state / f"evidence-{part}.json"
-        judged = chain.verify(native, stack, options.prompts, options.prompt_tokens, evidence)
+        judged = chain.verify(native, options.prompts, options.prompt_tokens, evidence)
         environment = native.processes["decode"].environment
         found = {"vllm_args": environment["KVSHARE_VLLM_ARGS"], **chain.summary(judged)}
         keep(part, found)
@@ -100,7 +99,7 @@ def chain(options: argparse.Namespace, part: str, keep: Keep) -> bool:
         measured: dict[str, Any] = {}
         for name in options.measure:
             folder = options.state / part / name
-            measured[name], as_it_must = _measure(name, options, native, stack, folder, measured)
+            measured[name], as_it_must = _measure(name, options, native, folder, measured)
             print(f"{name}: {'as it must be' if as_it_must else 'NOT as it must be'}", flush=True)
             keep(f"{part}/{name}", measured[name])
             good &= as_it_must
@@ -111,7 +110,6 @@ def _measure(
     name: str,
     options: argparse.Namespace,
     native: Native,
-    stack: Stack,
     folder: Path,
     measured: dict[str, Any],
 ) -> tuple[Any, bool]:
@@ -123,20 +121,20 @@ def _measure(
     logs = {service: process.log for service, process in native.processes.items()}
     try:
         if name == "again":
-            return again.run(stack, logs, options.times)
+            return again.run(native.stack, logs, options.times)
         if name == "agreement":
-            return agreement.compare(native, stack, folder)
+            return agreement.compare(native, folder)
         lengths = tuple(options.lengths)
         if name == "never-slower":
-            return never_slower.judge(native, stack, measured["bench"]["calibrated"], lengths, folder)
+            return never_slower.judge(native, measured["bench"]["calibrated"], lengths, folder)
         if name == "slow-link":
-            calibrated = never_slower.calibrate_on(native, stack, 1, lengths, folder)
-            return never_slower.judge(native, stack, calibrated, lengths, folder)
+            calibrated = never_slower.calibrate_on(native, 1, lengths, folder)
+            return never_slower.judge(native, calibrated, lengths, folder)
         if name == "ttft":
             seed = random.SystemRandom().randrange(2**31)
-            at = measure.Measurement(stack, logs)
+            at = measure.Measurement(native.stack, logs)
             return measure.summary(at.run(options.chunks, options.repetitions, seed)), True
-        document = bench.bench(native, stack, _load(name, options), folder)
+        document = bench.bench(native, _load(name, options), folder)
         if name == "clients":
             return {**summary(document), "orders": orders.of_folder(folder)}, True
         return {**summary(document), "calibrated": calibration.calibrated_by(document)}, True

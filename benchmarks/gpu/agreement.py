@@ -13,21 +13,20 @@ from typing import Any
 from benchmarks.gpu.bench import bench
 from kvshare.bench import run
 from kvshare.site.native import Native
-from kvshare.stack.members import Stack
 from tests import vllm_bench
 
 TOKENS, OUTPUT, REQUESTS, ROUNDS = 1034, 32, 16, 3
 LIMIT_S = 150
 
 
-def compare(native: Native, stack: Stack, folder: Path) -> tuple[dict[str, Any], bool]:
+def compare(native: Native, folder: Path) -> tuple[dict[str, Any], bool]:
     """Return the turns' medians of each figure and of their ratios, and whether all are within 3 %."""
     draw = random.Random(5)
     theirs: dict[str, list[float]] = {}
     ours: dict[str, list[float]] = {}
     for number in range(ROUNDS):
-        _add(theirs, _theirs(native, stack, draw.randrange(2**31)))
-        _add(ours, _ours(native, stack, folder / str(number)))
+        _add(theirs, _theirs(native, draw.randrange(2**31)))
+        _add(ours, _ours(native, folder / str(number)))
     pairs = {name: (median(ours[name]), median(theirs[name])) for name in ours}
     ratios = {
         name: median(mine / other for mine, other in zip(ours[name], theirs[name], strict=True))
@@ -44,11 +43,11 @@ def _add(to: dict[str, list[float]], figures: dict[str, float]) -> None:
         to.setdefault(name, []).append(figure)
 
 
-def _theirs(native: Native, stack: Stack, seed: int) -> dict[str, float]:
+def _theirs(native: Native, seed: int) -> dict[str, float]:
     model = native.settings.get("MODEL", "")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / vllm_bench.TRACE).write_text(vllm_bench.trace(TOKENS, OUTPUT, REQUESTS, seed))
-        command = vllm_bench.command(model, stack.prefill.url, TOKENS, folder)
+        command = vllm_bench.command(model, native.stack.prefill.url, TOKENS, folder)
         environment = dict(native.processes["prefill"].environment)
         subprocess.run(command, env=environment, timeout=LIMIT_S, check=True, capture_output=True)
         found = json.loads((Path(folder) / vllm_bench.RESULT).read_text())
@@ -60,7 +59,7 @@ def _theirs(native: Native, stack: Stack, seed: int) -> dict[str, float]:
     }
 
 
-def _ours(native: Native, stack: Stack, folder: Path) -> dict[str, float]:
+def _ours(native: Native, folder: Path) -> dict[str, float]:
     options = run.Options(
         arms=("cold",),
         prompt_tokens=(TOKENS,),
@@ -68,7 +67,7 @@ def _ours(native: Native, stack: Stack, folder: Path) -> dict[str, float]:
         requests=REQUESTS,
         repetitions=1,
     )
-    (cold,) = bench(native, stack, options, folder).points[0].arms
+    (cold,) = bench(native, options, folder).points[0].arms
     assert cold.ttft_ms is not None
     assert cold.tpot_ms is not None
     assert cold.output_throughput is not None

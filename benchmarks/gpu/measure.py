@@ -15,12 +15,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.gpu.chain import uncoloured
 from kvshare.servers.completion import Ask, complete
 from kvshare.servers.controller import ControllerClient
 from kvshare.servers.prompts import TAIL, Prompt, make_prompts, reusable
 from kvshare.servers.readings import Sources
 from kvshare.servers.server import ServerClient
+from kvshare.site.base import uncoloured
 from kvshare.stack.members import Stack
 
 CHUNK = 256

@@ -11,7 +11,6 @@ from kvshare.bench import run
 from kvshare.bench.results import Document
 from kvshare.bench.spec import COLD, PEER, RECOMPUTE
 from kvshare.site.native import Native
-from kvshare.stack.members import Stack
 
 OUTPUT = 2  # tokens; the first one is what is judged
 # To tell 3 % apart takes more: of 25 ms a single time to first token is off by several milliseconds.
@@ -21,24 +20,22 @@ THRESHOLD = "LMCACHE_P2P_MIN_TOKENS"
 
 
 def judge(
-    native: Native, stack: Stack, calibrated: dict[str, Any], lengths: tuple[int, ...], folder: Path
+    native: Native, calibrated: dict[str, Any], lengths: tuple[int, ...], folder: Path
 ) -> tuple[dict[str, Any], bool]:
     """Restart decode with the threshold, and compare its peer arm with its recompute arm."""
     _serve_with(native, {THRESHOLD: calibrated["threshold"]})
     judged: list[dict[str, Any]] = []
     for longest, repetitions in JUDGING.items():
         if part := tuple(tokens for tokens in lengths[len(judged) :] if tokens <= longest):
-            judged += ratios(_bench(native, stack, part, repetitions, folder / str(longest)))
+            judged += ratios(_bench(native, part, repetitions, folder / str(longest)))
     found = {**calibrated, "after": judged}
     return found, all(point["ratio"] <= NEVER_SLOWER for point in judged)
 
 
-def calibrate_on(
-    native: Native, stack: Stack, lanes: int, lengths: tuple[int, ...], folder: Path
-) -> dict[str, Any]:
+def calibrate_on(native: Native, lanes: int, lengths: tuple[int, ...], folder: Path) -> dict[str, Any]:
     """Restart decode with so many connections to its peer, and calibrate: fewer are a slower link."""
     _serve_with(native, {"KVSHARE_LANES": str(lanes), THRESHOLD: "0"})
-    return {"lanes": lanes, **calibrated_by(_bench(native, stack, lengths, CALIBRATING, folder))}
+    return {"lanes": lanes, **calibrated_by(_bench(native, lengths, CALIBRATING, folder))}
 
 
 def _serve_with(native: Native, settings: dict[str, str]) -> None:
@@ -47,13 +44,11 @@ def _serve_with(native: Native, settings: dict[str, str]) -> None:
         native.restart("decode", settings)
 
 
-def _bench(
-    native: Native, stack: Stack, lengths: tuple[int, ...], repetitions: int, folder: Path
-) -> Document:
+def _bench(native: Native, lengths: tuple[int, ...], repetitions: int, folder: Path) -> Document:
     options = run.Options(
         arms=(COLD, PEER, RECOMPUTE),
         prompt_tokens=lengths,
         output_tokens=(OUTPUT,),
         repetitions=repetitions,
     )
-    return bench(native, stack, options, folder)
+    return bench(native, options, folder)

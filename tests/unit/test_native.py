@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,10 +20,13 @@ import pytest
 import yaml
 
 from kvshare.config.settings import Settings, load_settings
-from kvshare.errors import KvshareError
-from kvshare.site import native
+from kvshare.errors import CouldNotCheckError, KvshareError
+from kvshare.site import native, processes
+from kvshare.site.base import answered, held
 from kvshare.site.native import EndedError, Native, Process
+from kvshare.stack.members import Controller, Server
 from tests.conftest import ROOT
+from tests.unit.build import STACK
 
 GOLDEN = ROOT / "tests/config/golden"
 TWO_MACHINES = {"PREFILL_HOST": "192.168.110.13", "DECODE_HOST": "192.168.110.97"}
@@ -38,31 +42,39 @@ def settings(device: str, **decisions: str) -> Settings:
 @pytest.mark.parametrize("service", native.SERVICES)
 def test_the_environment_is_what_compose_would_hand_to_the_container(device: str, service: str) -> None:
     golden: dict[str, Any] = yaml.safe_load((GOLDEN / f"{device}-{service}.yaml").read_text())
-    config = native.compose_config(settings(device, **TWO_MACHINES))
-    assert native.service_environment(config, service) == golden["services"][service]["environment"]
+    expected = {
+        name: native.HOST if name.endswith("_HOST") else value
+        for name, value in golden["services"][service]["environment"].items()
+    }
+    assert native.service_environment(settings(device, **TWO_MACHINES), service) == expected
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_every_address_is_the_loopback_whatever_the_decisions_say(device: str) -> None:
-    config = native.compose_config(native.local(settings(device, **TWO_MACHINES)))
-    for service in native.SERVICES:
-        environment = native.process_environment(config, service, device, {})
-        hosts = {value for name, value in environment.items() if name.endswith(("_HOST", "_HOST_IP"))}
+def test_every_address_is_the_loopback_whatever_the_decisions_say(device: str, tmp_path: Path) -> None:
+    stack = Native(settings(device, **TWO_MACHINES, DECODE_HOSTS="a,b", DECODE_CONTEXTS="x,y"), tmp_path)
+    for process in stack.processes.values():
+        hosts = {v for name, v in process.environment.items() if name.endswith(("_HOST", "_HOST_IP"))}
         assert hosts == {"127.0.0.1"}
+    assert {member.host for member in stack.stack.members} == {"127.0.0.1"}
+
+
+def test_decisions_are_taken_over_and_an_empty_one_is_none() -> None:
+    decided = settings("cpu", MODEL="/models/mine", LANES="3", MAX_MODEL_LEN="")
+    environment = native.service_environment(decided, "decode")
+    assert environment["KVSHARE_MODEL"] == "/models/mine"
+    assert environment["KVSHARE_LANES"] == "3"
+    assert environment["KVSHARE_MAX_MODEL_LEN"] == "1600"
 
 
 def test_two_servers_of_one_gpu_share_its_memory_and_those_of_two_do_not() -> None:
     for gpus, shared in (({}, True), ({"DECODE_GPU": "1"}, False)):
-        config = native.compose_config(settings("cuda", **gpus))
-        environment = native.process_environment(config, "decode", "cuda", {})
+        environment = native.process_environment(settings("cuda", **gpus), "decode", {})
         assert environment["CUDA_VISIBLE_DEVICES"] == gpus.get("DECODE_GPU", "0")
         assert environment["KVSHARE_VLLM_ARGS"].endswith(native.SHARED_GPU) == shared
 
 
 def test_the_controller_reserves_no_gpu() -> None:
-    environment = native.process_environment(
-        native.compose_config(settings("cuda")), "controller", "cuda", {}
-    )
+    environment = native.process_environment(settings("cuda"), "controller", {})
     assert "CUDA_VISIBLE_DEVICES" not in environment
 
 
@@ -73,13 +85,13 @@ def test_the_caller_decides_the_servers_arguments_and_the_hub_folder_only() -> N
         "PYTHONHASHSEED": "0",
         "EDITOR": "vi",
     }
-    environment = native.process_environment(native.compose_config(settings("cpu")), "prefill", "cpu", caller)
+    environment = native.process_environment(settings("cpu"), "prefill", caller)
     assert (environment["KVSHARE_VLLM_ARGS"], environment["HF_HOME"]) == ("--enforce-eager", "/hub")
     assert (environment["PYTHONHASHSEED"], environment["EDITOR"]) == ("123", "vi")
 
 
 def test_the_containers_hub_folder_is_not_taken_for_this_machines() -> None:
-    environment = native.process_environment(native.compose_config(settings("cpu")), "prefill", "cpu", {})
+    environment = native.process_environment(settings("cpu"), "prefill", {})
     assert "HF_HOME" not in environment
 
 
@@ -89,25 +101,9 @@ def test_what_the_images_set_is_set() -> None:
         assert f"{name}={value}" in dockerfile
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("${A:-b}", "b"),
-        ("${A-b}", ""),
-        ("${B:-b}", "x"),
-        ("${C-b}", "b"),
-        ("a$$b ${B}", "a$b x"),
-        ("{B}", "{B}"),
-    ],
-)
-def test_variables_are_filled_in_as_compose_does(text: str, expected: str) -> None:
-    assert native._interpolated(text, {"A": "", "B": "x"}) == expected
-
-
 def running(tmp_path: Path, code: str) -> Process:
     process = Process("prefill", tmp_path, dict(os.environ))
-    with process.log.open("wb") as log:
-        process.running = native._spawn([sys.executable, "-c", code], process, log)
+    process.start([sys.executable, "-c", code])
     return process
 
 
@@ -128,7 +124,7 @@ def test_a_stop_ends_the_children_too(tmp_path: Path) -> None:
 
 
 def test_a_process_that_does_not_heed_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "STOP_S", 0.5)
+    monkeypatch.setattr(processes, "STOP_S", 0.5)
     process = running(
         tmp_path, "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     )
@@ -156,15 +152,15 @@ def test_a_port_that_something_else_holds_is_refused_before_anything_starts(
         taken.bind((native.HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
-        monkeypatch.setattr(native, "_ports", lambda _config, service: [port] if service == "decode" else [])
+        monkeypatch.setattr(Controller, "ports", ())
+        monkeypatch.setattr(Server, "ports", property(lambda s: [port] if s.name == "decode" else []))
         with pytest.raises(KvshareError, match=f"port {port} of 127.0.0.1 is taken"):
             stack.start()
     assert all(process.running is None for process in stack.processes.values())
 
 
-def test_every_port_of_the_three_is_looked_at() -> None:
-    config = native.compose_config(settings("cpu"))
-    ports = [port for service in native.SERVICES for port in native._ports(config, service)]
+def test_every_port_of_the_three_is_looked_at(tmp_path: Path) -> None:
+    ports = [port for member in Native(settings("cpu"), tmp_path).stack.members for port in member.ports]
     assert len(set(ports)) == len(ports) == 12
 
 
@@ -195,4 +191,67 @@ def test_signals_reach_a_group_that_is_gone_without_a_word(tmp_path: Path) -> No
     started = process.running
     assert started is not None
     started.wait(20)
-    native._signal_group(started, signal.SIGTERM)
+    processes._signal_group(started, signal.SIGTERM)
+
+
+# --- as a site ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Native]:
+    """Three processes that print a line, and go on printing what is written into their folder."""
+    monkeypatch.setattr(Process, "is_healthy", lambda _: True)
+    stack = Native(settings("cpu"), tmp_path)
+    for process in stack.processes.values():
+        process.environment = {**os.environ, "ROLE": process.service}
+        process.start(["sh", "-c", 'echo "started $ROLE"; exec sleep 60'])
+        while "started" not in process.log.read_text():
+            time.sleep(0.01)
+    with stack:
+        yield stack
+
+
+def test_processes_have_states_and_a_log_that_counts_from_now_on(serving: Native) -> None:
+    site = serving.site()
+    decode = serving.stack.decode
+    assert {state.status for state in site.look().values()} == {"running"}
+    with serving.processes["decode"].log.open("a") as log:
+        log.write("\x1b[32mpulled\x1b[0m\n")
+    assert site.log(decode) == "pulled\n"
+    assert site.log(decode, whole=True) == "started decode\npulled\n"
+    serving.processes["decode"].running.kill()  # type: ignore[union-attr]
+    serving.processes["decode"].running.wait()  # type: ignore[union-attr]
+    assert site.look()["decode"].status == "exited"
+
+
+def test_commands_run_in_a_process_environment(serving: Native) -> None:
+    site, decode = serving.site(), serving.stack.decode
+    echoed = answered(site.beside(decode, "sh", "-c", "cat; echo $ROLE $A", environment={"A": "b"}), "x ")
+    assert echoed == "x decode b\n"
+    python = answered(site.beside(decode, "python", "-c", "import sys; print(sys.executable)"))
+    assert python.strip() == sys.executable
+    with pytest.raises(CouldNotCheckError, match=r"sh: no such thing\.$"):
+        answered(site.beside(decode, "sh", "-c", "echo 'no such thing' >&2; exit 3"))
+    with pytest.raises(CouldNotCheckError, match="sleep did not end in 0 s"):
+        answered(site.beside(decode, "sleep", "60"), timeout_s=0.1)
+
+
+def test_a_held_command_ends_with_its_input(serving: Native, tmp_path: Path) -> None:
+    command = ("sh", "-c", f"echo ready; cat > /dev/null; touch {tmp_path}/ended")
+    with held(serving.site().beside(serving.stack.decode, *command)) as said:
+        assert said == "ready\n"
+    assert (tmp_path / "ended").exists()
+
+
+def test_a_fingerprint_lies_in_the_processes_folder(serving: Native) -> None:
+    with pytest.raises(CouldNotCheckError, match="decode's fingerprint cannot be read: No such file"):
+        serving.site().fingerprint(serving.stack.decode)
+    (serving.processes["decode"].folder / "fingerprint.json").write_text("{}")
+    assert serving.site().fingerprint(serving.stack.decode) == "{}"
+
+
+def test_the_client_is_the_tools_own_command(serving: Native) -> None:
+    with serving.site().client("legs", STACK.decode) as client:
+        _, error = client.communicate(timeout=60)
+    assert client.returncode == 2, "that is no task"
+    assert error is None

@@ -13,30 +13,28 @@ exit codes: 0 stopped as asked; 1 a process ended by itself; 2 bad input; 130 st
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
-
-import yaml
 
 from kvshare.config.settings import Settings, find_root, load_settings
 from kvshare.errors import FAILED, INTERRUPTED, KvshareError
+from kvshare.site.base import Site
+from kvshare.site.processes import Process, Processes
+from kvshare.stack.members import Stack, parse_stack
 
 HOST = "127.0.0.1"
 SERVICES = ("controller", "prefill", "decode")  # in the order of start
+RENDERED = "configs/native.json"  # made by tests/config/test_native.py
 START_S = 900.0
-STOP_S = 30.0
 POLL_S = 2.0
-TAIL_LINES = 20
 # What the images set by themselves, and vLLM's own address, which compose.yaml has no need to name.
 IMAGE = {"VLLM_NO_USAGE_STATS": "1", "LMCACHE_TRACK_USAGE": "false", "PYTHONUNBUFFERED": "1"}
 IMAGE_CPU = {"TORCHDYNAMO_DISABLE": "1"}
@@ -44,98 +42,42 @@ LOOPBACK = {"VLLM_HOST_IP": HOST}
 USERS = ("HF_HOME", "KVSHARE_VLLM_ARGS")  # what the caller's environment decides, if it does
 SHARED_GPU = "--gpu-memory-utilization 0.45"  # the last one given counts; two servers must fit
 
-_VARIABLE = re.compile(r"\$(?:\$|\{(\w+)(?:(:?)-([^}]*))?\})")
-
 
 class EndedError(Exception):
     """A process ended by itself, or never became healthy; the message is for the user."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML with Compose's ``!reset``, which takes away what an earlier file set."""
-
-
-_Loader.add_constructor("!reset", lambda _loader, _node: None)
-
-
 def local(settings: Settings) -> Settings:
     """Return the same decisions with every service on this machine, reachable from nowhere else."""
-    return replace(settings, values={**settings.values, "PREFILL_HOST": HOST, "DECODE_HOST": HOST})
+    here = {"PREFILL_HOST": HOST, "DECODE_HOST": HOST, "DECODE_HOSTS": ""}
+    return replace(settings, values={**settings.values, **here})
 
 
-def compose_config(settings: Settings) -> dict[str, Any]:
-    """Return the Compose files merged and interpolated; only what kvshare's own files use is understood."""
-    merged: dict[str, Any] = {}
-    for name in settings.compose_files:
-        merged = _merged(merged, yaml.load((settings.root / name).read_text(), _Loader))
-    config: dict[str, Any] = _interpolated(merged, settings.values)
-    return config
+def service_environment(settings: Settings, service: str) -> dict[str, str]:
+    """Return a service's environment as Compose hands it to a container on this machine."""
+    rendered = json.loads((settings.root / RENDERED).read_text())[settings.device][service]
+    # A value is a fact, or a decision's name and what it is where nobody decides.
+    return {k: value if isinstance(value, str) else settings.get(*value) for k, value in rendered.items()}
 
 
-def service_environment(config: Mapping[str, Any], service: str) -> dict[str, str]:
-    """Return a service's environment as Compose hands it to the container."""
-    return {name: _text(value) for name, value in config["services"][service]["environment"].items()}
+def stack_of(settings: Settings) -> Stack:
+    """Return the stack of the three services on this machine."""
+    facts = {service: service_environment(settings, service) for service in SERVICES}
+    return parse_stack([{"name": "kvshare", "x-kvshare": {**facts, "server": facts["prefill"]}}], settings)
 
 
-def process_environment(
-    config: Mapping[str, Any], service: str, device: str, caller: Mapping[str, str]
-) -> dict[str, str]:
+def process_environment(settings: Settings, service: str, caller: Mapping[str, str]) -> dict[str, str]:
     """Return a service's environment outside a container, over the ``caller``'s own."""
-    given = service_environment(config, service)
+    given = service_environment(settings, service)
     given.pop("HF_HOME", None)  # a folder of the container
-    gpus = _gpus(config)
-    if service in gpus:
+    gpus = {name: settings.get(f"{name.upper()}_GPU", "0") for name in ("prefill", "decode")}
+    if settings.device == "cuda" and service in gpus:
         given["CUDA_VISIBLE_DEVICES"] = gpus[service]
         if len(set(gpus.values())) < len(gpus):
             given["KVSHARE_VLLM_ARGS"] += f" {SHARED_GPU}"
-    image = {**IMAGE, **(IMAGE_CPU if device == "cpu" else {}), **LOOPBACK}
+    image = {**IMAGE, **(IMAGE_CPU if settings.device == "cpu" else {}), **LOOPBACK}
     users = {name: caller[name] for name in USERS if name in caller}
     return {**caller, **image, **given, **users}
-
-
-@dataclass
-class Process:
-    """One service: its folder holds the log, the fingerprint and the metrics."""
-
-    service: str
-    folder: Path
-    environment: Mapping[str, str]
-    running: subprocess.Popen[bytes] | None = None
-
-    @property
-    def log(self) -> Path:
-        """Everything that the service printed since its start."""
-        return self.folder / "log"
-
-    @property
-    def fingerprint(self) -> Path:
-        """What the engine says it runs with."""
-        return self.folder / "fingerprint.json"
-
-    def tail(self) -> str:
-        """Return the last lines of the log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
-
-    def is_healthy(self) -> bool:
-        """Run the container's own health check."""
-        command = [sys.executable, "-m", "kvshare_engine", "health"]
-        checked = subprocess.run(command, env=self.environment, cwd=self.folder, capture_output=True)
-        return checked.returncode == 0
-
-    def ended(self) -> int | None:
-        """Return the exit code if the process ended by itself."""
-        return None if self.running is None else self.running.poll()
-
-    def stop(self) -> None:
-        """Ask the process and its children to end, and end what is left after STOP_S seconds."""
-        if self.running is None:
-            return
-        _signal_group(self.running, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.running.wait(STOP_S)
-        _signal_group(self.running, signal.SIGKILL)  # children that outlive their parent too
-        self.running.wait()
-        self.running = None
 
 
 class Native:
@@ -148,14 +90,12 @@ class Native:
         """
         self.settings = local(settings)
         self.folder = folder or settings.root / ".kvshare" / "native"
-        self.config = compose_config(self.settings)
         self.patches = patches
+        self.stack = stack_of(self.settings)
         caller = {**os.environ, **self._paths()}
         self.processes = {
             service: Process(
-                service,
-                self.folder / service,
-                process_environment(self.config, service, self.settings.device, caller),
+                service, self.folder / service, process_environment(self.settings, service, caller)
             )
             for service in SERVICES
         }
@@ -173,13 +113,17 @@ class Native:
 
         vLLM measures its GPU's free memory while it starts, so two servers of one GPU must not start at once.
         """
-        _require_free(port for service in SERVICES for port in _ports(self.config, service))
+        _require_free(port for member in self.stack.members for port in member.ports)
         if self.patches is None:
             self.patches = self._apply_patches()
         for process in self.processes.values():
             self._say(f"starting {process.service}, log in {process.log}")
             self._launch(process)
             self._await(process)
+
+    def site(self) -> Site:
+        """Return the processes as a site, whose logs count from now on."""
+        return Processes(self.stack, self.settings, self.processes)
 
     def restart(self, service: str, changes: Mapping[str, str]) -> None:
         """Stop one, and start it with its environment changed; EndedError if it does not come up."""
@@ -203,17 +147,9 @@ class Native:
                 process.stop()
 
     def _launch(self, process: Process) -> None:
-        process.folder.mkdir(parents=True, exist_ok=True)
         role = "controller" if process.service == "controller" else "server"
-        command = [
-            sys.executable,
-            "-m",
-            "kvshare.site.native_entry",
-            str(process.folder),
-            str(self.settings.root),
-        ]
-        with process.log.open("wb") as log:
-            process.running = _spawn([*command, str(self.patches), role], process, log)
+        entry = [sys.executable, "-m", "kvshare.site.native_entry", str(process.folder)]
+        process.start([*entry, str(self.settings.root), str(self.patches), role])
 
     def _await(self, process: Process) -> None:
         end = time.monotonic() + START_S
@@ -260,9 +196,8 @@ def main() -> int:
         with Native(load_settings(find_root())) as native:
             native.start()
             serving = True
-            for service in ("prefill", "decode"):
-                facts = native.config["x-kvshare"][service]
-                print(f"{service}: http://{facts['KVSHARE_HOST']}:{facts['KVSHARE_API_PORT']}", flush=True)
+            for server in (native.stack.prefill, native.stack.decode):
+                print(f"{server.name}: {server.url}", flush=True)
             print("Ctrl-C stops all three.", flush=True)
             native.watch()
     except EndedError as error:
@@ -276,29 +211,6 @@ def main() -> int:
     return 0
 
 
-def _spawn(command: list[str], process: Process, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    # A session of its own: Ctrl-C reaches us alone, and we stop all in order.
-    return subprocess.Popen(
-        command,
-        cwd=process.folder,
-        env=process.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
-
-
-def _ports(config: Mapping[str, Any], service: str) -> list[int]:
-    facts: Mapping[str, Any] = config["x-kvshare"][service]
-    return [int(value) for name, value in facts.items() if name.endswith("_PORT")]
-
-
 def _require_free(ports: Iterable[int]) -> None:
     """KvshareError if something listens on one of the ports: its answers would be taken for ours."""
     for port in ports:
@@ -310,44 +222,6 @@ def _require_free(ports: Iterable[int]) -> None:
                 raise KvshareError(
                     f"port {port} of {HOST} is taken: stop what listens there (ss -ltnp), perhaps make down."
                 ) from None
-
-
-def _gpus(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the GPU of each service that reserves one."""
-    found = {}
-    for name, service in config["services"].items():
-        if deploy := service.get("deploy"):
-            found[name] = str(deploy["resources"]["reservations"]["devices"][0]["device_ids"][0])
-    return found
-
-
-def _merged(earlier: Any, later: Any) -> Any:
-    if not (isinstance(earlier, dict) and isinstance(later, dict)):
-        return later
-    return {**earlier, **{key: _merged(earlier.get(key), value) for key, value in later.items()}}
-
-
-def _interpolated(value: Any, variables: Mapping[str, str]) -> Any:
-    """Return the value with ``${NAME}``, ``${NAME:-default}`` and ``${NAME-default}`` filled in."""
-    if isinstance(value, dict):
-        return {key: _interpolated(item, variables) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_interpolated(item, variables) for item in value]
-    if isinstance(value, str):
-        return _VARIABLE.sub(lambda match: _filled_in(match, variables), value)
-    return value
-
-
-def _filled_in(match: re.Match[str], variables: Mapping[str, str]) -> str:
-    name, colon, default = match.groups()
-    if name is None:
-        return "$"
-    value = variables.get(name)
-    return (default or "") if value is None or (colon and not value) else value
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _joined(*paths: str) -> str:
