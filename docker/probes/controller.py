@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -14,23 +12,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPResponse
-from pathlib import Path
-from typing import IO
+from multiprocessing.connection import Connection
 
 import msgspec
 import zmq
 
 from probes import ProbeError
+from probes.forks import Fork
 
 START_TIMEOUT_S = 240
 REPLY_TIMEOUT_S = 20
-STOP_TIMEOUT_S = 10
-START = """
-from probes import leave_out_slow_imports
-leave_out_slow_imports()
-from lmcache.v1.api_server.__main__ import main
-main()
-"""
 
 
 @dataclass(frozen=True)
@@ -50,44 +41,33 @@ def free_ports() -> Ports:
 @contextmanager
 def running_controller(ports: Ports) -> Iterator[None]:
     """A running controller of this Python, ended on leaving."""
+    process = Fork(_serve, ports)
+    try:
+        _wait_until_it_answers(process, ports.http)
+        yield
+    finally:
+        process.stop()
+
+
+def _serve(_: Connection, ports: Ports) -> None:
+    from lmcache.v1.api_server.__main__ import main
+
     monitor = json.dumps({"pull": ports.pull, "reply": ports.reply, "heartbeat": ports.heartbeat})
-    command = [sys.executable, "-c", START, "--host=127.0.0.1", f"--port={ports.http}"]
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [*command, f"--monitor-ports={monitor}"],
-            cwd=Path(__file__).parents[1],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            _wait_until_it_answers(process, ports.http, log)
-            yield
-        finally:
-            _stop(process)
+    sys.argv = ["", "--host=127.0.0.1", f"--port={ports.http}", f"--monitor-ports={monitor}"]
+    main()
 
 
-def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, log: IO[str]) -> None:
+def _wait_until_it_answers(process: Fork, port: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.process.is_alive():
         try:
             get(port, "/controller/workers").close()
             return
         except urllib.error.URLError:
-            time.sleep(0.2)
-    log.seek(0)
-    last_lines = "".join(log.readlines()[-15:])
+            time.sleep(0.1)
     raise ProbeError(
-        f"lmcache_controller did not answer within {START_TIMEOUT_S} s; its last lines:\n{last_lines}"
+        f"The controller did not answer within {START_TIMEOUT_S} s; its last lines:\n{process.last_lines()}"
     )
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def request(port: int, message: dict[str, object]) -> object:

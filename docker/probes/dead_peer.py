@@ -29,7 +29,7 @@ def probe() -> None:
         with running_node(settings) as a:
             _fill(ports, a, b, c)
             b.pull_until_hit(seed=1, chunks=CHUNKS)
-            os.kill(a.process.pid, signal.SIGSTOP)
+            os.kill(a.fork.pid, signal.SIGSTOP)
             _check_survivors(b, "stopped")
             _check_survivors(c, "stopped before it was ever connected to")
         _check_survivors(b, "killed")

@@ -44,5 +44,5 @@ def _connections(a: Node, b: Node) -> set[tuple[int, int]]:
 
 def _established(node: Node) -> set[tuple[int, int]]:
     """A node's connections by their ports, its own first."""
-    connections = psutil.Process(node.process.pid).net_connections("tcp4")
+    connections = psutil.Process(node.fork.pid).net_connections("tcp4")
     return {(c.laddr.port, c.raddr.port) for c in connections if c.status == psutil.CONN_ESTABLISHED}

@@ -1,48 +1,41 @@
-"""Probe of lookup-loop: every lookup that another loop sends through a worker gets its answer.
-
-As a program (pull port, reply port) it is that worker. It ends by os._exit: LMCache's threads do not end.
-"""
+"""Probe of lookup-loop: every lookup that another loop sends through a worker gets its answer."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
+from multiprocessing.connection import Connection
 from types import SimpleNamespace
 
-from probes import ProbeError, leave_out_slow_imports
-from probes.controller import free_ports, running_controller
+from probes import ProbeError
+from probes.controller import Ports, free_ports, running_controller
+from probes.forks import Fork
 
 LOOKUPS = 200
 LOST_AFTER_S = 1.0  # an answer takes a millisecond; a lost one waits until something else wakes the loop
 REGISTRATION_S = 3.0
 TIMEOUT_S = 120.0
-ALL_ANSWERED, ONE_LOST = 0, 7
 
 
 def probe() -> None:
     """Look up unknown keys through a real worker and controller; raises ProbeError if an answer is lost."""
     ports = free_ports()
     with running_controller(ports):
-        code = subprocess.run(
-            [sys.executable, "-m", "probes.lookup_loop", str(ports.pull), str(ports.reply)],
-            cwd=Path(__file__).parents[1],
-            stdout=subprocess.DEVNULL,
-            timeout=TIMEOUT_S,
-            check=False,
-        ).returncode
-    if code == ONE_LOST:
-        raise ProbeError("A lookup was answered at once, but the loop that waits for it did not wake up.")
-    if code != ALL_ANSWERED:
-        raise ProbeError(f"The worker should end with exit code 0, but ended with {code}.")
+        worker = Fork(_look_up, ports)
+        try:
+            if not worker.connection.poll(TIMEOUT_S) or not worker.connection.recv():
+                raise ProbeError(
+                    "A lookup was answered at once, but the loop that waits for it did not wake up."
+                )
+        except EOFError:
+            raise ProbeError(f"The worker ended:\n{worker.last_lines()}") from None
+        finally:
+            worker.kill()
 
 
-def _look_up(pull: int, reply: int) -> int:
-    leave_out_slow_imports()
+def _look_up(connection: Connection, ports: Ports) -> None:
+    """Say whether every lookup is answered."""
     from lmcache.v1.cache_controller.message import BatchedP2PLookupMsg
     from lmcache.v1.cache_controller.worker import LMCacheWorker
     from lmcache.v1.config import LMCacheEngineConfig
@@ -51,8 +44,8 @@ def _look_up(pull: int, reply: int) -> int:
         {
             "enable_controller": True,
             "lmcache_instance_id": "kvshare-probe",
-            "controller_pull_url": f"127.0.0.1:{pull}",
-            "controller_reply_url": f"127.0.0.1:{reply}",
+            "controller_pull_url": f"127.0.0.1:{ports.pull}",
+            "controller_reply_url": f"127.0.0.1:{ports.reply}",
             "lmcache_worker_ports": [free_ports().http],
         }
     )
@@ -68,10 +61,6 @@ def _look_up(pull: int, reply: int) -> int:
         try:
             answer.result(LOST_AFTER_S)
         except TimeoutError:
-            return ONE_LOST
+            connection.send(False)
         time.sleep(0.01)
-    return ALL_ANSWERED
-
-
-if __name__ == "__main__":
-    os._exit(_look_up(int(sys.argv[1]), int(sys.argv[2])))
+    connection.send(True)

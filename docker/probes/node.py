@@ -1,7 +1,7 @@
 """A node for probes: LMCache's engine, worker, P2P backend over NIXL and lookup client, without vLLM.
 
-As a program (its settings as JSON) it obeys commands on standard input, a line of JSON each. What stands in
-for vLLM is the cache that tokens are stored from and retrieved into, and the order of the scheduler's calls.
+It is a process of its own that obeys commands, methods of ``_Inside``. What stands in for vLLM is the cache
+that tokens are stored from and retrieved into, and the order of the scheduler's calls.
 """
 
 from __future__ import annotations
@@ -10,21 +10,17 @@ import contextlib
 import itertools
 import json
 import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from typing import Any
 
-from probes import ProbeError, leave_out_slow_imports
+from probes import ProbeError
 from probes.controller import Ports, free_ports, get
+from probes.forks import Fork
 
 CHUNK = 16
-START_TIMEOUT_S = 120.0
-ANSWER_TIMEOUT_S = 60.0
 LOOKUP_TIMEOUT_MS = 3000
 HEARTBEAT_S = 1
 
@@ -53,34 +49,17 @@ class Node:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with the node)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "probes.node", json.dumps(asdict(settings))],
-            cwd=Path(__file__).parents[1],
-            env={
-                **os.environ,
-                **{"PYTHONHASHSEED": "123", "UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"},
-                "KVSHARE_LANES": str(settings.lanes),
-            },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-        )
+        self.fork = Fork(_obey, settings)
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """The node's answer to one command; raises ProbeError if it has died."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps([command, arguments]) + "\n")
-            self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("answer: "):
-                return json.loads(line.removeprefix("answer: "))
-        raise ProbeError(
-            f"Node {self.settings.instance} ended while asked to {command}:\n{self.last_lines()}"
-        )
+        try:
+            self.fork.connection.send((command, arguments))
+            return self.fork.connection.recv()
+        except (EOFError, OSError):
+            raise ProbeError(
+                f"Node {self.settings.instance} ended while asked to {command}:\n{self.fork.last_lines()}"
+            ) from None
 
     def pull_until_hit(self, seed: int, chunks: int, seconds: float = 10.0) -> dict[str, Any]:
         """The answer of the first of some gets that hits: the controller learns of keys a moment later."""
@@ -107,16 +86,7 @@ class Node:
 
     def logged(self, text: str) -> int:
         """How often ``text`` stands in the node's log."""
-        self.log.seek(0)
-        return self.log.read().count(text)
-
-    def last_lines(self) -> str:
-        self.log.seek(0)
-        return "".join(self.log.readlines()[-15:])
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        return self.fork.logged().count(text)
 
 
 def synced_workers(controller: Ports) -> dict[str, tuple[bool, int]]:
@@ -149,7 +119,7 @@ def running_node(settings: Settings) -> Iterator[Node]:
         node.ask("start")
         yield node
     finally:
-        node.kill()
+        node.fork.kill()
 
 
 def config_of(settings: Settings) -> dict[str, Any]:
@@ -338,21 +308,10 @@ def _nothing(*_: Any) -> None:
     return None
 
 
-def _run(settings: Settings) -> None:
-    leave_out_slow_imports()
+def _obey(connection: Connection, settings: Settings) -> None:
+    """What a node's process does: one command after the other, each answered."""
+    os.environ["KVSHARE_LANES"] = str(settings.lanes)
     node = _Inside(settings)
-    for line in sys.stdin:
-        command, arguments = json.loads(line)
-        print(f"answer: {json.dumps(getattr(node, command)(**arguments))}", flush=True)
-
-
-if __name__ == "__main__":
-    try:
-        _run(Settings(**json.loads(sys.argv[1])))
-    finally:
-        sys.stderr.flush()
-        if sys.exc_info()[0] is not None:
-            import traceback
-
-            traceback.print_exc()
-        os._exit(1)  # LMCache's threads do not end
+    while True:
+        command, arguments = connection.recv()
+        connection.send(getattr(node, command)(**arguments))

@@ -1,0 +1,78 @@
+"""Processes that have LMCache imported already: each is forked from a server that imported it once.
+
+To import PyTorch and LMCache takes a process longer than most probes take a node.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+# What LMCache, NIXL and UCX read; the server hands it on to every process.
+ENVIRONMENT = {"PYTHONHASHSEED": "123", "UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"}
+STOP_TIMEOUT_S = 10.0
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["probes.preload"])
+
+
+class Fork:
+    """A process that runs a function, which is given one end of a connection, and the other end of it."""
+
+    def __init__(self, run: Callable[..., None], *arguments: Any) -> None:
+        self.log = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115  (closed with the process)
+        self.connection, theirs = _FORKS.Pipe()
+        self.process = _FORKS.Process(
+            target=_enter, args=(self.log.name, run, theirs, arguments), daemon=True
+        )
+        _start_server()
+        self.process.start()
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def logged(self) -> str:
+        self.log.seek(0)
+        return self.log.read()
+
+    def last_lines(self) -> str:
+        return "\n".join(self.logged().splitlines()[-15:])
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join(STOP_TIMEOUT_S)
+        self.kill()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def _start_server() -> None:
+    """Start the server if it is not there yet, in the environment that its processes shall have."""
+    paths = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
+    os.environ.update(ENVIRONMENT, PYTHONPATH=os.pathsep.join(path for path in paths if path))
+    multiprocessing.forkserver.ensure_running()
+
+
+def _enter(log: str, run: Callable[..., None], connection: Connection, arguments: tuple[Any, ...]) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for output in (1, 2):
+        os.dup2(descriptor, output)
+    code = 1
+    try:
+        run(connection, *arguments)
+        code = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)  # LMCache's threads do not end
