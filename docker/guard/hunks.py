@@ -82,5 +82,5 @@ def unpatched(text: str, hunks: tuple[Hunk, ...]) -> str:
 
 
 def _places(lines: list[str], wanted: tuple[str, ...]) -> Iterator[int]:
-    size = len(wanted)
-    return (at for at in range(len(lines) - size + 1) if tuple(lines[at : at + size]) == wanted)
+    first, size = wanted[0], len(wanted)
+    return (at for at, line in enumerate(lines) if line == first and tuple(lines[at : at + size]) == wanted)

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def _start_server() -> None:
     """Start the server if it is not there yet, in the environment that its processes shall have."""
     paths = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
     os.environ.update(ENVIRONMENT, PYTHONPATH=os.pathsep.join(path for path in paths if path))
-    multiprocessing.forkserver.ensure_running()
+    forkserver.ensure_running()
 
 
 def _enter(log: str, run: Callable[..., None], connection: Connection, arguments: tuple[Any, ...]) -> None:

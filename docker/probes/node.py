@@ -22,6 +22,7 @@ from probes.forks import Fork
 
 CHUNK = 16
 LOOKUP_TIMEOUT_MS = 3000
+TOLERANCE_S = 0.5
 HEARTBEAT_S = 1
 
 
@@ -72,6 +73,18 @@ class Node:
                 return found
             time.sleep(0.3)
         raise AssertionError
+
+    def get(self, seed: int, chunks: int) -> dict[str, Any]:
+        """The answer of one get, which must be over in time and bring right values; raises ProbeError."""
+        found: dict[str, Any] = self.ask(
+            "get", seed=seed, chunks=chunks, request=f"{time.monotonic_ns()}-once"
+        )
+        if found["seconds"] > LOOKUP_TIMEOUT_MS / 1000 + TOLERANCE_S or found["wrong"]:
+            raise ProbeError(
+                f"A lookup of node {self.settings.instance} should be over within {LOOKUP_TIMEOUT_MS} ms, "
+                f"and what it brings right: {found}."
+            )
+        return found
 
     def wait_until_synced(self, controller: Ports, seconds: float = 30.0) -> None:
         """Wait until the controller calls the node synchronised, so that nothing it stores is lost.
@@ -211,6 +224,16 @@ class _Inside:
         self.engine.lookup_unpin(request)
         wrong = (self.cache[:, :, :hits] != values[:, :, :hits]).any(dim=-1).any(dim=0).sum()
         return {"hits": hits, "seconds": seconds, "wrong": int(wrong)}
+
+    def hashes(self, seed: int, chunks: int) -> list[int]:
+        """What the controller knows a prompt's chunks by."""
+        tokens, _ = self._prompt(seed, chunks)
+        return [key.chunk_hash for _, _, key in self.engine.token_database.process_tokens(tokens)]
+
+    def keys(self, seed: int, chunks: int) -> list[str]:
+        """What a peer is asked for a prompt's chunks by."""
+        tokens, _ = self._prompt(seed, chunks)
+        return [key.to_string() for _, _, key in self.engine.token_database.process_tokens(tokens)]
 
     def _prompt(self, seed: int, chunks: int) -> tuple[Any, Any]:
         """Tokens and the values that a model would compute for them."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import time
 
-import msgspec
 import zmq
 
 from probes import ProbeError
-from probes.controller import Ports, free_ports, get, is_registered, request, running_controller
+from probes.controller import Ports, free_ports, get, is_registered, report, request, running_controller
 from probes.noise import bad_messages, send
 
 WORKER = "kvshare-probe"
@@ -36,15 +35,7 @@ def _check_reply(ports: Ports) -> None:
 
 
 def _check_pull(ports: Ports) -> None:
-    operation = {"op_type": "admit", "key": 7, "seq_num": 0}
-    batch = {
-        "type": "BatchedKVOperationMsg",
-        "instance_id": WORKER,
-        "worker_id": 0,
-        "location": "LocalCPUBackend",
-        "operations": [operation],
-    }
-    send(ports.pull, zmq.PUSH, [msgspec.msgpack.encode(batch)])
+    report(ports, WORKER, [7])
     deadline = time.monotonic() + ADMITTED_WITHIN_S
     while _key_count(ports) != 1:
         if time.monotonic() > deadline:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import time
 
-import msgspec
-import zmq
-
 from probes import ProbeError
-from probes.controller import Ports, free_ports, request, running_controller
-from probes.noise import send
+from probes.controller import Ports, free_ports, register, report, request, running_controller
 
 KEYS = [11, 12, 13]
 ADMITTED_WITHIN_S = 5.0
@@ -28,17 +24,8 @@ def probe() -> None:
 
 
 def _register_with_keys(ports: Ports, rank: int) -> None:
-    worker = {"instance_id": "owner", "worker_id": rank}
-    place = {"ip": "127.0.0.1", "port": 1 + rank, "peer_init_url": f"peer:{rank}"}
-    request(ports.reply, {"type": "RegisterMsg", **worker, **place})
-    operations = [{"op_type": "admit", "key": key, "seq_num": number} for number, key in enumerate(KEYS)]
-    batch = {
-        "type": "BatchedKVOperationMsg",
-        **worker,
-        "location": "LocalCPUBackend",
-        "operations": operations,
-    }
-    send(ports.pull, zmq.PUSH, [msgspec.msgpack.encode(batch)])
+    register(ports, "owner", f"peer:{rank}", rank)
+    report(ports, "owner", KEYS, rank)
 
 
 def _answer(ports: Ports, rank: int) -> str:

@@ -15,8 +15,6 @@ from lmcache.v1.memory_management import MemoryFormat
 from probes import ProbeError
 from probes.cpu_connector import Model, check, connector_for, metadata_for, object_for
 
-from tests.patches.upstream import Probe, patched_files, without
-
 MODELS = st.builds(
     Model,
     layers=st.integers(1, 3),
@@ -191,14 +189,3 @@ def test_another_object_format_is_refused() -> None:
     move = {"slot_mapping": torch.arange(3), "kvcaches": [torch.zeros(6, 3, 32, 64)] * 2}
     with pytest.raises(ValueError, match="moves KV_2LTD objects, not"):
         connector_for(Model()).to_gpu(memory_object, 0, 3, **move)
-
-
-def test_the_probe_fails_on_the_upstream_file(probe: Probe) -> None:
-    result = probe("cpu-connector", without("cpu-connector"))
-    assert result.returncode == 1
-    assert "cpu-connector: FAILED. RuntimeError: No supported cpu connector found." in result.stderr
-
-
-def test_the_probe_passes_on_the_patched_file(probe: Probe) -> None:
-    result = probe("cpu-connector", patched_files())
-    assert (result.returncode, result.stdout.splitlines()[-1:]) == (0, ["cpu-connector: ok"]), result.stderr

@@ -13,7 +13,7 @@ from tests.patches.upstream import Probe, without_hunks
 @pytest.mark.slow
 def test_an_unpatched_worker_loses_keys(probe: Probe) -> None:
     # What makes the controller say whether a worker is synchronised stays: the probe asks for it.
-    result = probe("full-sync", without_hunks("full-sync", lambda path, _: "worker_info_api" not in path))
+    result = probe("full-sync", without_hunks("full-sync", lambda hunk: "synced" not in "".join(hunk.new)))
     assert result.returncode == 1
     found = re.search(r"know (\d+) keys, but has \((?:True|False), (\d+)\)", result.stderr)
     assert found is not None, result.stderr

@@ -12,8 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lmcache.v1.transfer_channel import nixl_lanes
 
-from tests.patches.upstream import Probe, without
-
 
 class StandIn(MagicMock):
     """A NIXL agent that keeps what it was told to write, as pairs of a place near and one far."""
@@ -71,10 +69,3 @@ def test_every_object_goes_where_it_belongs_and_the_lanes_share_them(
     used = [len(lane) for lane in written if lane]
     assert len(used) == min(*lanes, count)
     assert max(used) - min(used) <= 1
-
-
-@pytest.mark.slow
-def test_an_unpatched_node_uses_one_connection(probe: Probe) -> None:
-    result = probe("lanes", without("lanes"))
-    assert result.returncode == 1
-    assert "KV should travel on 3 connections and does on 1." in result.stderr

@@ -36,10 +36,10 @@ def without(*ids: str) -> dict[str, str | None]:
     return patched_files(LMCACHE.without(*ids))
 
 
-def without_hunks(patch_id: str, is_left_out: Callable[[str, Hunk], bool]) -> dict[str, str | None]:
+def without_hunks(patch_id: str, is_left_out: Callable[[Hunk], bool]) -> dict[str, str | None]:
     """The same files with all patches, but for some hunks of one, and for the patches that need it."""
     whole = find([LMCACHE], patch_id)
-    hunks = {path: tuple(h for h in found if not is_left_out(path, h)) for path, found in whole.hunks.items()}
+    hunks = {path: tuple(h for h in found if not is_left_out(h)) for path, found in whole.hunks.items()}
     assert hunks != whole.hunks
     others = LMCACHE.without(patch_id).patches
     chosen = [patch for patch in LMCACHE.patches if patch is whole or patch in others]

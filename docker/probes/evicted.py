@@ -1,0 +1,33 @@
+"""Probe of evicted: a peer that has not got what the controller promised answers with a miss."""
+
+from __future__ import annotations
+
+from probes import ProbeError
+from probes.controller import free_ports, register, report, running_controller
+from probes.node import running_node, settings_for
+
+CHUNKS = 3
+
+
+def probe() -> None:
+    """Raises ProbeError unless such a pull is a miss, after which all of the node's memory is free."""
+    ports = free_ports()
+    with (
+        running_controller(ports),
+        running_node(settings_for("a", ports)) as a,
+        running_node(settings_for("b", ports)) as b,
+    ):
+        a.wait_until_synced(ports)
+        a.ask("store", seed=1, chunks=CHUNKS)
+        if not b.pull_until_hit(seed=1, chunks=CHUNKS)["hits"]:
+            raise ProbeError("A prompt of a peer should be pulled.")
+        register(ports, "other-name-of-a", f"127.0.0.1:{a.settings.init_port}")
+        report(ports, "other-name-of-a", b.ask("hashes", seed=2, chunks=CHUNKS))
+        asked = a.logged("Received P2P batched lookup and get msg")
+        if b.get(seed=2, chunks=CHUNKS)["hits"]:
+            raise ProbeError("What nobody stored should be a miss.")
+        if a.logged("Received P2P batched lookup and get msg") == asked:
+            raise ProbeError("The controller should send the node to its peer.")
+        pages = b.ask("pages")
+        if pages["free"] != pages["all"]:
+            raise ProbeError(f"After a miss all pages should be free: {pages}.")

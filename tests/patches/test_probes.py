@@ -1,0 +1,89 @@
+"""The probe of every patch: green with all patches, and red without its own, or without a part of it."""
+
+from __future__ import annotations
+
+import pytest
+from guard.series import Patch
+from probes.__main__ import SLOW
+
+from tests.patches.upstream import LMCACHE, Files, Probe, patched_files, without, without_hunks
+
+# What the probe of a patch says of LMCache without it.
+RED = {
+    "message-defaults": "A RegisterMsg without peer_init_url",
+    "cpu-connector": "No supported cpu connector found.",
+    "lookup-loop": "did not wake up",
+    "pull-loop": "After bad messages on the reply socket no worker can register",
+    "lookup-timeout": "should be a miss, but is KeyError",
+    "double-free": "free_twice",
+    "same-rank": "Rank 1 should be sent to 'peer:1', but is to 'peer:0'.",
+    "registration": "Without a controller a miss took",
+    "full-sync": "should be synchronised and know",
+    "peer-loops": "After bad messages on its P2P sockets nobody can pull from a node.",
+    "peer-connect": "While one peer is connected to, another should be pulled from.",
+    "peer-answer": "With a peer stopped, a local hit should be a hit.",
+    "quarantine": "and what it brings right",
+    "full-memory": "Of 8 chunks 4 should be pulled into 4 pages",
+    "evicted": "After a miss all pages should be free",
+    "peer-transfer": "A prompt should be pulled after a transfer to a node that is stopped",
+    "peer-heartbeat": "A dead connection should be dropped within 15 s.",
+    "worker-address": "should register with that address, not with 127.0.0.1",
+    "p2p-threshold": "Where the whole prompt is too short, nothing should be pulled, but 32 tokens",
+    "lanes": "KV should travel on 3 connections and does on 1.",
+    "peer-introduction": "connected to a peer that was there before within 10 s, without a request",
+    "held-prefix": "With 3 of 3 chunks held by vLLM, 0 should be found, but got {'hits': 48",
+    "export-interval": "A store should be counted within 3 s and was not",
+}
+# A part of a patch, known by texts that its hunks bring, and what the probe says without it.
+PARTS = [
+    ("message-defaults", ("Heartbeat from",), "A HeartbeatMsg without peer_init_url"),
+    ("pull-loop", ("_handle_pushed",), "After bad messages on the pull socket no key is admitted."),
+    (
+        "pull-loop",
+        ("a heartbeat of", "is no heartbeat"),
+        "After bad messages on the heartbeat socket a heartbeat gets",
+    ),
+    ("p2p-threshold", ("self._declines(keys):",), "there should be 0 questions to the controller"),
+    ("p2p-threshold", ("_declines(keys[:num_hit_chunks]):",), "Where the peer holds too little, nothing"),
+    ("peer-introduction", ("_handle_heartbeat_commands(",), "a peer that came later within 10 s"),
+]
+
+
+def require_red(patch_id: str, probe: Probe, files: Files, sentence: str) -> None:
+    result = probe(patch_id, files)
+    assert result.returncode == 1, result.stdout
+    assert sentence in result.stderr
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        # The build of the image that these tests run in has run the quick probes.
+        pytest.param(patch, id=patch.id, marks=[] if patch.id in SLOW else [pytest.mark.slow])
+        for patch in LMCACHE.patches
+    ],
+)
+def test_the_probe_is_green_with_all_patches(probe: Probe, patch: Patch) -> None:
+    result = probe(patch.id, patched_files())
+    assert (result.returncode, result.stdout.splitlines()[-1:]) == (0, [f"{patch.id}: ok"]), result.stderr
+
+
+@pytest.mark.parametrize("patch", LMCACHE.patches, ids=lambda patch: patch.id)
+def test_the_probe_is_red_without_the_patch(probe: Probe, patch: Patch) -> None:
+    require_red(patch.id, probe, without(patch.id), RED[patch.id])
+
+
+@pytest.mark.parametrize(("patch_id", "texts", "sentence"), PARTS)
+def test_the_probe_is_red_without_a_part_of_the_patch(
+    probe: Probe, patch_id: str, texts: tuple[str, ...], sentence: str
+) -> None:
+    part = without_hunks(patch_id, lambda hunk: any(text in "".join(hunk.new) for text in texts))
+    require_red(patch_id, probe, part, sentence)
+
+
+def test_a_worker_bound_to_every_address_is_seen(probe: Probe) -> None:
+    files = patched_files()
+    name = "lmcache/v1/cache_controller/worker.py"
+    files[name] = (files[name] or "").replace("{host or '*'}:", "*:")
+    sentence = "The worker_port of a node at 127.0.0.2 should not answer at 127.0.0.1."
+    require_red("worker-address", probe, files, sentence)

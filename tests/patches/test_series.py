@@ -1,0 +1,26 @@
+"""The series as it lies in the repository, against the files that it was made for."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+from guard.series import FOLDER, Patch, Series, render_sums
+
+from tests.patches.upstream import EVERY, LMCACHE, original, patched_files, without
+
+
+@pytest.mark.parametrize("series", EVERY.values(), ids=EVERY)
+def test_the_recorded_hashes_are_those_of_the_series(series: Series) -> None:
+    released = {path: original(path, series.distribution) for path in series.files}
+    contents = {path: text.encode() for path, text in released.items() if text is not None}
+    recorded = FOLDER / f"{series.distribution}-{series.version}" / "SHA256SUMS"
+    assert render_sums(series, contents) == recorded.read_text(), "run: make patches-edit patches"
+
+
+@pytest.mark.parametrize("patch", LMCACHE.patches, ids=lambda patch: patch.id)
+def test_a_patch_can_be_left_out_with_what_needs_it(patch: Patch) -> None:
+    files = without(patch.id)
+    assert files != patched_files()
+    for text in files.values():
+        ast.parse(text or "")
