@@ -229,6 +229,16 @@ def _readable(path: Path) -> bool:
 # Progress
 
 
+def test_a_step_is_two_lines_where_there_is_no_terminal_and_news_on_one() -> None:
+    plain, terminal = io.StringIO(), io.StringIO()
+    for console in (Console(file=plain), Console(file=terminal, force_terminal=True, width=40)):
+        with progress.step("Build [it]", console) as current:
+            current.detail("compiling, which takes longer than a line")
+    assert plain.getvalue().splitlines() == ["… Build [it]", "√ Build [it] (0 s)"]
+    assert "Build [it] · 0 s · compiling, which" in terminal.getvalue()
+    assert terminal.getvalue().endswith("√ Build [it] (0 s)\n")
+
+
 def test_a_transfer_is_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "PLAIN_TRANSFER_INTERVAL_S", 0.0)
     stream = io.StringIO()
