@@ -6,11 +6,12 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from kvshare.bench import outputs
 from kvshare.bench.spec import PEER, RECOMPUTE
-from kvshare.bench.stats import median, percentile
+from kvshare.bench.stats import percentile
 
 FIGURES = {
     "ttft_ms": "TTFT, ms",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,18 +17,22 @@ from rich.text import Text
 from kvshare import records
 from kvshare.bench.compare import Difference
 from kvshare.bench.observed import Observed
-from kvshare.bench.results import SCHEMA_VERSION, Arm, Document, PointResult
+from kvshare.bench.results import SCHEMA_VERSION, Arm, Cost, Document, PointResult
 from kvshare.bench.spec import WORTH_QUOTING
 from kvshare.cost.model import Pull
 from kvshare.errors import KvshareError
 
 JSON, LINES, CSV, REPORT = "bench.json", "requests.jsonl", "summary.csv", "report.html"
-_POINT_COLUMNS = ("prompt_tokens", "output_tokens", "concurrency", "rate", "shared_percent")
-_DISTRIBUTIONS = ("ttft_ms", "tbt_ms", "tpot_ms", "e2e_ms")
-_FIGURES = ("count", "mean", "p50", "p90", "p99", "spread")
-_SINGLE = (
+_LOAD = ("concurrency", "rate", "shared_percent")
+_COLUMNS = (
+    *(f"point_{name}" for name in ("prompt_tokens", "output_tokens", *_LOAD)),
     "arm", "node", "repetitions", "requests", "prompt_tokens", "output_tokens", "request_throughput",
     "output_throughput", "total_throughput", "goodput", "queue_ms", "prefill_ms", "decode_ms",
+    *(
+        f"{times}_{figure}"
+        for times in ("ttft_ms", "tbt_ms", "tpot_ms", "e2e_ms")
+        for figure in ("count", "mean", "p50", "p90", "p99", "spread")
+    ),
 )  # fmt: skip
 
 
@@ -65,7 +70,7 @@ def request_lines(observed: Observed) -> Iterable[str]:
         for run in repetition.arms:
             for request in run.requests:
                 line = {
-                    **{name: getattr(points[repetition.point], name) for name in _POINT_COLUMNS[2:]},
+                    **{name: getattr(points[repetition.point], name) for name in _LOAD},
                     "point": repetition.point,
                     "repetition": repetition.number,
                     "arm": run.arm,
@@ -79,25 +84,21 @@ def request_lines(observed: Observed) -> Iterable[str]:
 def as_csv(document: Document) -> str:
     """Return one line for each point and arm, every figure a column."""
     stream = io.StringIO()
-    names = [f"{metric}_{figure}" for metric in _DISTRIBUTIONS for figure in _FIGURES]
-    point_names = [f"point_{name}" for name in _POINT_COLUMNS]
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*point_names, *_SINGLE, *names])
+    writer = csv.DictWriter(stream, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
     for result in document.points:
         for arm in result.arms:
-            figures = [
-                "" if (found := getattr(arm, metric)) is None else getattr(found, figure)
-                for metric in _DISTRIBUTIONS
-                for figure in _FIGURES
-            ]
-            writer.writerow(
-                [
-                    *(getattr(result.point, name) for name in _POINT_COLUMNS),
-                    *(getattr(arm, name) for name in _SINGLE),
-                    *figures,
-                ]
-            )
+            writer.writerow(dict(_flat({"point": asdict(result.point), **asdict(arm)})))
     return stream.getvalue()
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every figure of records within records, by the names of all of them."""
+    for name, value in data.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}_")
+        else:
+            yield f"{prefix}{name}", value
 
 
 # --- the terminal -------------------------------------------------------------------------------------------
@@ -108,16 +109,10 @@ def show(document: Document, console: Console) -> None:
     for result in document.points:
         console.print(Text(result.point.label, "bold"))
         console.print(_table(result))
-        for line in (*below(result), *result.notes):
+        for line in below(result):
             console.print(line)
         console.print()
-    if document.first_pull_ms is not None:
-        console.print(f"first pull of the pair, not counted: {document.first_pull_ms:.0f} ms")
-    if document.link.reason is not None:
-        console.print(f"link: not measured, {document.link.reason}")
-    elif document.link.gb_per_s is not None:
-        console.print(f"link: {document.link.gb_per_s:.2f} GB/s ({document.link.how})")
-    for line in (*cost_lines(document), *document.notes):
+    for line in closing(document):
         console.print(line)
     console.print(Text(document.verdict, "bold"))
 
@@ -128,23 +123,31 @@ def pull_words(pull: Pull) -> str:
     return f"a pull: {pull.t0_s * 1000:.0f} ms + bytes / ({speed})"
 
 
-def cost_lines(document: Document) -> tuple[str, ...]:
-    """Return the fitted costs, a sentence each."""
-    found = document.cost
-    if found is None:
-        return ()
-    lines = [
-        f"{pull_words(found.pull)}, {found.pull.kv_bytes_per_token / 1024:.0f} KiB a token",
+def closing(document: Document) -> Iterator[str]:
+    """Yield what is said of the run as a whole, a sentence each."""
+    if document.first_pull_ms is not None:
+        yield f"first pull of the pair, not counted: {document.first_pull_ms:.0f} ms"
+    if document.link.reason is not None:
+        yield f"link: not measured, {document.link.reason}"
+    elif document.link.gb_per_s is not None:
+        yield f"link: {document.link.gb_per_s:.2f} GB/s ({document.link.how})"
+    if document.cost is not None:
+        yield from _costs(document.cost)
+    yield from document.notes
+
+
+def _costs(found: Cost) -> Iterator[str]:
+    yield f"{pull_words(found.pull)}, {found.pull.kv_bytes_per_token / 1024:.0f} KiB a token"
+    yield (
         f"a prefill: {found.prefill.constant_s * 1000:.0f} ms + {found.prefill.linear_s * 1e6:.1f} µs·n "
-        f"+ {found.prefill.quadratic_s * 1e9:.2f} ns·n²",
-    ]
+        f"+ {found.prefill.quadratic_s * 1e9:.2f} ns·n²"
+    )
     if found.break_even_tokens is not None:
         where = "" if found.shortest <= found.break_even_tokens <= found.longest else ", extrapolated"
-        lines.append(
+        yield (
             f"break-even at {found.break_even_tokens:,.0f} tokens{where} "
             f"(measured: {found.shortest:,} to {found.longest:,})"
         )
-    return tuple(lines)
 
 
 def _table(result: PointResult) -> Table:
@@ -212,6 +215,7 @@ def below(result: PointResult) -> Iterable[str]:
             f"stages of a peer hit, ms: {parts} = {found.sum_ms:.1f}, "
             f"{100 * found.sum_over_ttft:.0f} % of TTFT {found.ttft_ms:.1f} (means of {found.requests})"
         )
+    yield from result.notes
 
 
 def show_comparison(differences: Iterable[Difference], warnings: Iterable[str], console: Console) -> None:

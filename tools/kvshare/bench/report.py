@@ -27,8 +27,8 @@ def html(document: Document) -> str:
     return pages.get_template("report.html.j2").render(
         document=document,
         figures=tuple(_figures(document)),
-        lines_below=lambda result: (*outputs.below(result), *result.notes),
-        closing_lines=_closing_lines(document),
+        below=outputs.below,
+        closing=outputs.closing(document),
         meaning=MEANING,
     )
 
@@ -143,12 +143,3 @@ def _tbt_chart(document: Document) -> Any | None:
 
 def _gaps(result: PointResult) -> int:
     return sum(arm.tbt_ms.count for arm in result.arms if arm.tbt_ms is not None)
-
-
-def _closing_lines(document: Document) -> Iterator[str]:
-    """Yield what is said of the run as a whole."""
-    yield from (*outputs.cost_lines(document), *document.notes)
-    if document.first_pull_ms is not None:
-        yield f"first pull of the pair, not counted: {document.first_pull_ms:.0f} ms"
-    if document.link.reason is not None:
-        yield f"link: not measured, {document.link.reason}"

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 
 CURVE = tuple(range(0, 101, 5))  # percentiles that a distribution keeps for its plot
 RESAMPLED, SEED = 2000, 1
@@ -46,11 +47,6 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def median(values: Iterable[float]) -> float:
-    """Return the median of a non-empty sample."""
-    return percentile(sorted(values), 50)
-
-
 def ratio_of_medians(above: Sequence[float], below: Sequence[float]) -> Ratio:
     """Return one non-empty sample's median over another's.
 
@@ -74,7 +70,7 @@ def distribution(groups: Iterable[Sequence[float]]) -> Distribution | None:
     medians = sorted(percentile(group, 50) for group in kept)
     return Distribution(
         count=len(ordered),
-        mean=math.fsum(ordered) / len(ordered),
+        mean=fmean(ordered),
         p50=percentile(ordered, 50),
         p90=percentile(ordered, 90),
         p99=percentile(ordered, 99),

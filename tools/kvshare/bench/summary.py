@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
 
 from kvshare.bench import rules, stages
 from kvshare.bench.observed import ArmRun, Observed, PointEnd, Repetition, Request
 from kvshare.bench.results import Arm, Cost, Link, PointResult, Transfer
 from kvshare.bench.spec import COLD, NODE_OF, PEER, RECOMPUTE, BenchSpec, Goodput, Point
 from kvshare.bench.stages import Moments
-from kvshare.bench.stats import Distribution, Ratio, distribution, median, ratio_of_medians
+from kvshare.bench.stats import Distribution, Ratio, distribution, ratio_of_medians
 from kvshare.cost.fit import fit_prefill, fit_pull
 from kvshare.cost.model import break_even
 from kvshare.cost.model import verdict as verdict_of
