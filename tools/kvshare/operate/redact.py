@@ -17,31 +17,15 @@ REMOVED = "[removed]"
 MINIMUM_KNOWN = 8  # a shorter value, replaced wherever it occurs, would leave holes in words
 
 _HARD = {
-    *(
-        "secret",
-        "secrets",
-        "password",
-        "passwords",
-        "passwd",
-        "passphrase",
-        "pwd",
-        "credential",
-        "credentials",
-    ),
-    *("apikey", "apikeys", "auth", "authorization", "cookie", "cookies", "signature", "sig", "jwt", "bearer"),
-}
-_SOFT = {
-    "token",
-    "tokens",
-    "key",
-    "keys",
-    "accesstoken",
-    "authtoken",
-}  # a number under such a name is a count
+    "secret", "secrets", "password", "passwords", "passwd", "passphrase", "pwd", "credential", "credentials",
+    "apikey", "apikeys", "auth", "authorization", "cookie", "cookies", "signature", "sig", "jwt", "bearer",
+}  # fmt: skip
+# A number under such a name is a count, unless one of the kinds says that it is certainly a secret.
+_SOFT = {"token", "tokens", "key", "keys", "accesstoken", "authtoken"}
 _KINDS = {
-    *("api", "access", "private", "encryption", "signing", "master", "ssl", "tls", "ssh", "aws", "hf", "hub"),
-    *("refresh", "session", "github", "gitlab", "openai"),
-}  # of a token or key that is certainly a secret, were it a number
+    "api", "access", "private", "encryption", "signing", "master", "ssl", "tls", "ssh", "aws", "hf", "hub",
+    "refresh", "session", "github", "gitlab", "openai",
+}  # fmt: skip
 _PLACES = {"file", "path", "dir", "folder"}
 _PLACE_KEYS = {"environment", "external", "file", "mode", "name", "source", "target"}  # of Compose's secrets
 _NO_SECRETS = {"PWD", "OLDPWD"}  # the working folder
