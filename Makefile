@@ -95,8 +95,6 @@ patches: setup ## Those commits as docker/patches again, with their hashes, and 
 generate: ## Rewrite what is generated: docs from code and from measured data, every golden file
 	@setup/setup.sh docker/locks/dev.txt
 	@($(GUARD) --docs) > docs/patches.md
-	@.venv/bin/python tools/generate_cli_reference.py
-	@.venv/bin/python tools/generate_ports_doc.py
 	@.venv/bin/python -m benchmarks --docs
 	@.venv/bin/python -m benchmarks.gpu --docs
 	@.venv/bin/python -m tests.scenarios.under_faults --docs

