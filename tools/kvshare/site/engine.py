@@ -24,19 +24,18 @@ from kvshare.site.attached import Attached, EngineError
 from kvshare.site.base import NONE, TIMEOUT_S, Variables, last_line, uncoloured
 from kvshare.site.transport import DialedAdapter
 
-# For an engine to say who it is; docker lets ssh try for 30 s, twice.
-ANSWER_TIMEOUT_S = 20.0
+ANSWER_TIMEOUT_S = 20.0  # for an engine to say who it is; docker lets ssh try for 30 s, and tries it twice
 API_VERSION = "1.44"  # what Engine 25 speaks, and 29 still does
 BLOCK_BYTES = 1 << 20
-# What comes when an engine is not there: from docker-py, requests, urllib3 beneath it, or the socket.
+EXIT_S, POLL_S = 10.0, 0.05
 UNKNOWN_KEY = ("Host key verification failed", "REMOTE HOST IDENTIFICATION HAS CHANGED")
-POLL_S = 0.05
+# What comes when an engine is not there: from docker-py, requests, urllib3 beneath it, or the socket.
 SILENCE = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
 @dataclass(frozen=True)
 class About:
-    """What an engine says of itself: its time in seconds since 1970, and the folder of its data, too."""
+    """What an engine says of itself; its clock in seconds since 1970, ``root`` is the folder of its data."""
 
     host: str
     version: str
@@ -260,8 +259,11 @@ class Engine:
 
     def _exit_code(self, started: str) -> int:
         """Return an exec's exit code, which the engine may come to know a moment after its output's end."""
+        deadline = time.monotonic() + EXIT_S
         with self._asked():
             while (code := self._api.exec_inspect(started)["ExitCode"]) is None:
+                if time.monotonic() > deadline:
+                    raise EngineError(self.context, "a process in a container goes on without an output")
                 time.sleep(POLL_S)
             return int(code)
 
