@@ -17,7 +17,7 @@ from guard.series import DEVICES, Patch, load_all
 SLOW = (
     "double-free",
     "registration",
-    "full-sync",
+    "sync-unfrozen",
     "peer-loops",
     "peer-connect",
     "peer-answer",

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPResponse
@@ -19,7 +19,6 @@ import zmq
 
 from probes import ProbeError
 from probes.forks import Fork
-from probes.noise import send
 
 START_TIMEOUT_S = 240
 REPLY_TIMEOUT_S = 20
@@ -86,25 +85,6 @@ def request(port: int, message: Mapping[str, object]) -> object:
     finally:
         client.close()
         context.term()
-
-
-def register(ports: Ports, instance: str, peer_init_url: str, worker_id: int = 0) -> object:
-    """Register a stand-in for a worker; the controller's answer."""
-    worker = {"instance_id": instance, "worker_id": worker_id, "ip": "127.0.0.1", "port": 1 + worker_id}
-    return request(ports.reply, {"type": "RegisterMsg", **worker, "peer_init_url": peer_init_url})
-
-
-def report(ports: Ports, instance: str, keys: Sequence[int], worker_id: int = 0) -> None:
-    """Tell the controller, as the first that a worker reports, that it holds these keys."""
-    operations = [{"op_type": "admit", "key": key, "seq_num": number} for number, key in enumerate(keys)]
-    batch = {
-        "type": "BatchedKVOperationMsg",
-        "instance_id": instance,
-        "worker_id": worker_id,
-        "location": "LocalCPUBackend",
-        "operations": operations,
-    }
-    send(ports.pull, zmq.PUSH, [msgspec.msgpack.encode(batch)])
 
 
 def is_registered(worker: str, http_port: int) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from probes import ProbeError
-from probes.controller import free_ports, register, report, running_controller
+from probes.controller import free_ports, running_controller
 from probes.node import running_node, settings_for
+from probes.stand_in import StandIn
 
 CHUNKS = 3
 
@@ -21,8 +22,9 @@ def probe() -> None:
         a.ask("store", seed=1, chunks=CHUNKS)
         if not b.pull_until_hit(seed=1, chunks=CHUNKS)["hits"]:
             raise ProbeError("A prompt of a peer should be pulled.")
-        register(ports, "other-name-of-a", f"127.0.0.1:{a.settings.init_port}")
-        report(ports, "other-name-of-a", b.ask("hashes", seed=2, chunks=CHUNKS))
+        other_name_of_a = StandIn(ports, "other", peer_init_url=f"127.0.0.1:{a.settings.init_port}")
+        other_name_of_a.register()
+        other_name_of_a.report(b.ask("hashes", seed=2, chunks=CHUNKS))
         asked = a.logged("Received P2P batched lookup and get msg")
         if b.get(seed=2, chunks=CHUNKS)["hits"]:
             raise ProbeError("What nobody stored should be a miss.")

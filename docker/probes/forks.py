@@ -5,6 +5,7 @@ To import PyTorch and LMCache takes a process longer than most probes take a nod
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import tempfile
@@ -13,6 +14,8 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from probes import ProbeError
 
 # What LMCache, NIXL and UCX read; the server hands it on to every process.
 ENVIRONMENT = {"PYTHONHASHSEED": "123", "UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"}
@@ -38,6 +41,13 @@ class Fork:
     def pid(self) -> int:
         assert self.process.pid is not None
         return self.process.pid
+
+    def answer(self, seconds: float | None = None) -> Any:
+        """What the process sends next; raises ProbeError if it ends before, or sends nothing in that time."""
+        with contextlib.suppress(EOFError, OSError):
+            if self.connection.poll(seconds):
+                return self.connection.recv()
+        raise ProbeError(f"A process should have answered; its last lines:\n{self.last_lines()}")
 
     def logged(self) -> str:
         self.log.seek(0)

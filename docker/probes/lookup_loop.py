@@ -24,12 +24,8 @@ def probe() -> None:
     with running_controller(ports):
         worker = Fork(_look_up, ports)
         try:
-            if not worker.connection.poll(TIMEOUT_S) or not worker.connection.recv():
-                raise ProbeError(
-                    "A lookup was answered at once, but the loop that waits for it did not wake up."
-                )
-        except EOFError:
-            raise ProbeError(f"The worker ended:\n{worker.last_lines()}") from None
+            if not worker.answer(TIMEOUT_S):
+                raise ProbeError("A lookup was answered, but the loop that waits for it did not wake up.")
         finally:
             worker.kill()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from probes import ProbeError
-from probes.controller import free_ports, register, report, running_controller
+from probes.controller import free_ports, running_controller
 from probes.node import running_node, settings_for
+from probes.stand_in import StandIn
 
 CHUNKS = 3
 
@@ -13,8 +14,9 @@ def probe() -> None:
     """Raises ProbeError unless a node that is sent to where nobody answers goes on pulling from another."""
     ports = free_ports()
     with running_controller(ports), running_node(settings_for("b", ports)) as b:
-        register(ports, "gone", f"127.0.0.1:{free_ports().http}")
-        report(ports, "gone", b.ask("hashes", seed=1, chunks=CHUNKS))
+        gone = StandIn(ports, "gone", peer_init_url=f"127.0.0.1:{free_ports().http}")
+        gone.register()
+        gone.report(b.ask("hashes", seed=1, chunks=CHUNKS))
         if b.get(seed=1, chunks=CHUNKS)["hits"]:
             raise ProbeError("A prompt of a peer that is gone should be a miss.")
         with running_node(settings_for("c", ports)) as c:

@@ -18,10 +18,10 @@ def probe() -> None:
     port = free_ports().http
     server, client = Fork(_serve, port), Fork(_connect, port)
     try:
-        if not client.connection.recv():
+        if not client.answer():
             raise ProbeError(f"A socket should be answered within {CONNECTED_WITHIN_S} s.")
         os.kill(server.pid, signal.SIGSTOP)
-        if not client.connection.recv():
+        if not client.answer():
             raise ProbeError(f"A dead connection should be dropped within {DROPPED_WITHIN_S} s.")
     finally:
         server.kill()

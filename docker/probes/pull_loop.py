@@ -8,8 +8,9 @@ import time
 import zmq
 
 from probes import ProbeError
-from probes.controller import Ports, free_ports, get, is_registered, report, request, running_controller
+from probes.controller import Ports, free_ports, get, is_registered, running_controller
 from probes.noise import bad_messages, send
+from probes.stand_in import StandIn
 
 WORKER = "kvshare-probe"
 ADMITTED_WITHIN_S = 5.0
@@ -22,31 +23,24 @@ def probe() -> None:
         send(ports.pull, zmq.PUSH, *([message] for message in bad_messages()))
         for port in (ports.reply, ports.heartbeat):
             send(port, zmq.DEALER, *([b"", message] for message in bad_messages()), [b"one frame"])
-        _check_reply(ports)
+        worker = StandIn(ports, WORKER)
+        answer = worker.register()
+        if not is_registered(WORKER, ports.http):
+            raise ProbeError(f"After bad messages on the reply socket no worker can register: {answer}.")
+        worker.report([7])
         _check_pull(ports)
-        _check_heartbeat(ports)
+        answer = worker.beat()
+        if not isinstance(answer, dict) or answer.get("type") != "HeartbeatRetMsg":
+            raise ProbeError(f"After bad messages on the heartbeat socket a heartbeat gets {answer}.")
         _check_metric(ports)
 
 
-def _check_reply(ports: Ports) -> None:
-    answer = request(ports.reply, _from_worker("RegisterMsg"))
-    if not is_registered(WORKER, ports.http):
-        raise ProbeError(f"After bad messages on the reply socket no worker can register: {answer}.")
-
-
 def _check_pull(ports: Ports) -> None:
-    report(ports, WORKER, [7])
     deadline = time.monotonic() + ADMITTED_WITHIN_S
     while _key_count(ports) != 1:
         if time.monotonic() > deadline:
             raise ProbeError("After bad messages on the pull socket no key is admitted.")
         time.sleep(0.1)
-
-
-def _check_heartbeat(ports: Ports) -> None:
-    answer = request(ports.heartbeat, _from_worker("HeartbeatMsg"))
-    if not isinstance(answer, dict) or answer.get("type") != "HeartbeatRetMsg":
-        raise ProbeError(f"After bad messages on the heartbeat socket a heartbeat gets {answer}.")
 
 
 def _check_metric(ports: Ports) -> None:
@@ -57,17 +51,6 @@ def _check_metric(ports: Ports) -> None:
         found = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name)]
         if not found or found[0] < len(bad_messages()):
             raise ProbeError(f"{name} should count {len(bad_messages())} bad messages, but is {found}.")
-
-
-def _from_worker(kind: str) -> dict[str, object]:
-    return {
-        "type": kind,
-        "instance_id": WORKER,
-        "worker_id": 0,
-        "ip": "127.0.0.1",
-        "port": 1,
-        "peer_init_url": None,
-    }
 
 
 def _key_count(ports: Ports) -> int:

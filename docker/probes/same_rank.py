@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from probes import ProbeError
-from probes.controller import Ports, free_ports, register, report, request, running_controller
+from probes.controller import Ports, free_ports, request, running_controller
+from probes.stand_in import StandIn
 
 KEYS = [11, 12, 13]
 ADMITTED_WITHIN_S = 5.0
@@ -24,8 +25,9 @@ def probe() -> None:
 
 
 def _register_with_keys(ports: Ports, rank: int) -> None:
-    register(ports, "owner", f"peer:{rank}", rank)
-    report(ports, "owner", KEYS, rank)
+    owner = StandIn(ports, "owner", rank, f"peer:{rank}")
+    owner.register()
+    owner.report(KEYS)
 
 
 def _answer(ports: Ports, rank: int) -> str:

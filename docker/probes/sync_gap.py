@@ -1,0 +1,26 @@
+"""Probe of sync-gap: a worker of which a message was lost is asked for all its keys."""
+
+from __future__ import annotations
+
+from probes import ProbeError
+from probes.controller import free_ports, running_controller
+from probes.stand_in import StandIn
+
+KEYS = (1, 2, 3)
+
+
+def probe() -> None:
+    """Raises ProbeError unless a worker that leaves a number out is asked for its keys, and not before."""
+    ports = free_ports()
+    with running_controller(ports):
+        worker = StandIn(ports, "stand-in")
+        worker.register()
+        worker.begin_sync(KEYS)
+        worker.end_sync(KEYS)
+        worker.report([4], first=1)
+        worker.report([5], first=2)
+        if worker.is_asked_for_its_keys():
+            raise ProbeError("While no message is lost a worker should not be asked for its keys.")
+        worker.report([7], first=4)
+        if not worker.is_asked_for_its_keys():
+            raise ProbeError("After a lost message a worker should be asked for its keys.")
