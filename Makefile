@@ -89,12 +89,14 @@ test-gpu: ## On a machine with a GPU, from PYTHON's vLLM, LMCache and NIXL: meas
 patches-edit: ## The patches as git repositories in build/patches, a commit a patch, to be edited there
 	@setup/setup.sh docker/locks/dev.txt
 	@$(GUARD).edit open
-patches: setup ## Those commits as docker/patches again, with their hashes, and docs/patches.md
+patches: setup ## Those commits as docker/patches again, with their hashes and docs
 	@$(GUARD).edit save
 	@($(GUARD) --docs) > docs/patches.md
+	@$(GUARD) --upstream ../docs/upstream
 generate: ## Rewrite what is generated: docs from code and from measured data, every golden file
 	@setup/setup.sh docker/locks/dev.txt
 	@($(GUARD) --docs) > docs/patches.md
+	@$(GUARD) --upstream ../docs/upstream
 	@.venv/bin/python -m benchmarks --docs
 	@.venv/bin/python -m benchmarks.gpu --docs
 	@.venv/bin/python -m tests.scenarios.under_faults --docs

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from guard import docs
+from guard import docs, upstream
 from guard.apply import Change, RefusedError, commit, plan
 from guard.series import DEVICES, FOLDER, Series, SeriesError, load_all
 
@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         every = load_all(options.patches)
         if options.docs:
             print(docs.render(every), end="")
+            return 0
+        if options.upstream:
+            upstream.write(every, options.upstream)
             return 0
         changes = plan(every, options.device, options.site)
         commit(changes)
@@ -72,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--device", choices=DEVICES, help="apply the patches of this device's image")
     what.add_argument("--docs", action="store_true", help="print docs/patches.md")
+    what.add_argument("--upstream", type=Path, help="write docs/upstream to this folder")
     parser.add_argument(
         "--patches", type=Path, default=FOLDER, help="where the series are (default: docker/patches)"
     )

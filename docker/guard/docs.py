@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from guard import upstream
 from guard.series import Patch, Series
 
 HEAD = """\
@@ -50,13 +51,18 @@ def _section(series: Series, patch: Patch) -> str:
         "upstream's tests": _names(patch.tests),
         "needs": _names(sorted(patch.needs)),
         "reported as": ", ".join(f"<{url}>" for url in patch.fields.get("Bug", ())),
-        "forwarded": patch.field("Forwarded"),
+        "forwarded": _forwarded(patch),
         "probe": patch.field("X-Kvshare-Probe").partition("; ")[2],
         "drop it when": patch.field("X-Kvshare-Drop-When"),
     }
     table = [f"| {name} | {value} |" for name, value in rows.items() if value]
     lines = [f"## {patch.id}: {patch.title}", "", patch.text, "", "| | |", "|---|---|", *table, ""]
     return "\n".join(lines)
+
+
+def _forwarded(patch: Patch) -> str:
+    text = f" ([text](upstream/{patch.id}.md))" if patch.forwarded == upstream.NEVER else ""
+    return patch.field("Forwarded") + text
 
 
 def _names(names: Iterable[str]) -> str:

@@ -57,8 +57,7 @@ def open_series(series: Series, wheel: Path, work: Path, archive: Path | None = 
 
 def mail(patch: Patch) -> str:
     """The patch as one mail that `git am` takes, the files that it adds in its diff."""
-    added = "".join(_new_file(name, content.decode()) for name, content in patch.added.items())
-    return f"From: kvshare <kvshare@localhost>\n{patch.head}\n---\n{added}{patch.diff}"
+    return f"From: kvshare <kvshare@localhost>\n{patch.head}\n---\n{patch.whole_diff}"
 
 
 def save(work: Path, folder: Path) -> None:
@@ -118,12 +117,6 @@ def _diff(work: Path, commit: str, names: Sequence[str]) -> str:
 def _originals(work: Path, release: str, series: Series) -> dict[str, bytes]:
     there = set(_git(work, "ls-tree", "-r", "--name-only", release).splitlines())
     return {name: _git(work, "show", f"{release}:{name}").encode() for name in series.files if name in there}
-
-
-def _new_file(name: str, text: str) -> str:
-    lines = text.splitlines(keepends=True)
-    head = f"diff --git a/{name} b/{name}\nnew file mode 100644\n--- /dev/null\n+++ b/{name}\n"
-    return f"{head}@@ -0,0 +1,{len(lines)} @@\n" + "".join(f"+{line}" for line in lines)
 
 
 def fetch(series: Series, folder: Path) -> Path:

@@ -55,6 +55,11 @@ class Patch:
         return self._parts[0]
 
     @property
+    def whole_diff(self) -> str:
+        """The diff with the files that are added in it, as git has it."""
+        return "".join(_new_file(name, text.decode()) for name, text in self.added.items()) + self.diff
+
+    @property
     def files(self) -> tuple[str, ...]:
         """Paths of the files of the package that it changes or adds."""
         return tuple(path for path in (*self.hunks, *self.added) if not path.startswith(TESTS))
@@ -78,6 +83,11 @@ class Patch:
     def adds(self) -> tuple[str, ...]:
         """Paths of the files that it adds, as its header names them."""
         return self._list("X-Kvshare-Adds")
+
+    @property
+    def forwarded(self) -> str:
+        """Whether it was offered upstream: ``no``, ``not-needed``, or where."""
+        return self.field("Forwarded").partition("; ")[0]
 
     @property
     def probe(self) -> str:
@@ -105,6 +115,12 @@ class Patch:
         _, _, body = self.head.partition("\n\n")
         text, _, fields = body.strip().rpartition("\n\n")
         return text, fields
+
+
+def _new_file(name: str, text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    head = f"diff --git a/{name} b/{name}\nnew file mode 100644\n--- /dev/null\n+++ b/{name}\n"
+    return f"{head}@@ -0,0 +1,{len(lines)} @@\n" + "".join(f"+{line}" for line in lines)
 
 
 @dataclass(frozen=True)

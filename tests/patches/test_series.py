@@ -24,3 +24,14 @@ def test_a_patch_can_be_left_out_with_what_needs_it(patch: Patch) -> None:
     assert files != patched_files()
     for text in files.values():
         ast.parse(text or "")
+
+
+@pytest.mark.parametrize("patch", LMCACHE.patches, ids=lambda patch: patch.id)
+def test_a_patch_applies_to_the_release_with_what_it_needs_alone(patch: Patch) -> None:
+    wanted = {patch.id}
+    for earlier in reversed(LMCACHE.patches):
+        if earlier.id in wanted:
+            wanted |= earlier.needs
+    files = patched_files(LMCACHE.only(lambda one: one.id in wanted))
+    for text in files.values():
+        ast.parse(text or "")

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docker"))
 
 from guard import __main__ as command  # noqa: E402
+from guard import upstream  # noqa: E402
 from guard.series import DEVICES, FOLDER, Patch, Series, load_all  # noqa: E402
 from probes.__main__ import SLOW  # noqa: E402
 
@@ -34,8 +35,8 @@ def test_each_patch_says_why_how_it_is_proven_and_when_to_drop_it(patch: Patch) 
 
 @EACH
 def test_each_patch_says_whether_it_was_offered_upstream(patch: Patch) -> None:
-    kind, _, why = patch.field("Forwarded").partition("; ")
-    assert kind in ("no", "not-needed") or kind.startswith("https://")
+    why = patch.field("Forwarded").partition("; ")[2]
+    assert patch.forwarded in ("no", "not-needed") or patch.forwarded.startswith("https://")
     assert why
     assert all(url.startswith("https://") for url in patch.fields.get("Bug", ()))
 
@@ -75,3 +76,18 @@ def test_nothing_lies_in_the_folder_that_no_patch_names(series: Series) -> None:
 def test_the_documentation_is_current(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--docs"]) == 0
     assert capsys.readouterr().out == (ROOT / "docs" / "patches.md").read_text(), "run: make generate"
+
+
+def test_what_was_never_sent_can_be_and_is_current() -> None:
+    found = {path.name: path.read_text() for path in (ROOT / "docs/upstream").iterdir()}
+    assert found == upstream.texts(EVERY), "run: make generate"
+
+
+@EACH
+def test_each_text_for_upstream_has_its_three_parts(patch: Patch) -> None:
+    series = next(series for series in EVERY if patch in series.patches)
+    text = upstream.render(series, patch)
+    problem, reproduction = text.split("## Problem\n\n")[1].split("## Reproduction\n\n")
+    assert len(problem.split()) > 10
+    assert len(reproduction.partition(":")[0].split()) > 4, "what the probe's docstring says"
+    assert all(f"+++ b/{name}\n" in text for name in (*patch.hunks, *patch.added))
