@@ -79,10 +79,28 @@ def test_a_server_serves_its_model_on_its_own_address_and_shares_its_cache() -> 
         "--dtype=auto",
         "--kv-cache-dtype=fp8",
         "--max-model-len=1600",
+        "--middleware=kvshare_engine.requests.KvTransferParams",
         "--gpu-memory-utilization",
         "0.9",
         '--kv-transfer-config={"kv_connector": "LMCacheConnectorV1"}',
     ]
+
+
+@pytest.mark.parametrize(
+    "option", ['--speculative-config \'{"method": "eagle"}\'', '-sc=\'{"model": "small"}\'']
+)
+def test_a_draft_model_is_refused_before_anything_is_loaded(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        server.require_no_draft_model(f"--enforce-eager {option}")
+    assert exit_.value.code == 2
+    assert "expected no draft model and found --speculative-config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["", '--speculative-config \'{"method": "ngram"}\''])
+def test_drafts_that_need_no_model_are_served(option: str) -> None:
+    server.require_no_draft_model(f"--enforce-eager {option}")
 
 
 def test_a_server_without_a_transfer_config_shares_nothing() -> None:

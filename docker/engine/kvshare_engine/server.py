@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import shlex
 import shutil
@@ -18,6 +20,10 @@ from kvshare_engine.environment import (
 )
 
 DEMO_MODEL_PATH = Path("/models/kvshare-demo")
+# What a client may tell LMCache is looked at where its request enters.
+REQUESTS = "kvshare_engine.requests.KvTransferParams"
+# Of speculative decoding what needs no second model, whose layers LMCache would take for the first one's.
+DRAFTS_WITHOUT_A_MODEL = ("ngram", "suffix")
 # Files where Compose was given a secret, /dev/null where not.
 HF_TOKEN_SECRET = Path("/run/secrets/hf_token")
 API_KEY_SECRET = Path("/run/secrets/api_key")
@@ -48,11 +54,25 @@ def command(server: Server, model: str) -> list[str]:
         f"--dtype={server.dtype}",
         f"--kv-cache-dtype={server.kv_cache_dtype}",
         f"--max-model-len={server.max_model_len}",
+        f"--middleware={REQUESTS}",
         *shlex.split(server.vllm_args),
     ]
     if server.kv_transfer_config:
         arguments.append(f"--kv-transfer-config={server.kv_transfer_config}")
     return arguments
+
+
+def require_no_draft_model(vllm_args: str) -> None:
+    """End the container if vLLM is told to speculate with a draft model."""
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--speculative-config", "--speculative_config", "-sc", default="{}")
+    given, _ = options.parse_known_args(shlex.split(vllm_args))
+    method = str(json.loads(given.speculative_config).get("method", "a draft model"))
+    if given.speculative_config != "{}" and method not in DRAFTS_WITHOUT_A_MODEL:
+        refuse(
+            f"expected no draft model and found --speculative-config with {method}, whose layers LMCache takes "
+            "for the model's own; take it out of KVSHARE_VLLM_ARGS"
+        )
 
 
 def model_path(model: str) -> str:
@@ -79,6 +99,7 @@ def secrets(hub_token: Path = HF_TOKEN_SECRET, api_key: Path = API_KEY_SECRET) -
 
 def run() -> None:
     server = Server.from_environment()
+    require_no_draft_model(server.vllm_args)
     controller = Controller.from_environment()
     shutil.rmtree(METRICS_DIR, ignore_errors=True)
     METRICS_DIR.mkdir(parents=True)
