@@ -65,13 +65,18 @@ def command(server: Server, model: str) -> list[str]:
 def require_no_draft_model(vllm_args: str) -> None:
     """End the container if vLLM is told to speculate with a draft model."""
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    options.add_argument("--speculative-config", "--speculative_config", "-sc", default="{}")
+    options.add_argument("--speculative-config", "--speculative_config", "-sc")
     given, _ = options.parse_known_args(shlex.split(vllm_args))
-    method = str(json.loads(given.speculative_config).get("method", "a draft model"))
-    if given.speculative_config != "{}" and method not in DRAFTS_WITHOUT_A_MODEL:
+    if given.speculative_config is None:
+        return
+    try:
+        method = str(json.loads(given.speculative_config).get("method", "a draft model"))
+    except (ValueError, AttributeError):
+        return  # vLLM says what is wrong with it
+    if method not in DRAFTS_WITHOUT_A_MODEL:
         refuse(
-            f"expected no draft model and found --speculative-config with {method}, whose layers LMCache takes "
-            "for the model's own; take it out of KVSHARE_VLLM_ARGS"
+            f"expected no draft model and found --speculative-config with {method}, whose layers LMCache "
+            "takes for the model's own; take it out of KVSHARE_VLLM_ARGS"
         )
 
 
