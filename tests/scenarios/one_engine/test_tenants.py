@@ -1,0 +1,141 @@
+"""Adapters, tenants, odd requests: no KV that is not a request's own, and none that ends a server."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from kvshare.servers import metrics
+from tests.scenarios.conftest import Rig
+
+HERE = Path(__file__).parent / "tenants"
+BASE, TOKENS, WHOLE_CHUNKS = "/models/kvshare-demo", 700, 512
+LIMIT = 0.001  # nats; two honest answers in float32 are 0.00001 apart
+ADMITTED_S = 3.0
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The log-probabilities of an answer's tokens, and how many tokens of the prompt came from the peer."""
+
+    logprobs: tuple[float, ...]
+    pulled: int
+
+    def equals(self, other: Answer) -> bool:
+        return all(abs(a - b) <= LIMIT for a, b in zip(self.logprobs, other.logprobs, strict=True))
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+
+    def post(self, prompt: str, **fields: Any) -> requests.Response:
+        body = {"model": BASE, "prompt": prompt, "max_tokens": 4, "temperature": 0, "logprobs": 1, **fields}
+        return requests.post(f"{self.url}/v1/completions", json=body, timeout=60)
+
+    def ask(self, prompt: str, **fields: Any) -> Answer:
+        before = self._pulled()
+        response = self.post(prompt, **fields)
+        assert response.status_code == 200, response.text
+        logprobs = response.json()["choices"][0]["logprobs"]["token_logprobs"]
+        return Answer(tuple(logprobs), self._pulled() - before)
+
+    def _pulled(self) -> int:
+        sources = metrics.sources(metrics.parse(requests.get(f"{self.url}/metrics", timeout=10).text))
+        assert sources is not None
+        return sources.external_kv_transfer
+
+
+PREFILL, DECODE = Server("http://127.0.0.1:8010"), Server("http://127.0.0.1:8011")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stack(rig: Rig, images: dict[str, str]) -> Rig:
+    """Both servers with two adapters."""
+    command = ("docker", "run", "--rm", "--interactive", "--network=none", "--volume=kvshare_models:/models")
+    script = (HERE / "adapters.py").read_text()
+    run = (*command, "--entrypoint=python", images["prefill"], "-")
+    subprocess.run(run, input=script, text=True, check=True, timeout=120)
+    rig.use(HERE / "overlay.yaml")
+    return rig
+
+
+def prompt(seed: int, letters: int = TOKENS) -> str:
+    """Letters, a token each."""
+    return "".join(random.Random(seed).choices("abcdefghijklmnopqrstuvwxyz ", k=letters))
+
+
+def held_by_prefill(text: str, **fields: Any) -> Answer:
+    """The answer that prefill computes, once its KV can be pulled."""
+    answer = PREFILL.ask(text, **fields)
+    time.sleep(ADMITTED_S)
+    return answer
+
+
+def test_an_adapter_is_answered_from_its_own_kv_alone() -> None:
+    text = prompt(1)
+    of_a = held_by_prefill(text, model="a")
+    of_b, of_base = DECODE.ask(text, model="b"), DECODE.ask(text)
+    assert (of_b.pulled, of_base.pulled) == (0, 0)
+    assert not of_b.equals(of_a)
+    assert not of_base.equals(of_a)
+    pulled = DECODE.ask(text, model="a")
+    assert pulled.pulled == WHOLE_CHUNKS
+    assert pulled.equals(of_a)
+
+
+def test_a_salt_keeps_tenants_apart_across_machines() -> None:
+    text = prompt(2)
+    of_a = held_by_prefill(text, cache_salt="a")
+    assert DECODE.ask(text, cache_salt="b").pulled == 0
+    assert DECODE.ask(text).pulled == 0
+    pulled = DECODE.ask(text, cache_salt="a")
+    assert pulled.pulled == WHOLE_CHUNKS
+    assert pulled.equals(of_a)
+
+
+def test_log_probabilities_of_a_prompt_pull_nothing_and_leave_its_kv_to_others() -> None:
+    text = prompt(3)
+    computed = held_by_prefill(text)
+    assert DECODE.ask(text, prompt_logprobs=1).equals(computed)
+    assert PREFILL.ask(text).equals(computed)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"disagg_spec": {}}, {"ret_first_tok": 1}, {"lmcache.tag.x": ["a"]}, {"lmcache.identity": "mine"}, "x"],
+    ids=str,
+)
+def test_a_field_that_is_not_understood_is_refused_with_a_sentence(params: Any) -> None:
+    response = DECODE.post(prompt(4), kv_transfer_params=params)
+    assert response.status_code == 400
+    assert "kv_transfer_params" in response.json()["error"]["message"]
+
+
+def test_a_request_that_is_not_to_be_saved_does_not_wait() -> None:
+    began = time.monotonic()
+    answer = DECODE.ask(prompt(5), kv_transfer_params={"lmcache.skip_save": True})
+    assert time.monotonic() - began < 3.0  # LOOKUP_TIMEOUT_MS, which such a request waited for
+    assert answer.pulled == 0
+
+
+def test_the_servers_are_those_that_were_started(stack: Rig) -> None:
+    """After all of the above, and after clients that hang up."""
+    for seed in range(6, 10):
+        with pytest.raises(requests.Timeout):
+            requests.post(
+                f"{DECODE.url}/v1/completions",
+                json={"model": BASE, "prompt": prompt(seed, 1500), "max_tokens": 16},
+                timeout=0.05,
+            )
+    assert "EngineDeadError" not in stack.compose("logs", "prefill", "decode")
+    assert DECODE.ask(prompt(1), model="a").logprobs
