@@ -30,9 +30,9 @@ def run(stack: Stack, logs: dict[str, Path], times: int) -> tuple[dict[str, Any]
     """
     at = Measurement(stack, logs)
     (prompt,) = make_prompts(1, TOKENS, VOCAB, random.SystemRandom().randrange(2**31))
-    keys = at.controller.keys()
+    mark = at.controller.mark()
     honest = _ask(at, "prefill", prompt, "honest").output
-    at.await_admission(prompt, keys)
+    at.await_admission(prompt, mark)
     before, transfers = _pulled(at), _transfers(at)
     answers = []
     clear = {"instance_id": stack.decode.instance, "location": "LocalCPUBackend"}

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from kvshare.servers.completion import Ask, complete
-from kvshare.servers.controller import ControllerClient
+from kvshare.servers.controller import ControllerClient, Mark
 from kvshare.servers.prompts import TAIL, Prompt, make_prompts, reusable
 from kvshare.servers.readings import Sources
 from kvshare.servers.server import ServerClient
@@ -93,10 +93,10 @@ class Measurement:
         return length
 
     def _cold(self, prompt: Prompt, number: int) -> Sent:
-        keys = self.controller.keys()
+        before = self.controller.mark()
         sent = self._send("prefill", prompt, f"cold-{number}")
         _require(sent.sources == Sources(local_compute=len(prompt)), "cold", sent)
-        self.await_admission(prompt, keys)
+        self.await_admission(prompt, before)
         return sent
 
     def _hits(self, prompt: Prompt, number: int) -> tuple[Sent, Sent]:
@@ -120,9 +120,9 @@ class Measurement:
         time.sleep(SETTLE_S)
         return Sent(answer.ttft_ms, at, (moved and moved.sources) or Sources())
 
-    def await_admission(self, prompt: Prompt, keys_before: int) -> None:
+    def await_admission(self, prompt: Prompt, before: Mark) -> None:
         """Wait until the controller knows the whole prompt at prefill; RuntimeError if it does not."""
-        if not self.controller.await_admission([prompt], keys_before, ADMISSION_S).how:
+        if not self.controller.await_admission([prompt], before, ADMISSION_S).how:
             raise RuntimeError(f"the controller does not know {len(prompt)} tokens at prefill")
 
     def _stages(self, sent: Sent) -> dict[str, float]:

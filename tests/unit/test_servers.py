@@ -241,23 +241,24 @@ def controller(spec: Spec) -> ControllerClient:
 def test_several_prompts_are_admitted_when_the_last_chunk_is(
     controller: ControllerClient, stack: FakeStack
 ) -> None:
-    keys = controller.keys()
+    before = controller.mark()
     stack.answer(stack.prefill, PROMPTS[0])
-    assert controller.await_admission(PROMPTS, keys, 0.05).how == ""
+    assert controller.await_admission(PROMPTS, before, 0.05).how == ""
     stack.answer(stack.prefill, PROMPTS[1])
-    seen = controller.await_admission(PROMPTS, keys, 0.05, number=7)
+    seen = controller.await_admission(PROMPTS, before, 0.05, number=7)
     assert (seen.prompt, seen.expected_keys, seen.new_keys, seen.how) == (7, 4, 4, "key count")
 
 
-def test_several_prompts_in_a_full_cache_are_looked_up_one_by_one(
-    controller: ControllerClient, stack: FakeStack
+def test_in_a_full_cache_prompts_are_admitted_once_their_messages_have_ended(
+    controller: ControllerClient, stack: FakeStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("kvshare.servers.controller.QUIET_S", 0.1)
     stack.cache_full = True
-    keys = controller.keys()
+    before = controller.mark()
+    assert controller.await_admission(PROMPTS, before, 0.3).how == "", "nothing was said yet"
     stack.answer(stack.prefill, PROMPTS[0])
-    assert controller.await_admission(PROMPTS, keys, 0.05).how == ""
-    stack.answer(stack.prefill, PROMPTS[1])
-    assert controller.await_admission(PROMPTS, keys, 0.05).how == "lookup"
+    assert controller.await_admission(PROMPTS, before, 0.05).how == "", "more may come"
+    assert controller.await_admission(PROMPTS, before, 1.0).how == "messages"
 
 
 def test_each_worker_of_the_owner_has_keys_of_its_own(
@@ -266,7 +267,7 @@ def test_each_worker_of_the_owner_has_keys_of_its_own(
     probe = controller.probe()
     (mine,) = (w for w in probe.workers if w.instance == controller.owner)
     monkeypatch.setattr(controller, "probe", lambda: replace(probe, workers=(mine, mine)))
-    assert controller.await_admission(PROMPTS[:1], 0, 0).expected_keys == 4
+    assert controller.await_admission(PROMPTS[:1], controller.mark(), 0).expected_keys == 4
 
 
 def test_a_controller_that_is_down_knows_no_keys(controller: ControllerClient, stack: FakeStack) -> None:

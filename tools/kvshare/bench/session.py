@@ -90,11 +90,11 @@ class _Session:
             self._send(RECOMPUTE, point, self._prompts(point))
         if COLD not in self.arms:
             return None
-        before, keys = self._read_all(), self.controller.keys()
+        before, mark = self._read_all(), self.controller.mark()
         self._send(COLD, point, prompts)
         if PEER not in self.arms:
             return None
-        self.controller.await_admission(prompts, keys, ADMISSION_DEADLINE_S)
+        self.controller.await_admission(prompts, mark, ADMISSION_DEADLINE_S)
         pull = self._send(PEER, point, prompts)
         if self.spec.declined(point):
             return None
@@ -125,13 +125,13 @@ class _Session:
         runs: list[ArmRun] = []
         admission = None
         for arm in order(self.arms, attempt):
-            keys = self.controller.keys() if arm == COLD else 0
+            before = self.controller.mark() if arm == COLD else None
             run = self._send(arm, point, self._prompts_of(arm, prompts, point))
             runs.append(_judged(run, expected.get(arm, shared)))
             self.narrate(f"repetition {attempt + 1}, {arm}: {_ttft(run)}{_why(runs[-1])}")
             self._require_servers(runs[-1])
-            if arm == COLD and PEER in self.arms and run.wall_s:
-                admission = self.controller.await_admission(prompts, keys, ADMISSION_DEADLINE_S).seconds
+            if before is not None and PEER in self.arms and run.wall_s:
+                admission = self.controller.await_admission(prompts, before, ADMISSION_DEADLINE_S).seconds
         return Repetition(number, attempt, tuple(runs), admission, rules.violation(runs, shared))
 
     def _prompts(self, point: Point) -> tuple[Prompt, ...]:
@@ -153,8 +153,8 @@ class _Session:
     def _send(self, arm: str, point: Point, prompts: Sequence[Prompt]) -> ArmRun:
         node = NODE_OF[arm]
         self.serial += 1
-        # vLLM's cache keys hold the salt and LMCache's do not, so a new one leaves only LMCache to hit.
-        salt = f"kvshare-{self.spec.seed}-{self.serial}" if arm == LOCAL_LMCACHE else None
+        # A salt that begins so is in vLLM's keys and not in LMCache's (patch identity).
+        salt = f"vllm-only:{self.spec.seed}-{self.serial}" if arm == LOCAL_LMCACHE else None
         asks = [
             Ask(f"kvbench-{self.spec.seed}-{self.serial}-{arm}-{i}", prompt, point.output_tokens, salt)
             for i, prompt in enumerate(prompts)

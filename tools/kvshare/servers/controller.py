@@ -5,12 +5,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from kvshare.servers import metrics
 from kvshare.servers.http import Http, RequestFailedError
-from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE, Prompt, reusable
+from kvshare.servers.prompts import Prompt
 from kvshare.servers.readings import Admission, ControllerProbe, PullSample, Worker
 from kvshare.servers.wait import poll
+
+QUIET_S = 2.0  # LMCache sends what it stored within a second
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The owner's keys that the controller knows, and the messages that it has read, at one moment."""
+
+    keys: int
+    messages: float
 
 
 class ControllerClient:
@@ -46,6 +57,10 @@ class ControllerClient:
         """Return the number of keys that it knows at the owner; 0 if it does not say."""
         return sum(self._key_counts())
 
+    def mark(self) -> Mark:
+        """Return how far it is, for a later ``await_admission``."""
+        return Mark(self.keys(), self._messages())
+
     def pull_sample(self) -> PullSample | None:
         """Return the state of its PULL socket, or None if it does not show it."""
         try:
@@ -54,46 +69,34 @@ class ControllerClient:
             return None
 
     def await_admission(
-        self, prompts: Sequence[Prompt], keys_before: int, deadline_s: float, number: int = 0
+        self, prompts: Sequence[Prompt], before: Mark, deadline_s: float, number: int = 0
     ) -> Admission:
         """Wait until it knows the prompts' chunks at the owner; ``number`` is what to call them.
 
-        Args:
-            keys_before: the owner's keys from before the prompts were computed.
+        A full cache evicts as many keys as it admits, and the count stands still: then it has heard of the
+        prompts once the messages that came since ``before`` have ended.
         """
         start = time.monotonic()
         workers = max(len(self._key_counts()), 1)
         expected = workers * sum(len(prompt) // self.chunk_size for prompt in prompts)
-        how, new = poll(
-            lambda: self._admitted(prompts, self.keys() - keys_before, expected),
-            lambda seen: bool(seen[0]),
-            deadline_s,
-        )
+        heard, since = before.messages, start
+
+        def admitted() -> tuple[str, int]:
+            nonlocal heard, since
+            if (new := self.keys() - before.keys) >= expected:
+                return "key count", new
+            if (messages := self._messages()) != heard:
+                heard, since = messages, time.monotonic()
+            ended = heard > before.messages and time.monotonic() - since >= QUIET_S
+            return "messages" if ended else "", new
+
+        how, new = poll(admitted, lambda seen: bool(seen[0]), deadline_s)
         return Admission(number, expected, new, time.monotonic() - start, how)
-
-    def _admitted(self, prompts: Sequence[Prompt], new: int, expected: int) -> tuple[str, int]:
-        """Return how it knows the prompts' chunks, '' if not, and how the owner's keys grew.
-
-        A full cache evicts as many keys as it admits, and the count stands still: then it is asked for the
-        prompts themselves. It only knows the default chunk size there.
-        """
-        if new >= expected:
-            return "key count", new
-        if self.chunk_size == DEFAULT_CHUNK_SIZE and all(
-            self._found(prompt) >= reusable(len(prompt), self.chunk_size) for prompt in prompts
-        ):
-            return "lookup", new
-        return "", new
 
     def _key_counts(self) -> tuple[int, ...]:
         return tuple(w.key_count for w in self.probe().workers if w.instance == self.owner)
 
-    def _found(self, prompt: Prompt) -> int:
-        """Return how many leading tokens of a prompt it finds at the owner; 0 if it does not say."""
-        try:
-            layout = json.loads(self.http.post("/lookup", {"tokens": list(prompt)}, timeout=5.0))[
-                "layout_info"
-            ]
-            return int(layout.get(self.owner, ("", 0))[1])
-        except (RequestFailedError, ValueError, LookupError):
-            return 0
+    def _messages(self) -> float:
+        """Return how many messages of workers it has read; 0 if it does not say."""
+        sample = self.pull_sample()
+        return 0.0 if sample is None else sample.messages

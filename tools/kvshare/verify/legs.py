@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kvshare.servers.completion import Ask, complete
-from kvshare.servers.controller import ControllerClient
+from kvshare.servers.controller import ControllerClient, Mark
 from kvshare.servers.http import RequestFailedError
 from kvshare.servers.prompts import Prompt, make_prompts, require_prompt_tokens
 from kvshare.servers.readings import Admission, Counters, PullSample, Reading, ServerProbe
@@ -96,9 +96,9 @@ class _Run:
         control_ended = time.monotonic()
         after_control = None
         for number, prompt in enumerate(prompts):
-            keys_before = self.controller.keys()
+            before = self.controller.mark()
             self._send(REFERENCE, "prefill", number, prompt)
-            self._await_admission(number, prompt, keys_before)
+            self._await_admission(number, prompt, before)
             self._send(SAME_SPLIT, "prefill", number, prompt)
             if not self._is_up("prefill", "decode"):
                 continue
@@ -140,13 +140,13 @@ class _Run:
         if time.monotonic() - self.started > self.spec.deadline_s:
             raise RequestFailedError(f"not sent, the deadline of {self.spec.deadline_s:.0f} s had passed")
 
-    def _await_admission(self, number: int, prompt: Prompt, keys_before: int) -> None:
+    def _await_admission(self, number: int, prompt: Prompt, before: Mark) -> None:
         """Wait until the controller knows the prompt's chunks at the owner."""
         if not self.watched or not self._is_up("prefill") or self.legs[-1].error is not None:
             return
         missed = any(not admission.how for admission in self.admissions)
         deadline_s = AFTER_A_MISS_S if missed else ADMISSION_DEADLINE_S
-        self.admissions.append(self.controller.await_admission([prompt], keys_before, deadline_s, number))
+        self.admissions.append(self.controller.await_admission([prompt], before, deadline_s, number))
         self._sample_pull()
 
     def _sample_pull(self) -> None:

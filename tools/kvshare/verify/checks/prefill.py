@@ -43,7 +43,7 @@ def _cold_is_cold(evidence: Evidence) -> Outcome:
 
 @CHECKS.check("PRE-03", "the controller learns of its KV", ("PRE-01", "CTRL-01"))
 def _admitted(evidence: Evidence) -> Outcome:
-    """Its count of prefill's keys rises by each prompt's (with a full cache, its lookup finds them).
+    """Its count of prefill's keys rises by each prompt's (with a full cache, its messages say so).
 
     `degraded` in prefill's log means that NIXL could not start.
     """
