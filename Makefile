@@ -60,7 +60,7 @@ pull: setup ## Pull them from there, for NODE
 ##@ For whoever works on kvshare
 setup: ## Install what is missing: Docker and its plugins, the tool in .venv
 	@setup/setup.sh
-lint: ## ruff, mypy, shellcheck, hadolint, detect-secrets, compose-lint
+lint: ## ruff, mypy, import-linter, shellcheck, hadolint, detect-secrets, compose-lint
 	@setup/setup.sh docker/locks/dev.txt
 	@tests/lint.sh
 test: ## Everything, on a clean machine: lint, unit, configuration, images, scenarios on the real stack

@@ -7,6 +7,7 @@ PATH="$PWD/.venv/bin:$PATH"
 ruff check --config tools/pyproject.toml .
 ruff format --check --config tools/pyproject.toml .
 mypy --config-file tools/pyproject.toml
+lint-imports --no-logo --no-cache tools/pyproject.toml
 git ls-files '*.sh' .ci/run | xargs shellcheck --external-sources
 hadolint docker/Dockerfile
 tests/find-secrets.sh

@@ -13,9 +13,14 @@ from kvshare.checking.registry import ERROR, Check, Result
 from kvshare.cli import main
 from kvshare.doctor import checks as doctor
 from kvshare.verify import checks as verify
-from tests.unit import checks_page, cli_page, ports_page
+from tests.unit import architecture_page, checks_page, cli_page, ports_page
 
-PAGES = {"checks.md": checks_page.page, "cli.md": cli_page.page, "ports.md": ports_page.page}
+PAGES = {
+    "architecture.md": architecture_page.page,
+    "checks.md": checks_page.page,
+    "cli.md": cli_page.page,
+    "ports.md": ports_page.page,
+}
 CHECKS: tuple[Check[Any], ...] = (*verify.REGISTRY, *doctor.REGISTRY)
 
 

@@ -1,7 +1,9 @@
-"""The linters that `make lint` runs over secrets and Compose files, each going red once."""
+"""The linters that `make lint` runs over imports, secrets and Compose files, each going red once."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +66,19 @@ def test_without_its_waiver_a_rule_is_red(tmp_path: Path) -> None:
     result = run(*COMPOSE_LINT, "--config", str(nothing_waived), str(GOLDEN))
     assert result.returncode == 1
     assert "CL-0008" in result.stdout
+
+
+def test_an_import_that_goes_up_is_named(tmp_path: Path) -> None:
+    shutil.copytree(
+        ROOT / "tools/kvshare", tmp_path / "kvshare", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-logo", "--no-cache"]
+    command.append(str(ROOT / "tools/pyproject.toml"))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    honest = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert honest.returncode == 0, honest.stdout
+    with (tmp_path / "kvshare/stack/members.py").open("a") as module:
+        module.write("\nfrom kvshare.doctor import checks  # noqa\n")
+    upward = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert upward.returncode == 1
+    assert "kvshare.stack is not allowed to import kvshare.doctor" in upward.stdout
