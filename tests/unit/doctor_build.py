@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from kvshare.checking.patches import expected_patches
-from kvshare.contract import Endpoint, Facts, Interface, Model, Ucx
+from kvshare.contract import Endpoint, Facts, Interface, Kind, Model, Ucx
 from kvshare.doctor.evidence import (
     OPERATOR,
     Clock,
@@ -32,7 +32,7 @@ FREE_PORT = 8700
 DATA = "/var/lib/docker"
 
 
-def interface(name: str, *addresses: str, kind: str = "card", speed_mbit: int | None = 10_000) -> Interface:
+def interface(name: str, *addresses: str, kind: Kind = "card", speed_mbit: int | None = 10_000) -> Interface:
     mtu = 65536 if kind == "loopback" else 1500
     return Interface(name, addresses, mtu, speed_mbit if kind == "card" else None, True, kind)
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from kvshare import cli
 from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
+from kvshare.servers.server import FLUSH_S
 from kvshare.site.containers import Containers
 from kvshare.verify import client as sender
 from kvshare.verify import legs
@@ -92,7 +93,7 @@ def test_legs_take_the_key_from_standard_input(monkeypatch: pytest.MonkeyPatch) 
 def test_a_wrong_or_missing_key_is_named_at_once(key: str | None, sentence: str) -> None:
     with serve(FakeStack(api_key="sk-secret")) as spec:
         traffic = legs.run(spec, key, lambda _: None)
-    assert traffic.seconds < legs.FLUSH_S, "nothing was sent, so no counter is waited for"
+    assert traffic.seconds < FLUSH_S, "nothing was sent, so no counter is waited for"
     for probe in (traffic.prefill, traffic.decode):
         assert not probe.healthy
         assert sentence in (probe.error or "")

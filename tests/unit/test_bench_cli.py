@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +25,9 @@ from kvshare.bench.run import Options, default_lengths, make_points
 from kvshare.bench.spec import ARMS
 from kvshare.config.settings import Settings
 from kvshare.site import compose, containers
-from kvshare.site.base import State
+from kvshare.site.base import NONE, Started, State, Variables
 from kvshare.site.containers import Containers
+from kvshare.stack.members import Controller, Server
 from tests.unit.bench_build import document
 from tests.unit.build import STACK
 from tests.unit.fake_stack import FakeStack, serve
@@ -43,6 +44,23 @@ IMPATIENT = (
 )
 
 
+@dataclass(frozen=True)
+class Printing:
+    """A command that prints this."""
+
+    text: str
+
+    def answer(self, said: str, timeout_s: float) -> str:
+        del said, timeout_s
+        return self.text
+
+    def first_line(self) -> str:
+        return self.text
+
+    def end(self) -> None:
+        pass
+
+
 class Site(Containers):
     """A site whose members answer what they should; its client is a process of its own."""
 
@@ -50,10 +68,9 @@ class Site(Containers):
         names = [member.name for member in self.stack.members]
         return {name: State(name, "running", image_id="sha256:0123") for name in names}
 
-    @contextmanager
-    def beside(self, _: object, *command: str, **__: object) -> Iterator[SimpleNamespace]:
-        said = json.dumps(CONFIG) if command[0] == "sh" else "{}"
-        yield SimpleNamespace(answer=lambda *_: said)
+    def beside(self, member: Controller | Server, *command: str, environment: Variables = NONE) -> Started:
+        del member, environment
+        return nullcontext(Printing(json.dumps(CONFIG) if command[0] == "sh" else "{}"))
 
     def fingerprint(self, _: object) -> str:
         return json.dumps(PRINT)
@@ -243,7 +260,7 @@ def test_ctrl_c_keeps_what_was_measured(
     monkeypatch.setattr(containers, "engine", lambda _: SimpleNamespace(remove=removed.append))
     monkeypatch.setattr(containers, "STOP_S", 0.1)
     original = gather.observe
-    monkeypatch.setattr(gather, "observe", lambda *given: original(*given[:2], interrupting(given[2])))
+    monkeypatch.setattr(gather, "observe", lambda site, spec, told: original(site, spec, interrupting(told)))
     result = bench(*QUICK, "--out", str(tmp_path / "out"))
     assert result.exit_code == 130
     assert "Error: interrupted by Ctrl-C; what was measured is kept." in result.stderr

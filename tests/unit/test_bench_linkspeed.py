@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kvshare.bench import linkspeed
+from kvshare.bench.results import Link
 from kvshare.errors import CouldNotCheckError
 from kvshare.stack.members import Member
 from tests.unit.build import STACK
@@ -45,13 +46,13 @@ class Site:
         pass
 
 
-def measure(site: Site) -> linkspeed.Link:
+def measure(site: Site) -> Link:
     return linkspeed.measure(site, PRINTS)  # type: ignore[arg-type]
 
 
 def test_the_owner_measures_towards_the_one_that_asks() -> None:
     site = Site()
-    assert measure(site) == linkspeed.Link(2.1, "ucx_perftest, UCX_NET_DEVICES=eth0 UCX_TLS=tcp")
+    assert measure(site) == Link(2.1, "ucx_perftest, UCX_NET_DEVICES=eth0 UCX_TLS=tcp")
     probe = "python -m kvshare_engine probe"
     assert site.asked == [
         ("decode", f"{probe} link-serve", {"UCX_TLS": "tcp", "UCX_NET_DEVICES": "eth1"}),
@@ -62,7 +63,7 @@ def test_the_owner_measures_towards_the_one_that_asks() -> None:
 def test_what_the_probe_complains_of_is_the_reason() -> None:
     site = Site()
     site.said = '{"bytes_per_s": null, "latency_s": null, "error": "no device eth0"}'
-    assert measure(site) == linkspeed.Link(None, "", "no device eth0")
+    assert measure(site) == Link(None, "", "no device eth0")
 
 
 def test_an_image_without_the_probe_is_said() -> None:

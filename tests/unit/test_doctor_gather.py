@@ -36,7 +36,7 @@ SETTINGS = Settings(Path("/nowhere"), {"DEVICE": "cpu", "DECODE_CONTEXT": "gpu-b
 def config(context: str) -> dict[str, Any]:
     """`docker compose config`, as far as the doctor reads it."""
     del context
-    services = {
+    services: dict[str, Any] = {
         member.service: {
             "image": IMAGE.name,
             "environment": {**environment(member), "UCX_TLS": "", "KVSHARE_HOST": member.host},

@@ -15,9 +15,9 @@ import pytest
 
 from kvshare.config.settings import Settings
 from kvshare.contract import Endpoint
-from kvshare.doctor import here
+from kvshare.doctor import engines, here
 from kvshare.errors import KvshareError
-from kvshare.site import disk
+from kvshare.site import disk, images
 from kvshare.site.disk import GIB
 from kvshare.stack.members import Controller, Member
 from tests.conftest import ROOT
@@ -43,9 +43,9 @@ class Here:
         self.disk_gib, self.memory_gib = 100.0, 64.0
         self.environment: dict[str, str] = {"LMCACHE_MAX_LOCAL_CPU_SIZE": "0.5"}
         monkeypatch.setattr(here, "services_of", self._services)
-        monkeypatch.setattr(here.engine_side, "running", lambda context, _: self.running.get(context, ()))
-        monkeypatch.setattr(here.images, "find", lambda *_: self.image)
-        self.local = ("default",)
+        monkeypatch.setattr(engines, "running", lambda context, _: self.running.get(context, ()))
+        monkeypatch.setattr(images, "find", lambda *_: self.image)
+        self.local: tuple[str, ...] = ("default",)
         monkeypatch.setattr(disk, "room", self._room)
         # Whatever else runs on the machine of these tests is not seen.
         every = psutil.net_connections

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.operate import demo, down, up
+from kvshare.site import compose, dockerd, images
 from tests.conftest import ROOT
 from tests.unit.build import STACK
 from tests.unit.fake_docker import FakeDocker
@@ -39,8 +41,8 @@ def engine(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch) -> Engine:
         engine.images_of[context] = list(services)
         return engine.missing
 
-    monkeypatch.setattr(up.images, "missing", missing)
-    monkeypatch.setattr(up.compose, "run", lambda *started: engine.started.extend(started[5:]))
+    monkeypatch.setattr(images, "missing", missing)
+    monkeypatch.setattr(compose, "run", lambda *started: engine.started.extend(started[5:]))
     monkeypatch.setattr(up, "_wait_until_healthy", lambda *_: None)
     return engine
 
@@ -48,8 +50,8 @@ def engine(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch) -> Engine:
 def test_one_that_ends_by_itself_is_named_with_its_last_lines(
     fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(up.images, "missing", lambda *_: [])
-    monkeypatch.setattr(up.compose, "run", lambda *_: "")
+    monkeypatch.setattr(images, "missing", lambda *_: [])
+    monkeypatch.setattr(compose, "run", lambda *_: "")
     fake_docker.add_container("gpu-b", "decode", "no memory\n", state={"Status": "restarting"})
     with pytest.raises(KvshareError, match=r"decode on context gpu-b ended by itself; .*\nno memory\n"):
         up.start(SETTINGS, STACK, "decode", 60)
@@ -60,8 +62,8 @@ def test_one_that_ends_by_itself_is_named_with_its_last_lines(
 def test_one_that_is_not_healthy_in_time_is_named(
     fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(up.images, "missing", lambda *_: [])
-    monkeypatch.setattr(up.compose, "run", lambda *_: "")
+    monkeypatch.setattr(images, "missing", lambda *_: [])
+    monkeypatch.setattr(compose, "run", lambda *_: "")
     fake_docker.add_container("gpu-b", "decode", state={"Health": {"Status": "starting"}})
     with pytest.raises(KvshareError, match="decode on context gpu-b was not healthy within 0 s"):
         up.start(SETTINGS, STACK, "decode", 0)
@@ -89,7 +91,7 @@ def test_nothing_is_started_where_any_engine_lacks_an_image(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lacking = {"gpu-b": ["kvshare/engine-cpu:0.1.0"]}
-    monkeypatch.setattr(up.images, "missing", lambda _, context, __: lacking.get(context, []))
+    monkeypatch.setattr(images, "missing", lambda _, context, __: lacking.get(context, []))
     with pytest.raises(KvshareError, match="context gpu-b has no image"):
         up.start(SETTINGS, STACK, "all", 1)
     assert engine.started == []
@@ -101,7 +103,7 @@ def test_an_engine_that_is_silent_does_not_keep_the_others_from_stopping(
     stopped: list[str] = []
 
     fake_docker.engine("default", "down")
-    monkeypatch.setattr(down.compose, "run", lambda _, context, *__: stopped.append(context))
+    monkeypatch.setattr(compose, "run", lambda _, context, *__: stopped.append(context))
     with pytest.raises(CouldNotCheckError, match="context default: no Docker engine answers"):
         down.stop(SETTINGS, ["default", "gpu-b"])
     assert stopped == ["gpu-b"]
@@ -123,9 +125,14 @@ def test_down_stops_the_local_engine_only_if_the_stack_uses_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(demo.dockerd, "is_up", lambda: local_is_up)
-    monkeypatch.setattr(demo.dockerd, "stop", lambda _: said.append("engine") or True)
-    monkeypatch.setattr(demo.down, "stop", lambda _, names: said.extend(names))
+
+    def stopped(_: Path) -> bool:
+        said.append("engine")
+        return True
+
+    monkeypatch.setattr(dockerd, "is_up", lambda: local_is_up)
+    monkeypatch.setattr(dockerd, "stop", stopped)
+    monkeypatch.setattr(down, "stop", lambda _, names: said.extend(names))
     prefill, decode = (
         dataclasses.replace(member, context=context)
         for member, context in zip((STACK.prefill, STACK.decode), contexts, strict=True)

@@ -23,7 +23,8 @@ from kvshare.config.settings import Settings, load_settings
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.site import native, processes
 from kvshare.site.base import answered, held
-from kvshare.site.native import EndedError, Native, Process
+from kvshare.site.native import EndedError, Native
+from kvshare.site.processes import Process
 from kvshare.stack.members import Controller, Server
 from tests.conftest import ROOT
 from tests.unit.build import STACK

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from kvshare import records
 from kvshare.bench.results import Document
 from kvshare.doctor import document as doctor
 from kvshare.verify import document as verify
-from tests.unit import test_bench_figures, test_doctor_report, test_report
+from tests.unit import bench_build, test_doctor_report, test_report
 
 VERSIONS = "schema_version rises when a field changes its meaning or goes; new fields may come without it."
 UNITS = (
@@ -33,10 +34,10 @@ DOCUMENTS: dict[str, tuple[str, str, tuple[type, ...]]] = {
     "doctor": ("Report of `kvshare doctor --output json`", VERSIONS, (doctor.Report,)),
     "bench": ("bench.json of `kvshare bench`", UNITS, (Document,)),
 }
-RUNS = {
-    **{("verify", name): evidence for name, evidence in test_report.RUNS.items()},
-    **{("doctor", name): evidence for name, evidence in test_doctor_report.RUNS.items()},
-}
+RUNS = (
+    *(("verify", name) for name in test_report.RUNS),
+    *(("doctor", name) for name in test_doctor_report.RUNS),
+)
 
 
 def schema(title: str, description: str, kinds: tuple[type, ...]) -> dict[str, Any]:
@@ -74,9 +75,10 @@ def test_schema_is_current(name: str, root: Path, update_golden: bool) -> None:
 def written(command: str, run: str = "") -> str:
     """What a command writes as JSON."""
     if command == "bench":
-        return records.dumps(test_bench_figures.document(), indent=2) + "\n"
-    module = test_report if command == "verify" else test_doctor_report
-    return module.rendered(RUNS[command, run], "json")
+        return records.dumps(bench_build.document(), indent=2) + "\n"
+    if command == "verify":
+        return test_report.rendered(test_report.RUNS[run], "json")
+    return test_doctor_report.rendered(test_doctor_report.RUNS[run], "json")
 
 
 def validator(name: str, root: Path) -> Draft202012Validator:
@@ -115,7 +117,11 @@ def test_what_a_command_writes_keeps_to_its_schema_and_comes_back_whole(
 def test_nothing_may_be_missing_and_nothing_unknown(
     command: str, run: str, path: tuple[str | int, ...], root: Path
 ) -> None:
-    for spoil in (lambda node: node.update(unknown=1), lambda node: node.pop(next(iter(node)))):
+    spoils: tuple[Callable[[dict[str, Any]], object], ...] = (
+        lambda node: node.update(unknown=1),
+        lambda node: node.pop(next(iter(node))),
+    )
+    for spoil in spoils:
         document = json.loads(written(command, run))
         assert validator(command, root).is_valid(document)
         node = document

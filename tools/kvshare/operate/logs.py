@@ -7,7 +7,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TextIO
@@ -104,7 +104,9 @@ def _parse(node: str, line: str) -> Line:
 # Following
 
 
-def follow(site: Containers, selection: Selection, tell: Callable[[str], None]) -> Iterator[Line]:
+def follow(
+    site: Containers, selection: Selection, tell: Callable[[str], None]
+) -> Generator[Line, None, None]:
     """Yield lines as they come, in order as far as a short window allows, until every log has ended.
 
     A log that ends, because its container or engine went away, is told in a sentence, as it happens.
