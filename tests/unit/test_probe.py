@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docker/engine"))
 
 from kvshare import records  # noqa: E402
-from kvshare.contract import Endpoint, Facts, Hub, Ports  # noqa: E402
-from kvshare_engine import facts, fingerprint, link, probe, reach  # noqa: E402
+from kvshare.contract import Endpoint, Facts, Hub, Nic, Ports  # noqa: E402
+from kvshare_engine import facts, fingerprint, hardware, link, probe, reach  # noqa: E402
 from kvshare_engine.environment import Controller, Server  # noqa: E402
 from tests.unit.test_engine_package import CONTROLLER, DECODE  # noqa: E402
 
@@ -180,6 +180,28 @@ def test_ucx_devices_are_read_from_ucx_info() -> None:
 def test_kinds_of_devices(made: str, kind: str, tmp_path: Path) -> None:
     (tmp_path / "eth0" / made).mkdir(parents=True)
     assert facts._kind(tmp_path / "eth0") == kind
+
+
+def test_hardware_is_this_machine_and_the_device_behind_ucxs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ens1").mkdir()
+    (tmp_path / "ens1/speed").write_text("100000\n")
+    (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name : Some CPU\n")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA H200, 580.65.06'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setattr(hardware, "SYSFS_NET", tmp_path)
+    monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = hardware.look("ens1:1")
+    assert found.nic == Nic("ens1", "100000", None)
+    assert (found.machine.cpu, found.machine.gpu) == ("Some CPU", "NVIDIA H200, 580.65.06")
+
+
+def test_hardware_without_a_gpu_and_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = hardware.look("")
+    assert (found.nic, found.machine.gpu, found.machine.cores) == (None, None, os.cpu_count())
 
 
 # --- ports --------------------------------------------------------------------------------------------------

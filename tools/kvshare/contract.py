@@ -155,6 +155,36 @@ class Facts:
         return next((e for e in self.listening if e.port == port and e.host in (host, *ANY_ADDRESS)), None)
 
 
+# --- `probe hardware` ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a server computes with; ``gpu`` is name and driver of each, None where there is none."""
+
+    cpu: str | None
+    cores: int | None
+    gpu: str | None
+    kernel: str
+
+
+@dataclass(frozen=True)
+class Nic:
+    """A network device, its speed and MTU as the kernel has them; None where it has none to tell."""
+
+    device: str
+    mbit_per_s: str | None
+    mtu: str | None
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A machine, and the network device that UCX was told to use."""
+
+    machine: Machine
+    nic: Nic | None
+
+
 # --- `probe listen` and `probe dial` ------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
-"""`python -m kvshare_engine probe …`: what `kvshare doctor` asks of a machine, from a container on it.
+"""`python -m kvshare_engine probe …`: what doctor and bench ask of a machine, from a container on it.
 
     probe facts                        this machine, and how a server would be configured on it
+    probe hardware [DEVICE]            what a server computes with, and sends on where UCX was told DEVICE
     probe listen HOST:PORT …           hold those ports
     probe dial HOST:PORT …             whether each can be reached
     probe link-serve                   the far end of a measurement of the link
@@ -20,7 +21,7 @@ from dataclasses import asdict
 from typing import Any
 
 from kvshare.contract import Ports
-from kvshare_engine import facts, link, reach
+from kvshare_engine import facts, hardware, link, reach
 from kvshare_engine.environment import Controller, Server, refuse
 
 LIMIT_S = 150
@@ -36,6 +37,8 @@ def run(arguments: list[str]) -> None:
             task = json.loads(sys.stdin.read() or "{}")
             server, controller = Server.from_environment(), Controller.from_environment()
             _say(asdict(facts.gather(server, controller, task.get("hub_token", ""))))
+        case ["hardware", *device]:
+            _say(asdict(hardware.look("".join(device))))
         case ["listen", *endpoints]:
             with reach.listening([reach.endpoint(text) for text in endpoints]) as held:
                 _say(asdict(held))
