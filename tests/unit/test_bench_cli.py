@@ -24,6 +24,7 @@ from kvshare.bench.results import Link
 from kvshare.bench.run import Options, default_lengths, make_points
 from kvshare.bench.spec import ARMS
 from kvshare.config.settings import Settings
+from kvshare.contract import Fingerprint, Hardware, Machine, Nic
 from kvshare.site import compose, containers
 from kvshare.site.base import NONE, Started, State, Variables
 from kvshare.site.containers import Containers
@@ -36,7 +37,15 @@ CONFIG = {
     "num_hidden_layers": 10, "num_attention_heads": 10, "num_key_value_heads": 5, "hidden_size": 640,
     "head_dim": 64, "intermediate_size": 2048, "vocab_size": 259,
 }  # fmt: skip
-PRINT = {"model": "/models/x", "dtype": "float32", "max_model_len": 1600, "lmcache": {"chunk_size": 256}}
+PRINT = Fingerprint(
+    "decode",
+    model="/models/x",
+    dtype="float32",
+    max_model_len=1600,
+    lmcache={"chunk_size": 256},
+    ucx={"UCX_NET_DEVICES": "eth0"},
+)
+HARDWARE = Hardware(Machine("Some CPU", 2, None, "6.1"), Nic("eth0", "10000", "1500"))
 IMPATIENT = (
     "from kvshare.servers import server, wait\nfrom kvshare.bench import session\n"
     "server.COUNTED_DEADLINE_S = server.EXPORT_DEADLINE_S = session.ADMISSION_DEADLINE_S = 0.05\n"
@@ -70,10 +79,11 @@ class Site(Containers):
 
     def beside(self, member: Controller | Server, *command: str, environment: Variables = NONE) -> Started:
         del member, environment
-        return nullcontext(Printing(json.dumps(CONFIG) if command[0] == "sh" else "{}"))
+        said = json.dumps(CONFIG) if command[0] == "sh" else records.dumps(HARDWARE)
+        return nullcontext(Printing(said))
 
     def fingerprint(self, _: object) -> str:
-        return json.dumps(PRINT)
+        return records.dumps(PRINT)
 
     def log(self, _: object, whole: bool = False) -> str:
         del whole
@@ -129,6 +139,9 @@ def test_a_run_prints_a_table_and_writes_its_files(stack: FakeStack, tmp_path: P
     assert found.moved_tokens == 2 * (256 + 512 + 1024)
     assert found.model.kv_bytes_per_token == 25600
     assert [r.transfer.pulls for r in found.points if r.transfer] == [2, 2, 2]
+    node = found.fingerprint.nodes["decode"]
+    assert (node["model"], node["image_id"]) == (PRINT.model, "sha256:0123")
+    assert (node["machine"]["cpu"], node["nic"]["mbit_per_s"]) == ("Some CPU", "10000")
     for arm in ARMS:
         assert f"\n{arm} " in result.stdout
     assert "KV transfer, by the owner's count: 2 of 50.0 ms" in result.stdout
@@ -181,7 +194,7 @@ def test_below_the_threshold_nothing_moves_and_that_is_right(
     stack: FakeStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stack.decode.min_tokens = 2048
-    monkeypatch.setitem(PRINT, "lmcache", {"chunk_size": 256, "p2p_min_tokens": 2048})
+    monkeypatch.setitem(PRINT.lmcache, "p2p_min_tokens", 2048)
     result = bench(*QUICK, "--out", str(tmp_path / "out"))
     assert result.exit_code == 0, result.output
     assert stack.prefill.transfers == 0

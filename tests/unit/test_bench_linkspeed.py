@@ -11,13 +11,14 @@ import pytest
 
 from kvshare.bench import linkspeed
 from kvshare.bench.results import Link
+from kvshare.contract import Fingerprint
 from kvshare.errors import CouldNotCheckError
 from kvshare.stack.members import Member
 from tests.unit.build import STACK
 
 PRINTS = {
-    "prefill": {"ucx": {"UCX_TLS": "tcp", "UCX_NET_DEVICES": "eth0"}},
-    "decode": {"ucx": {"UCX_TLS": "tcp", "UCX_NET_DEVICES": "eth1"}},
+    "prefill": Fingerprint("prefill", ucx={"UCX_TLS": "tcp", "UCX_NET_DEVICES": "eth0"}),
+    "decode": Fingerprint("decode", ucx={"UCX_TLS": "tcp", "UCX_NET_DEVICES": "eth1"}),
 }
 
 
@@ -56,7 +57,7 @@ def test_the_owner_measures_towards_the_one_that_asks() -> None:
     probe = "python -m kvshare_engine probe"
     assert site.asked == [
         ("decode", f"{probe} link-serve", {"UCX_TLS": "tcp", "UCX_NET_DEVICES": "eth1"}),
-        ("prefill", f"{probe} link-measure 192.168.110.97 4001,4003 4002", PRINTS["prefill"]["ucx"]),
+        ("prefill", f"{probe} link-measure 192.168.110.97 4001,4003 4002", PRINTS["prefill"].ucx),
     ]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from kvshare import __version__, records
 from kvshare.bench.observed import Line, Observed
@@ -14,37 +15,20 @@ from kvshare.bench.results import RunFingerprint
 from kvshare.bench.spec import BenchSpec
 from kvshare.bench.stages import Moments, read_moments
 from kvshare.config.settings import Settings
+from kvshare.contract import Fingerprint, Hardware
 from kvshare.cost.plan import Architecture, read_architecture, with_kv
 from kvshare.errors import USAGE, CouldNotCheckError, KvshareError
 from kvshare.site.base import Site, answered
 from kvshare.stack.members import Member
 
+T = TypeVar("T")
+PROBE = ("python", "-m", "kvshare_engine", "probe")
 # A model's configuration: beside its weights, or where the hub's cache keeps it.
 _CONFIG = (
     'cat "$1/config.json" 2>/dev/null || '
     'cat "$HF_HOME/hub/models--$(echo "$1" | sed s:/:--:g)"/snapshots/*/config.json'
 )
-_MACHINE = (
-    "import json, os, pathlib, re, subprocess\n"
-    "read = lambda p: pathlib.Path(p).read_text().strip() if pathlib.Path(p).exists() else None\n"
-    "model = re.search(r'model name\\s*: (.*)', read('/proc/cpuinfo') or '')\n"
-    "try:\n"
-    "    gpu = subprocess.run(['nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader'],\n"
-    "        capture_output=True, text=True, timeout=10).stdout.strip() or None\n"
-    "except OSError:\n"
-    "    gpu = None\n"
-    "print(json.dumps({'cpu': model.group(1) if model else None, 'cores': os.cpu_count(), 'gpu': gpu,\n"
-    "    'kernel': os.uname().release}))\n"
-)
-_NIC = (
-    "import json, pathlib, sys\n"
-    "def read(p):\n"
-    "    try: return pathlib.Path(p).read_text().strip()\n"
-    "    except OSError: return None\n"
-    "net = sys.argv[1].split(':')[0]\n"
-    "print(json.dumps({'device': net, 'mbit_per_s': read(f'/sys/class/net/{net}/speed'),\n"
-    "    'mtu': read(f'/sys/class/net/{net}/mtu')}))\n"
-)
+_UNKNOWN = Fingerprint(role="")
 
 
 def require_running(site: Site) -> None:
@@ -59,45 +43,42 @@ def require_running(site: Site) -> None:
             )
 
 
-def fingerprints(site: Site) -> dict[str, dict[str, Any]]:
-    """Return by node what its engine wrote of itself at its start; empty where that cannot be read."""
-    return {member.name: _json(partial(site.fingerprint, member)) for member in site.stack.members}
+def fingerprints(site: Site) -> dict[str, Fingerprint]:
+    """Return by node what its engine wrote of itself at its start; nothing of one that cannot be read."""
+    return {
+        member.name: _asked(Fingerprint, partial(site.fingerprint, member)) or _UNKNOWN
+        for member in site.stack.members
+    }
 
 
-def run_fingerprint(site: Site, prints: Mapping[str, Mapping[str, Any]]) -> RunFingerprint:
+def run_fingerprint(site: Site, prints: Mapping[str, Fingerprint]) -> RunFingerprint:
     """Return what runs where; the hash leaves out what two fair runs may differ in, as addresses."""
     settings, states = site.settings, site.look()
     found: dict[str, Any] = {}
     for member in site.stack.members:
-        own = prints.get(member.name, {})
-        device = str(own.get("ucx", {}).get("UCX_NET_DEVICES", ""))
-        state = states.get(member.name)
+        own, state = prints[member.name], states.get(member.name)
+        probe = (*PROBE, "hardware", own.ucx.get("UCX_NET_DEVICES", ""))
+        hardware = _asked(Hardware, partial(_said, site, member, *probe))
         found[member.name] = {
-            **own,
+            **asdict(own),
             "image_id": "" if state is None else state.image_id,
-            "machine": _json(partial(_said, site, member, "python", "-c", _MACHINE)),
-            "nic": _json(partial(_said, site, member, "python", "-c", _NIC, device)) if device else {},
+            "machine": asdict(hardware.machine) if hardware else {},
+            "nic": asdict(hardware.nic) if hardware and hardware.nic else {},
         }
-    return RunFingerprint(
-        __version__,
-        settings.device,
-        settings.transport,
-        configuration_hash(found, settings),
-        found,
-    )
+    configuration = configuration_hash(found, settings)
+    return RunFingerprint(__version__, settings.device, settings.transport, configuration, found)
 
 
 def _said(site: Site, member: Member, *command: str) -> str:
     return answered(site.beside(member, *command))
 
 
-def _json(ask: Callable[[], str]) -> dict[str, Any]:
-    """Return the JSON object that is the answer, or an empty one."""
+def _asked(kind: type[T], ask: Callable[[], str]) -> T | None:
+    """Return the record that is the answer, or None."""
     try:
-        data = json.loads(ask())
+        return records.loads(kind, ask(), ignore_unknown=True)
     except (CouldNotCheckError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
+        return None
 
 
 def configuration_hash(found: Mapping[str, Mapping[str, Any]], settings: Settings) -> str:
@@ -123,13 +104,13 @@ def configuration_hash(found: Mapping[str, Mapping[str, Any]], settings: Setting
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def architecture(site: Site, print_of_decode: Mapping[str, Any]) -> Architecture | None:
+def architecture(site: Site, decode: Fingerprint) -> Architecture | None:
     """Return the served model's architecture from its own config.json, or None if it cannot be read."""
-    model = str(print_of_decode.get("model") or "")
+    model = decode.model or ""
     try:
         text = _said(site, site.stack.decode, "sh", "-c", _CONFIG, "sh", model)
-        kept = str(print_of_decode.get("kv_cache_dtype") or "auto")
-        return with_kv(read_architecture(text, str(print_of_decode.get("dtype") or "auto"), model), kept)
+        found = read_architecture(text, decode.dtype or "auto", model)
+        return with_kv(found, decode.kv_cache_dtype or "auto")
     except KvshareError:
         return None
 

@@ -7,22 +7,21 @@ to the one that asks (decode): that is the way the KV goes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from kvshare.bench.gather import PROBE
 from kvshare.bench.results import Link
+from kvshare.contract import Fingerprint
 from kvshare.errors import CouldNotCheckError
 from kvshare.servers import linkprobe
 from kvshare.site.base import Site, answered, held
 
-PROBE = ("python", "-m", "kvshare_engine", "probe")
 NO_PROBE = "the engine image has no probe for it: type make image"
 
 
-def measure(site: Site, prints: Mapping[str, Mapping[str, Any]]) -> Link:
+def measure(site: Site, prints: Mapping[str, Fingerprint]) -> Link:
     """Return the link's speed; where it cannot be measured, the reason instead."""
     prefill, decode = site.stack.prefill, site.stack.decode
-    ucx = {name: {k: str(v) for k, v in own.get("ucx", {}).items()} for name, own in prints.items()}
-    here, there = ucx.get(prefill.name, {}), ucx.get(decode.name, {})
+    here, there = prints[prefill.name].ucx, prints[decode.name].ucx
 
     def near(*arguments: str) -> str:
         started = site.beside(prefill, *PROBE, *arguments, environment=here)

@@ -21,6 +21,7 @@ from kvshare.bench.stages import Moments
 from kvshare.config import threshold
 from kvshare.config.settings import Settings
 from kvshare.config.threshold import PULL_ALWAYS, Threshold
+from kvshare.contract import Fingerprint
 from kvshare.errors import COULD_NOT_CHECK, FAILED, INTERRUPTED, PROVEN, KvshareError, did_you_mean
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE, TAIL, require_prompt_tokens
 from kvshare.site.base import Site
@@ -75,7 +76,7 @@ def measure(site: Site, options: Options, console: Console) -> Finished:
     begun = time.monotonic()
     gather.require_running(site)
     prints = gather.fingerprints(site)
-    running = threshold.of_server(prints[stack.decode.name].get("lmcache", {}))
+    running = threshold.of_server(prints[stack.decode.name].lmcache)
     spec = make_spec(stack, prints[stack.prefill.name], options, running)
     if options.calibrate:
         calibrate.require(spec)
@@ -170,11 +171,11 @@ def closing_sentence(document: Document, code: int) -> str | None:
 
 
 def make_spec(
-    stack: Stack, prefill: dict[str, Any], options: Options, running: Threshold = PULL_ALWAYS
+    stack: Stack, prefill: Fingerprint, options: Options, running: Threshold = PULL_ALWAYS
 ) -> BenchSpec:
     """Return the client's task; KvshareError if lengths or loads cannot work with what prefill runs."""
-    chunk_size = int(prefill.get("lmcache", {}).get("chunk_size", DEFAULT_CHUNK_SIZE))
-    longest = int(prefill.get("max_model_len") or DEFAULT_MAX_MODEL_LEN)
+    chunk_size = int(prefill.lmcache.get("chunk_size", DEFAULT_CHUNK_SIZE))
+    longest = prefill.max_model_len or DEFAULT_MAX_MODEL_LEN
     return BenchSpec(
         prefill=stack.prefill.url,
         decode=stack.decode.url,
