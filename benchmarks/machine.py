@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +18,8 @@ from benchmarks import ROOT
 class Machine:
     """When, which commit of kvshare, and where; what is of a GPU only where there is one.
 
-    ``commit`` is the one that was checked out, with "-dirty" where files differed from it.
+    ``commit`` is the one that was checked out, with "-dirty" where files differed from it; "unknown"
+    without git or a repository.
     """
 
     date: str
@@ -70,4 +72,6 @@ def _commit() -> str:
 
 
 def _git(*arguments: str) -> str:
+    if shutil.which("git") is None:
+        return ""
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()

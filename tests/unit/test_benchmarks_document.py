@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from benchmarks.__main__ import PARTS, RESULTS, ROWS, SECTIONS, document
-from benchmarks.machine import Machine
+from benchmarks.machine import Machine, machine
 from benchmarks.results import Result, keep, last, read
 from tests.conftest import ROOT
 
@@ -38,6 +40,11 @@ def test_hardware_is_named_where_it_is_another() -> None:
         "Run on 2026-11-26, commit 1234567: 2 NVIDIA H100, driver 580.1, 32 CPU cores."
     )
     assert HERE.unlike(HERE) == ""
+
+
+def test_a_machine_without_git_measures_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert machine().commit == "unknown"
 
 
 def test_a_record_is_a_line_and_replaces_the_earlier_one_of_its_part(tmp_path: Path) -> None:
