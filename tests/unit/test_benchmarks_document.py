@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import PARTS, RESULTS, ROWS, SECTIONS, document
+from benchmarks.gpu import RESULTS as GPUS
 from benchmarks.machine import Machine, machine
 from benchmarks.results import Result, keep, last, read
 from tests.conftest import ROOT
+from tests.scenarios.under_faults.figures import RESULTS as FAULTS
 
 HERE = Machine("2026-11-26", "1234567", cores=2, cpu="AMD EPYC", memory_gib=23.5, system="Debian")
 
@@ -56,3 +58,11 @@ def test_a_record_is_a_line_and_replaces_the_earlier_one_of_its_part(tmp_path: P
         ("verify", "7654321", {"proven": 20}),
         ("pulls", "1234567", [1, 2]),
     ]
+
+
+@pytest.mark.parametrize("path", [RESULTS, FAULTS, *sorted(GPUS.glob("*.jsonl"))], ids=lambda path: path.stem)
+def test_a_new_figure_leaves_the_other_lines_as_they_are(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / path.name
+    copy.write_bytes(path.read_bytes())
+    keep(copy, [])
+    assert copy.read_text() == path.read_text()
