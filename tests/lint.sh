@@ -7,6 +7,10 @@ PATH="$PWD/.venv/bin:$PATH"
 ruff check --config tools/pyproject.toml .
 ruff format --check --config tools/pyproject.toml .
 mypy --config-file tools/pyproject.toml
+# What patches add to a package lies as in that package, of which nothing else is here.
+for added in docker/patches/*/files; do
+  MYPYPATH=$added mypy --strict --python-version 3.11 --ignore-missing-imports --explicit-package-bases "$added"
+done
 lint-imports --no-logo --no-cache tools/pyproject.toml
 git ls-files '*.sh' .ci/run | xargs shellcheck --external-sources
 hadolint docker/Dockerfile

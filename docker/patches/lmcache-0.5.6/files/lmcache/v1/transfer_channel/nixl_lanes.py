@@ -29,7 +29,7 @@ class Lanes:
         count = int(os.environ.get(VARIABLE) or 1)
         config = nixl_agent_config(backends=backends)
         self._agents = [nixl_agent(str(uuid.uuid4()), config) for _ in range(count)]
-        self._peers: dict[bytes, list[bytes]] = {}  # names of a peer's agents, by the first one's
+        self._peers: dict[bytes | str, list[bytes]] = {}  # names of a peer's agents, by the first one's
         # Descriptors are addresses, no matter whose.
         self.get_reg_descs = self._agents[0].get_reg_descs
         self.get_xfer_descs = self._agents[0].get_xfer_descs
@@ -50,7 +50,7 @@ class Lanes:
 
     def add_remote_agent(self, metadata: bytes) -> bytes:
         theirs = msgspec.msgpack.decode(metadata, type=list[bytes])
-        names = [agent.add_remote_agent(one) for agent, one in self._with(theirs)]
+        names: list[bytes] = [agent.add_remote_agent(one) for agent, one in self._with(theirs)]
         self._peers[names[0]] = names
         return names[0]
 
