@@ -61,7 +61,13 @@ class OldEngine(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.split("/")[-1]
-        answers = {"_ping": "OK", "info": json.dumps({"Name": "old-box", "ServerVersion": "20.10.24"})}
+        about = {
+            "Name": "old-box",
+            "ServerVersion": "20.10.24",
+            "SystemTime": "2026-11-24T10:00:00.123456789Z",
+            "DockerRootDir": "/var/lib/docker",
+        }
+        answers = {"_ping": "OK", "info": json.dumps(about)}
         body = answers.get(path, json.dumps({"Version": "20.10.24", "ApiVersion": "1.41"})).encode()
         self.send_response(200)
         self.send_header("Api-Version", "1.41")
