@@ -17,6 +17,8 @@ def probe() -> None:
     """Raises ProbeError unless each node is connected to the other in time, and pulls without connecting."""
     ports = free_ports()
     with running_controller(ports), running_node(settings_for("b", ports)) as b:
+        # A node has started before it is registered: "there before" is what the controller knows of.
+        b.wait_until_synced(ports)
         with running_node(settings_for("a", ports)) as a:
             _require_connection(a, b, "was there before")
             _require_connection(b, a, "came later")
