@@ -8,12 +8,12 @@ from probes import ProbeError
 from probes.controller import free_ports, running_controller
 from probes.node import running_node, settings_for
 
-INTERVAL_S, WITHIN_S = 1, 3.0
+INTERVAL_S, WITHIN_S = 1, 7.0  # upstream's interval is 10
 COUNTER = "lmcache:num_store_requests_total"
 
 
 def probe() -> None:
-    """Raises ProbeError unless a store is exported within three intervals."""
+    """Raises ProbeError unless a store is exported in time."""
     ports = free_ports()
     with (
         running_controller(ports),

@@ -13,7 +13,7 @@ from probes.controller import Ports, free_ports, running_controller
 from probes.forks import Fork
 
 LOOKUPS = 200
-LOST_AFTER_S = 1.0  # an answer takes a millisecond; a lost one waits until something else wakes the loop
+LOST_AFTER_S = 3.0  # an answer takes a millisecond; a lost one waits until something else wakes the loop
 REGISTRATION_S = 3.0
 TIMEOUT_S = 120.0
 

@@ -6,7 +6,7 @@ from probes import ProbeError
 from probes.controller import free_ports, running_controller
 from probes.node import LOOKUP_TIMEOUT_MS, running_node, settings_for
 
-SOON_S = 1.0
+SOON_S = 2.0
 
 
 def probe() -> None:

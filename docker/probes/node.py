@@ -22,7 +22,7 @@ from probes.forks import Fork
 
 CHUNK = 16
 LOOKUP_TIMEOUT_MS = 3000
-TOLERANCE_S = 0.5
+TOLERANCE_S = 2.0
 HEARTBEAT_S = 1
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from probes import ProbeError
+from probes import ProbeError, happens
 from probes.controller import free_ports, running_controller
-from probes.node import running_node, settings_for
+from probes.node import running_node, settings_for, synced_workers
 from probes.stand_in import StandIn
 
 CHUNKS = 3
@@ -17,6 +17,8 @@ def probe() -> None:
         gone = StandIn(ports, "gone", peer_init_url=f"127.0.0.1:{free_ports().http}")
         gone.register()
         gone.report(b.ask("hashes", seed=1, chunks=CHUNKS))
+        if not happens(lambda: synced_workers(ports)["gone"][1] == CHUNKS):
+            raise ProbeError("The controller should know what the peer that is gone has reported.")
         if b.get(seed=1, chunks=CHUNKS)["hits"]:
             raise ProbeError("A prompt of a peer that is gone should be a miss.")
         with running_node(settings_for("c", ports)) as c:

@@ -12,7 +12,7 @@ from probes.node import running_node, settings_for
 
 AWAY_S = 6.0
 REGISTERED_WITHIN_S = 15.0
-SOON_S = 1.0
+SOON_S = 2.0
 
 
 def probe() -> None:

@@ -9,7 +9,7 @@ from probes.controller import Ports, free_ports, request, running_controller
 from probes.stand_in import StandIn
 
 KEYS = [11, 12, 13]
-ADMITTED_WITHIN_S = 5.0
+ADMITTED_WITHIN_S = 10.0
 
 
 def probe() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probes import ProbeError
+from probes import ProbeError, happens
 from probes.controller import free_ports, running_controller
 from probes.stand_in import StandIn
 
@@ -13,13 +13,14 @@ def probe() -> None:
     """Raises ProbeError unless each worker is asked until it has sent its keys, and no longer."""
     ports = free_ports()
     with running_controller(ports):
-        for instance in ("first", "second"):
-            worker = StandIn(ports, instance)
+        for worker in (StandIn(ports, "first"), StandIn(ports, "second")):
             worker.register()
             if not worker.is_asked_for_its_keys():
-                raise ProbeError(f"The {instance} worker should be asked for its keys.")
+                raise ProbeError(f"The {worker.instance} worker should be asked for its keys.")
             worker.begin_sync(KEYS)
             worker.end_sync(KEYS)
             worker.ask_for_sync_status()
-            if worker.is_asked_for_its_keys():
-                raise ProbeError(f"The {instance} worker has sent its keys and should not be asked again.")
+            if not happens(lambda worker=worker: not worker.is_asked_for_its_keys()):  # type: ignore[misc]
+                raise ProbeError(
+                    f"The {worker.instance} worker has sent its keys and should not be asked again."
+                )

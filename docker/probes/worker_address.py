@@ -12,7 +12,7 @@ from probes.node import Settings, running_node, settings_for
 
 OWN, OTHER = "127.0.0.2", "127.0.0.1"
 REGISTERED_WITHIN_S = 15.0
-DIAL_TIMEOUT_S = 3.0
+DIAL_TIMEOUT_S = 10.0
 
 
 def probe() -> None:

@@ -10,7 +10,7 @@ from probes.controller import Ports, free_ports, get, running_controller
 from probes.stand_in import StandIn
 
 KEYS = (1, 2, 3)
-WITHIN_S = 5.0
+WITHIN_S = 10.0
 QUESTIONS = ("", "?instance_id=stand-in", "?instance_id=stand-in&worker_id=0")
 
 

@@ -38,7 +38,7 @@ RED = {
     "lanes": "KV should travel on 3 connections and does on 1.",
     "peer-introduction": "connected to a peer that was there before within 10 s, without a request",
     "held-prefix": "With 3 of 3 chunks held by vLLM, 0 should be found, but got {'hits': 48",
-    "export-interval": "A store should be counted within 3 s and was not",
+    "export-interval": "A store should be counted within 7 s and was not",
     "resumed-request": "768 tokens should be loaded, but 512 are named",
     "unread-lookup": "1 lookups found 512 tokens",
     "lookup-ids": "one should be left and one cleaned up, but 1001 are",
