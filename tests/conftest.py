@@ -49,6 +49,19 @@ def images() -> dict[str, str]:
     return {name: service["image"] for name, service in json.loads(config.stdout)["services"].items()}
 
 
+def build_stage(target: str) -> None:
+    """Build a stage of the Dockerfile for its effect: a test, which is not run again where it has passed."""
+    command = (
+        "from kvshare.config.settings import find_root, load_settings;"
+        "from kvshare.operate.build import build_target;"
+        f"build_target(load_settings(find_root()), 'default', '{target}')"
+    )
+    built = _run(sys.executable, "-c", command, timeout=BUILD_TIMEOUT_S)
+    if built.returncode != 0:
+        log = ROOT / f".kvshare/{target}.log"
+        pytest.fail(f"{log.read_text()[-20_000:]}\n{built.stderr[-5_000:]}", pytrace=False)
+
+
 def _run(*command: str, timeout: float) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **CPU}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)

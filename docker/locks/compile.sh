@@ -47,3 +47,4 @@ tool=../../tools/pyproject.toml
 "$lock" client.txt "$tool" build.in --extra operator --universal
 "$lock" dev.txt "$tool" build.in dev.in --extra operator --constraints client.txt --universal
 image client-image.txt "$tool" --constraints client.txt
+image image-tests.txt image-tests.in --constraints dev.txt

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from kvshare.checking.patches import expected_patches
 from tests.config.test_rendered import VLLM_CACHE
-from tests.conftest import BUILD_TIMEOUT_S, CPU, ROOT
+from tests.conftest import BUILD_TIMEOUT_S, CPU, ROOT, build_stage
 
 ENVIRONMENT = {**os.environ, **CPU}
 CLIENT_LIMIT = 250e6
@@ -123,9 +122,4 @@ def test_an_unknown_command_is_refused_with_what_there_is(images: dict[str, str]
 def test_the_cuda_lock_still_holds_and_its_patches_apply() -> None:
     """What of the CUDA image can be proven without its gigabytes."""
     run("docker/locks/compile.sh", "--check", timeout=600)
-    command = (
-        "from pathlib import Path; from kvshare.config.settings import load_settings;"
-        "from kvshare.operate.build import build_target;"
-        "build_target(load_settings(Path('.')), 'default', 'engine-cuda-check')"
-    )
-    run(sys.executable, "-c", command, timeout=900)
+    build_stage("engine-cuda-check")

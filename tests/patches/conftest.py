@@ -24,10 +24,6 @@ settings.register_profile("same every time", derandomize=True, deadline=None, da
 settings.load_profile("same every time")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: runs in the long form alone")
-
-
 @pytest.fixture
 def probe(tmp_path: Path) -> Probe:
     """Run a patch's probe with other content in files of LMCache: see ``upstream.run_probe``."""

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "docker"))
+TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS.parent / "docker"))
 
-from guard import source  # noqa: E402
 from guard.series import Series, load_all  # noqa: E402
 
-SITE = "/opt/venv/lib/python3.11/site-packages"
+# What the stage of the Dockerfile mounts: pytest, LMCache's source distribution, the package without patches.
+PYTEST, SOURCE, RELEASED = "/opt/tests", Path("/source"), "/released"
 TIMEOUT_S = 1200
 SHARED_POOL = "MixedMemoryAllocator(5 * 1024 * 1024 * 1024)"
 
@@ -56,19 +57,11 @@ def series() -> Series:
 
 
 @pytest.fixture(scope="module")
-def archive(series: Series) -> Path:
-    """LMCache's source distribution."""
-    found = source.fetch(series)
-    assert found is not None
-    return found
-
-
-@pytest.fixture(scope="module")
-def tests(series: Series, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tests(series: Series, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Upstream's tests, with what the patches change in them."""
     folder = tmp_path_factory.mktemp("upstream")
-    folder.chmod(0o755)  # the image has a user of its own
-    source.unpack(archive, folder, "pytest.ini", "tests")
+    shutil.copy(SOURCE / "pytest.ini", folder)
+    shutil.copytree(SOURCE / "tests", folder / "tests")
     # One pool that the tests share, of 5 GiB and all of it touched.
     conftest = folder / "tests/conftest.py"
     text = conftest.read_text()
@@ -82,11 +75,9 @@ def tests(series: Series, archive: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize(
     ("files", "left_out"), [(FILES, NUMBER_LEFT_OUT), (WITH_AN_ENGINE, 0)], ids=["most", "with-an-engine"]
 )
-def test_they_pass_with_the_patches(
-    images: dict[str, str], tests: Path, files: Sequence[str], left_out: int
-) -> None:
+def test_they_pass_with_the_patches(tests: Path, files: Sequence[str], left_out: int) -> None:
     without = [f"--deselect=tests/v1/{name}" for name in LEFT_OUT]
-    result = run(images["prefill"], tests, [f"tests/v1/{file}" for file in files], without)
+    result = run(tests, [f"tests/v1/{file}" for file in files], *without)
     if result.returncode != 0:
         pytest.fail(f"{result.stdout[-20_000:]}\n{result.stderr[-5_000:]}", pytrace=False)
     summary = next(line for line in reversed(result.stdout.splitlines()) if " passed" in line)
@@ -95,33 +86,27 @@ def test_they_pass_with_the_patches(
     assert int(deselected[1] if deselected else 0) == left_out, "each name is still that of a test"
 
 
-def test_what_the_patches_change_in_them_fails_as_released(
-    images: dict[str, str], series: Series, archive: Path, tests: Path, tmp_path: Path
-) -> None:
-    source.unpack(archive, tmp_path, "lmcache")
-    released = [path for path in series.files if series.before(path)]
-    mounts = [f"--volume={tmp_path / path}:{SITE}/{path}:ro" for path in released]
+def test_what_the_patches_change_in_them_fails_as_released(series: Series, tests: Path) -> None:
     changed = {path for path in series.tests if Path(path).name.startswith("test_")}
-    result = run(images["prefill"], tests, changed, mounts=mounts)
-    failed = set(re.findall(r"^FAILED \S*/upstream/(\S+?)::", result.stdout, re.M))
+    result = run(tests, changed, packages=RELEASED)
+    failed = set(re.findall(r"^FAILED (\S+?)::", result.stdout, re.M))
     assert failed == changed, f"{result.stdout[-5_000:]}\n{result.stderr[-5_000:]}"
 
 
 def run(
-    image: str, tests: Path, files: Iterable[str], options: Iterable[str] = (), mounts: Iterable[str] = ()
+    tests: Path, files: Iterable[str], *options: str, packages: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run files of upstream's tests inside the image, which has no pytest: it takes ours."""
-    volumes = (f"{ROOT}:/src:ro", f"{sysconfig.get_path('purelib')}:/pytest:ro", f"{tests}:/upstream:ro")
+    """Run files of upstream's tests in a process of their own, with packages that come before the image's."""
     command = (
-        *("docker", "run", "--rm", "--network", "none", "--entrypoint", "python"),
-        # A lookup's client and its server must agree on hashes, or upstream skips their tests.
-        *("--env", "PYTHONHASHSEED=0"),
-        *(part for volume in volumes for part in ("--volume", volume)),
-        *mounts,
-        *(image, "/src/tests/patches/run.py", "/pytest"),
-        *("--rootdir=/upstream", "--config-file=/upstream/pytest.ini"),
+        *(sys.executable, str(TESTS / "patches/run.py"), PYTEST),
+        *("--rootdir=.", "--config-file=pytest.ini"),
         *("--override-ini=log_cli=false", "-p", "no:warnings", "--durations=5"),
         *options,
-        *(f"/upstream/{file}" for file in files),
+        *files,
     )
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
+    # A lookup's client and its server must agree on hashes, or upstream skips their tests.
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"}
+    return subprocess.run(
+        command, cwd=tests, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
