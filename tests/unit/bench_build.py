@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kvshare.bench.observed import ArmRun, Closing, Observed, Opening, PointEnd, Repetition, Request
-from kvshare.bench.results import Document, Link, RunFingerprint
-from kvshare.bench.run import COMPLETE, Facts, make_document
+from kvshare.bench.results import Document, Facts, Link, RunFingerprint
+from kvshare.bench.run import COMPLETE, make_document
 from kvshare.bench.spec import ARMS, COLD, LOCAL_PREFIX, PEER, RECOMPUTE, BenchSpec, Goodput, Point
 from kvshare.bench.stages import Moments
 from kvshare.servers.readings import Counters, EngineTimes, Sources
@@ -90,5 +90,6 @@ def document(seen: Observed | None = None, **changes: object) -> Document:
         moments(seen),
         Link(1.5, "ucx_perftest, tcp"),
         RunFingerprint("0.1.0", "cpu", "tcp", "ab" * 32, {"prefill": {"versions": {"vllm": "0.32.0"}}}),
+        Goodput(ttft_ms=500.0),
     )
-    return make_document(seen, SPEC, Goodput(ttft_ms=500.0), replace(facts, **changes))  # type: ignore[arg-type]
+    return make_document(seen, SPEC, replace(facts, **changes))  # type: ignore[arg-type]

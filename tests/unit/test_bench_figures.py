@@ -209,7 +209,9 @@ def test_one_length_gives_a_verdict_of_that_length() -> None:
 def test_discarded_repetitions_are_said_and_not_counted() -> None:
     seen = observed()
     first, *rest = seen.repetitions
-    found = document(replace(seen, repetitions=(first.discard("the control got 256 tokens"), *rest)))
+    found = document(
+        replace(seen, repetitions=(replace(first, discarded="the control got 256 tokens"), *rest))
+    )
     assert found.points[0].repetitions == 4
     assert found.points[0].notes == ("repetition 1 discarded: the control got 256 tokens",)
 

@@ -9,8 +9,8 @@ import pytest
 
 from kvshare.bench import calibrate
 from kvshare.bench.observed import ArmRun, Observed
-from kvshare.bench.results import Document, Link
-from kvshare.bench.run import Facts, exit_code, make_document
+from kvshare.bench.results import Document, Facts, Link
+from kvshare.bench.run import exit_code, make_document
 from kvshare.bench.spec import PEER, RECOMPUTE, BenchSpec
 from kvshare.config import threshold
 from kvshare.config.settings import load_settings
@@ -99,7 +99,7 @@ def test_verify_refuses_what_cannot_be_proven(value: object, chosen: int | None,
 def made_with(found: Threshold) -> tuple[Document, BenchSpec]:
     spec, known = replace(SPEC, threshold=found), document()
     facts = Facts(known.started, known.ended, known.seconds, KV_BYTES, {}, known.link, known.fingerprint)
-    return make_document(observed(), spec, None, facts), spec
+    return make_document(observed(), spec, facts), spec
 
 
 def test_a_declined_point_is_said_and_left_out_of_the_fit() -> None:

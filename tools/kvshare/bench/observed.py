@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kvshare.bench.spec import Point
 from kvshare.servers.readings import Counters, EngineTimes, Sources
@@ -68,10 +68,6 @@ class Repetition:
         if self.discarded is not None:
             return None
         return next((run for run in self.arms if run.arm == name and run.fault is None), None)
-
-    def discard(self, reason: str | None) -> Repetition:
-        """Return it with a reason not to count it."""
-        return replace(self, discarded=reason)
 
 
 @dataclass(frozen=True)

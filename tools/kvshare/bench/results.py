@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from kvshare.bench.spec import Goodput, Point
-from kvshare.bench.stages import Stages
+from kvshare.bench.stages import Moments, Stages
 from kvshare.bench.stats import Distribution, Ratio
 from kvshare.config.threshold import PULL_ALWAYS, Threshold
 from kvshare.cost.model import Prefill, Pull
@@ -133,6 +134,20 @@ class RunFingerprint:
     transport: str
     configuration_hash: str
     nodes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a document needs besides the client's lines; ``moments`` by request id."""
+
+    started: str
+    ended: str
+    seconds: float
+    kv_bytes_per_token: int | None
+    moments: Mapping[str, Moments]
+    link: Link
+    fingerprint: RunFingerprint
+    goodput: Goodput | None = None
 
 
 @dataclass(frozen=True)

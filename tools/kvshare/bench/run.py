@@ -12,17 +12,16 @@ from typing import Any
 
 from rich.console import Console
 
-from kvshare.bench import calibrate, gather, linkspeed, summary
+from kvshare.bench import calibrate, gather, linkspeed, rules, summary
 from kvshare.bench.observed import Observed
 from kvshare.bench.progress import following
-from kvshare.bench.results import SCHEMA_VERSION, Document, Link, Model, RunFingerprint
+from kvshare.bench.results import SCHEMA_VERSION, Document, Facts, Model
 from kvshare.bench.spec import ARMS, PEER, WORTH_QUOTING, BenchSpec, Goodput, Point
-from kvshare.bench.stages import Moments
 from kvshare.config import threshold
 from kvshare.config.settings import Settings
 from kvshare.config.threshold import PULL_ALWAYS, Threshold
 from kvshare.contract import Fingerprint
-from kvshare.errors import COULD_NOT_CHECK, FAILED, INTERRUPTED, PROVEN, KvshareError, did_you_mean
+from kvshare.errors import COULD_NOT_CHECK, FAILED, INTERRUPTED, PROVEN, KvshareError
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE, TAIL, require_prompt_tokens
 from kvshare.site.base import Site
 from kvshare.site.compose import read_stack
@@ -38,13 +37,13 @@ COMPLETE, INTERRUPTED_BY_USER = "complete", "interrupted by Ctrl-C"
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose; an empty tuple of lengths means those that suit the model."""
+    """What the user chose; without lengths, those that suit the model."""
 
     arms: tuple[str, ...] = ARMS
-    prompt_tokens: tuple[int, ...] = ()
+    prompt_tokens: tuple[int, ...] | None = None
     output_tokens: tuple[int, ...] = (16,)
     concurrency: tuple[int, ...] = (1,)
-    rates: tuple[float, ...] = ()
+    rates: tuple[float, ...] | None = None
     shared_percent: tuple[float, ...] = (100.0,)
     requests: int | None = None
     repetitions: int = WORTH_QUOTING
@@ -89,40 +88,18 @@ def measure(site: Site, options: Options, console: Console) -> Finished:
     with following(spec, console) as told:
         observed, interrupted = gather.observe(site, spec, told)
     ended = _ending(observed, interrupted)
-    document = make_document(
-        observed,
-        spec,
+    facts = Facts(
+        started, ended, time.monotonic() - begun, kv_bytes, gather.moments(site), link, fingerprint,
         options.goodput,
-        Facts(
-            started,
-            ended,
-            time.monotonic() - begun,
-            kv_bytes,
-            gather.moments(site),
-            link,
-            fingerprint,
-        ),
-    )
+    )  # fmt: skip
+    document = make_document(observed, spec, facts)
     return Finished(document, observed, exit_code(document, spec, interrupted))
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a document needs besides the client's lines."""
-
-    started: str
-    ended: str
-    seconds: float
-    kv_bytes_per_token: int | None
-    moments: dict[str, Moments]
-    link: Link
-    fingerprint: RunFingerprint
-
-
-def make_document(observed: Observed, spec: BenchSpec, goodput: Goodput | None, facts: Facts) -> Document:
+def make_document(observed: Observed, spec: BenchSpec, facts: Facts) -> Document:
     """Return the document of what was seen."""
     kv_bytes, opening = facts.kv_bytes_per_token, observed.opening
-    points = summary.point_results(observed, spec, kv_bytes, goodput, facts.moments, facts.link)
+    points = summary.point_results(observed, spec, facts)
     cost = summary.fit_cost(points, observed, spec, kv_bytes)
     first = opening.first_pull.requests[0] if opening and opening.first_pull else None
     return Document(
@@ -140,8 +117,8 @@ def make_document(observed: Observed, spec: BenchSpec, goodput: Goodput | None, 
         link=facts.link,
         cost=cost,
         verdict=summary.verdict(cost, points, observed, spec),
-        moved_tokens=summary.moved_tokens(observed),
-        goodput=goodput,
+        moved_tokens=rules.moved_by_peers(observed.repetitions),
+        goodput=facts.goodput,
         fingerprint=facts.fingerprint,
         notes=_notes(points, spec, kv_bytes),
         threshold=spec.threshold,
@@ -227,14 +204,6 @@ def default_lengths(
 def _requests(concurrency: int, rate: float | None) -> int:
     """Return the requests of a repetition: one wave, or what arrives in five seconds."""
     return concurrency if rate is None else max(4, round(5 * rate))
-
-
-def parse_arms(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the arms in their own order; KvshareError names the nearest of an unknown one."""
-    for name in names:
-        if name not in ARMS:
-            raise KvshareError(f"{name} is no arm{did_you_mean(name, ARMS)}")
-    return tuple(arm for arm in ARMS if arm in names)
 
 
 def _ending(observed: Observed, interrupted: bool) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from kvshare.bench import load, rules
 from kvshare.bench.observed import ArmRun, Closing, Line, Opening, PointEnd, Repetition
@@ -127,7 +128,7 @@ class _Session:
         for arm in order(self.arms, attempt):
             before = self.controller.mark() if arm == COLD else None
             run = self._send(arm, point, self._prompts_of(arm, prompts, point))
-            runs.append(_judged(run, expected.get(arm, shared)))
+            runs.append(replace(run, fault=rules.fault(run, expected.get(arm, shared))))
             self.narrate(f"repetition {attempt + 1}, {arm}: {_ttft(run)}{_why(runs[-1])}")
             self._require_servers(runs[-1])
             if before is not None and PEER in self.arms and run.wall_s:
@@ -211,10 +212,6 @@ def order(arms: Sequence[str], repetition: int) -> tuple[str, ...]:
     first, rest = [COLD] if COLD in arms else [], [arm for arm in arms if arm not in (COLD, RECOMPUTE)]
     control = [RECOMPUTE] if RECOMPUTE in arms else []
     return (*first, *rest, *control) if repetition % 2 == 0 else (*control, *first, *reversed(rest))
-
-
-def _judged(run: ArmRun, shared: int) -> ArmRun:
-    return ArmRun(run.arm, run.requests, run.wall_s, run.sources, run.engine, rules.fault(run, shared))
 
 
 def _moved(run: ArmRun) -> int:

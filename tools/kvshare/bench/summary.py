@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 
-from kvshare.bench import rules, stages
+from kvshare.bench import stages
 from kvshare.bench.observed import ArmRun, Observed, PointEnd, Repetition, Request
-from kvshare.bench.results import Arm, Cost, Link, PointResult, Transfer
+from kvshare.bench.results import Arm, Cost, Facts, PointResult, Transfer
 from kvshare.bench.spec import COLD, NODE_OF, PEER, RECOMPUTE, BenchSpec, Goodput, Point
-from kvshare.bench.stages import Moments
 from kvshare.bench.stats import Distribution, Ratio, distribution, ratio_of_medians
 from kvshare.cost.fit import fit_prefill, fit_pull
 from kvshare.cost.model import break_even
@@ -19,14 +18,7 @@ from kvshare.servers.readings import EngineTimes, Sources
 GB = 1e9
 
 
-def point_results(
-    observed: Observed,
-    spec: BenchSpec,
-    kv_bytes: int | None,
-    goodput: Goodput | None,
-    moments: Mapping[str, Moments],
-    link: Link,
-) -> tuple[PointResult, ...]:
+def point_results(observed: Observed, spec: BenchSpec, facts: Facts) -> tuple[PointResult, ...]:
     """Return the figures of every point that has any repetition."""
     points = observed.opening.points if observed.opening else ()
     ends = {end.point: end for end in observed.point_ends}
@@ -34,7 +26,7 @@ def point_results(
     for number, point in enumerate(points):
         repetitions = [r for r in observed.repetitions if r.point == number]
         if repetitions:
-            found.append(_point(point, repetitions, ends.get(number), spec, kv_bytes, goodput, moments, link))
+            found.append(_point(point, repetitions, ends.get(number), spec, facts))
     return tuple(found)
 
 
@@ -43,10 +35,7 @@ def _point(
     repetitions: Sequence[Repetition],
     end: PointEnd | None,
     spec: BenchSpec,
-    kv_bytes: int | None,
-    goodput: Goodput | None,
-    moments: Mapping[str, Moments],
-    link: Link,
+    facts: Facts,
 ) -> PointResult:
     kept = [repetition for repetition in repetitions if repetition.discarded is None]
     names = list(dict.fromkeys(run.arm for run in sorted_runs(repetitions)))
@@ -54,11 +43,13 @@ def _point(
     peers = [run for r in kept if (run := r.arm(PEER)) is not None]
     return PointResult(
         point=point,
-        arms=tuple(arm_figures(name, [run for r in kept if (run := r.arm(name))], goodput) for name in names),
+        arms=tuple(
+            arm_figures(name, [run for r in kept if (run := r.arm(name))], facts.goodput) for name in names
+        ),
         repetitions=len(kept),
         admission_ms=median(waits) * 1000 if waits else None,
-        transfer=_transfer(end, point.shared_tokens(spec.chunk_size), kv_bytes, link),
-        stages=stages.split(peers, moments) if point.is_alone else None,
+        transfer=_transfer(end, point.shared_tokens(spec.chunk_size), facts),
+        stages=stages.split(peers, facts.moments) if point.is_alone else None,
         notes=(*_declined(point, spec), *_notes(repetitions)),
         peer_over_recompute=_peer_over_recompute(kept) if point.is_alone else None,
     )
@@ -137,14 +128,14 @@ def _mean_ms(seconds: float, requests: float) -> float | None:
     return seconds / requests * 1000 if requests else None
 
 
-def _transfer(end: PointEnd | None, tokens: int, kv_bytes: int | None, link: Link) -> Transfer | None:
+def _transfer(end: PointEnd | None, tokens: int, facts: Facts) -> Transfer | None:
     """Return the pulls' time by the owner's counters, with the bytes that the tokens take."""
     if end is None or end.owner is None or end.owner.transfers <= 0:
         return None
     seconds = end.owner.transfer_seconds / end.owner.transfers
-    size = None if kv_bytes is None else float(kv_bytes * tokens)
+    size = None if facts.kv_bytes_per_token is None else float(facts.kv_bytes_per_token * tokens)
     speed = size / seconds / GB if size is not None and seconds > 0 else None
-    ratio = speed / link.gb_per_s if speed is not None and link.gb_per_s else None
+    ratio = speed / facts.link.gb_per_s if speed is not None and facts.link.gb_per_s else None
     return Transfer(round(end.owner.transfers), tokens, seconds * 1000, size, speed, ratio)
 
 
@@ -183,9 +174,9 @@ def fit_cost(
         if point.tells_costs
     }
     computing = RECOMPUTE if RECOMPUTE in spec.arms else COLD
-    computed = _samples(observed, lengths, computing, lambda point: point.prompt_tokens)
+    computed = _samples(observed, lengths, computing)
     pulled = {number: point for number, point in lengths.items() if not spec.declined(point)}
-    peer = _samples(observed, pulled, PEER, lambda point: point.prompt_tokens)
+    peer = _samples(observed, pulled, PEER)
     if kv_bytes is None or min(len({n for n, _ in computed}), len({n for n, _ in peer})) < 2:
         return None
     pull, prefill = fit_pull(peer, kv_bytes), fit_prefill(computed)
@@ -199,12 +190,10 @@ def fit_cost(
     return Cost(pull, prefill, transfer, break_even(pull, prefill), round(min(tokens)), round(max(tokens)))
 
 
-def _samples(
-    observed: Observed, lengths: Mapping[int, Point], arm: str, tokens_of: Callable[[Point], int]
-) -> list[tuple[float, float]]:
+def _samples(observed: Observed, lengths: Mapping[int, Point], arm: str) -> list[tuple[float, float]]:
     """Return (tokens, seconds to first token) of every counted request of an arm."""
     return [
-        (float(tokens_of(lengths[repetition.point])), ttft_ms / 1000)
+        (float(lengths[repetition.point].prompt_tokens), ttft_ms / 1000)
         for repetition in observed.repetitions
         if repetition.point in lengths
         for ttft_ms in _first_tokens_ms(repetition, arm)
@@ -216,24 +205,11 @@ def verdict(found: Cost | None, points: Sequence[PointResult], observed: Observe
     if found is not None:
         longest = observed.opening.max_model_len if observed.opening else None
         return verdict_of(found.break_even_tokens, spec.chunk_size, longest)
-    ratios = [
-        peer.ttft_ms.p50 / cold.ttft_ms.p50
-        for r in points
-        if r.point.shared_percent == 100
-        and not spec.declined(r.point)
-        and (peer := r.arm(PEER)) is not None
-        and (cold := r.arm(COLD)) is not None
-        and peer.ttft_ms is not None
-        and cold.ttft_ms is not None
-    ]
+    whole = [r for r in points if r.point.shared_percent == 100 and not spec.declined(r.point)]
+    ratios = [r.ttft_ms(PEER) / r.ttft_ms(COLD) for r in whole if r.arm(PEER) and r.arm(COLD)]
     if not ratios:
         return "no verdict: it takes the arms cold and peer, and a pull that is made"
     best = min(ratios)
     if best < 1:
         return f"worth it at the length measured: first token {100 * (1 - best):.0f} % sooner from the peer"
     return f"not worth it at the length measured: recomputing is {best:.2f} times as fast"
-
-
-def moved_tokens(observed: Observed) -> int:
-    """Return the tokens that decode got from its peer, over the whole run."""
-    return rules.moved_by_peers(observed.repetitions)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 
 from kvshare.bench.results import Document
 from kvshare.bench.spec import ARMS, WORTH_QUOTING, Goodput
-from kvshare.commands.options import wide_console
+from kvshare.commands import options
+from kvshare.commands.options import Command
 from kvshare.config import dotenv
 from kvshare.config.settings import find_root, load_settings
 from kvshare.errors import PROVEN, Group, KvshareError, did_you_mean
@@ -45,30 +48,54 @@ class Numbers(click.ParamType[tuple[float, ...]]):
         return tuple(dict.fromkeys(numbers))
 
 
+def numbers(
+    flag: str, kind: type[float], least: float, most: float = float("inf"), **more: Any
+) -> Callable[[Command], Command]:
+    """Return an option for numbers within limits; one with a default shows it."""
+    more = {"metavar": "N,M", "show_default": "default" in more, "type": Numbers(kind, least, most), **more}
+    return click.option(*flag.split(), **more)
+
+
+def parse_arms(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[str, ...]:
+    """Return the arms in their own order; KvshareError names the nearest of an unknown one."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in ARMS:
+            raise KvshareError(f"{name} is no arm{did_you_mean(name, ARMS)}")
+    return tuple(arm for arm in ARMS if arm in names)
+
+
+def parse_goodput(_ctx: click.Context, _param: click.Parameter, limits: tuple[str, ...]) -> Goodput | None:
+    """Return the limits of ``ttft:500``-like texts; KvshareError for what is none of them."""
+    found: dict[str, float] = {}
+    for limit in limits:
+        name, _, value = limit.partition(":")
+        if name not in GOODPUT_LIMITS:
+            raise KvshareError(f"--goodput {limit}: {name} is no limit{did_you_mean(name, GOODPUT_LIMITS)}")
+        try:
+            found[GOODPUT_LIMITS[name]] = float(value)
+        except ValueError:
+            raise KvshareError(f"--goodput {limit}: '{value}' is not milliseconds.") from None
+    return Goodput(**found) if found else None
+
+
 @click.group(invoke_without_command=True, cls=Group)
 @click.option(
-    "--arms", default=",".join(ARMS), show_default=True, metavar="A,B", help="Which arms to run; see below."
-)
-@click.option(
-    "--prompt-tokens",
-    type=Numbers(int, 1),
-    metavar="N,M",
+    "--arms", default=",".join(ARMS), show_default=True, metavar="A,B", callback=parse_arms,
+    help="Which arms to run; see below.",
+)  # fmt: skip
+@numbers(
+    "--prompt-tokens", int, 1,
     help="Prompt lengths: whole chunks plus a tail of 1 to 15 tokens.  [default: some that suit the model]",
-)
-@click.option(
-    "--output-tokens", type=Numbers(int, 1), default="16", show_default=True, metavar="N,M",
-    help="Tokens to generate.",
 )  # fmt: skip
-@click.option(
-    "--concurrency", type=Numbers(int, 1, 256), default="1", show_default=True, metavar="N,M",
-    help="Requests in flight.",
-)  # fmt: skip
-@click.option(
-    "--rate", type=Numbers(float, 0.001), metavar="R,S",
+@numbers("--output-tokens", int, 1, default="16", help="Tokens to generate.")
+@numbers("--concurrency", int, 1, 256, default="1", help="Requests in flight.")
+@numbers(
+    "--rate rates", float, 0.001, metavar="R,S",
     help="Poisson arrivals a second, instead of a number in flight.",
 )  # fmt: skip
-@click.option(
-    "--shared", type=Numbers(float, 0, 100), default="100", show_default=True, metavar="P,Q",
+@numbers(
+    "--shared shared_percent", float, 0, 100, default="100", metavar="P,Q",
     help="Percent of the whole chunks that a reusing prompt shares with the cold one.",
 )  # fmt: skip
 @click.option(
@@ -80,18 +107,16 @@ class Numbers(click.ParamType[tuple[float, ...]]):
     help="Repetitions that must count; fewer than five are not worth quoting.",
 )  # fmt: skip
 @click.option(
-    "--goodput", metavar="L:MS", multiple=True, help="A limit for goodput: ttft:MS, tpot:MS or e2e:MS."
-)
+    "--goodput", metavar="L:MS", multiple=True, callback=parse_goodput,
+    help="A limit for goodput: ttft:MS, tpot:MS or e2e:MS.",
+)  # fmt: skip
 @click.option(
     "--seed", type=int, metavar="N", help="Seed of all that is random; a used one's prompts are cached."
 )
 @click.option(
     "--node", metavar="NAME", help="Of several decode nodes this one, e.g. decode-2.  [default: the first]"
 )
-@click.option(
-    "--wait", "wait_s", type=click.FloatRange(0), default=60.0, show_default=True, metavar="SECONDS",
-    help="How long servers that are still starting may take.",
-)  # fmt: skip
+@options.wait(60.0, "How long servers that are still starting may take.")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
     help="Where bench.json, requests.jsonl, summary.csv and report.html go.  [default: .kvshare/bench/TIME]",
@@ -101,23 +126,7 @@ class Numbers(click.ParamType[tuple[float, ...]]):
     help="Put the P2P_MIN_TOKENS that follows from the measured costs into .env.",
 )  # fmt: skip
 @click.pass_context
-def bench(
-    ctx: click.Context,
-    arms: str,
-    prompt_tokens: tuple[int, ...] | None,
-    output_tokens: tuple[int, ...],
-    concurrency: tuple[int, ...],
-    rate: tuple[float, ...] | None,
-    shared: tuple[float, ...],
-    requests: int | None,
-    repetitions: int,
-    goodput: tuple[str, ...],
-    seed: int | None,
-    node: str | None,
-    wait_s: float,
-    out: Path | None,
-    calibrate: bool,
-) -> None:
+def bench(ctx: click.Context, /, out: Path | None, **chosen: Any) -> None:
     """Measure what reuse is worth on the running stack, and from which prompt length on it pays.
 
     \b
@@ -149,31 +158,16 @@ def bench(
         return
     from kvshare.bench import outputs, report, run
 
-    options = run.Options(
-        arms=run.parse_arms([name.strip() for name in arms.split(",") if name.strip()]),
-        prompt_tokens=prompt_tokens or (),
-        output_tokens=output_tokens,
-        concurrency=concurrency,
-        rates=rate or (),
-        shared_percent=shared,
-        requests=requests,
-        repetitions=repetitions,
-        seed=seed,
-        wait_s=wait_s,
-        goodput=parse_goodput(goodput),
-        node=node,
-        calibrate=calibrate,
-    )
     settings = load_settings(find_root())
     folder = out or settings.root / ".kvshare/bench" / f"{datetime.now():%Y%m%d-%H%M%S}"
-    finished = run.run(settings, options, Console(stderr=True))
+    finished = run.run(settings, run.Options(**chosen), Console(stderr=True))
     outputs.write(folder, finished.document, finished.observed)
     (folder / outputs.REPORT).write_text(report.html(finished.document))
-    outputs.show(finished.document, wide_console())
+    outputs.show(finished.document, options.wide_console())
     click.echo(
         f"kvshare: {outputs.JSON}, {outputs.LINES}, {outputs.CSV}, {outputs.REPORT} in {folder}", err=True
     )
-    if calibrate and finished.exit_code == PROVEN:
+    if chosen["calibrate"] and finished.exit_code == PROVEN:
         _write_threshold(settings.root, finished.document)
     sentence = run.closing_sentence(finished.document, finished.exit_code)
     if sentence is not None:
@@ -196,7 +190,7 @@ def compare_runs(first: Path, second: Path) -> None:
     from kvshare.bench import compare, outputs
 
     a, b = outputs.load(first), outputs.load(second)
-    outputs.show_comparison(compare.compare(a, b), compare.warnings(a, b), wide_console())
+    outputs.show_comparison(compare.compare(a, b), compare.warnings(a, b), options.wide_console())
 
 
 @bench.command("report")
@@ -207,17 +201,3 @@ def write_report(document: Path, target: Path) -> None:
     from kvshare.bench import outputs, report
 
     target.write_text(report.html(outputs.load(document)))
-
-
-def parse_goodput(limits: tuple[str, ...]) -> Goodput | None:
-    """Return the limits of ``ttft:500``-like texts; KvshareError for what is none of them."""
-    found: dict[str, float] = {}
-    for limit in limits:
-        name, _, value = limit.partition(":")
-        if name not in GOODPUT_LIMITS:
-            raise KvshareError(f"--goodput {limit}: {name} is no limit{did_you_mean(name, GOODPUT_LIMITS)}")
-        try:
-            found[GOODPUT_LIMITS[name]] = float(value)
-        except ValueError:
-            raise KvshareError(f"--goodput {limit}: '{value}' is not milliseconds.") from None
-    return Goodput(**found) if found else None
