@@ -166,9 +166,8 @@ def printed(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> str:
     if terminal:
         monkeypatch.setenv("TERM", "xterm")
         printer._console = Console(file=stream, force_terminal=True, highlight=False, soft_wrap=True)
-    printer.print_all(
-        [Line(T.format(1), "prefill", "[bold] x" + "y" * 200), Line(T.format(1), "decode", "x")]
-    )
+    for line in (Line(T.format(1), "prefill", "[bold] x" + "y" * 200), Line(T.format(1), "decode", "x")):
+        printer.print(line)
     return stream.getvalue()
 
 

@@ -39,21 +39,8 @@ def main() -> None:
     os.environ.update(quiet_ssh_environment())  # for every docker command and client that this one starts
 
 
-main.add_command(demo)
-main.add_command(up)
-main.add_command(down)
-main.add_command(doctor)
-main.add_command(engine)
-main.add_command(image)
-main.add_command(ship)
-main.add_command(push)
-main.add_command(pull)
-main.add_command(status)
-main.add_command(logs)
-main.add_command(bundle)
-main.add_command(ports)
-main.add_command(verify)
-main.add_command(bench)
-main.add_command(plan)
-main.add_command(send_legs)
-main.add_command(bench_client)
+for command in (
+    demo, up, down, doctor, engine, image, ship, push, pull, status, logs, bundle, ports, verify, bench,
+    plan, send_legs, bench_client,
+):  # fmt: skip
+    main.add_command(command)

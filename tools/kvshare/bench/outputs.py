@@ -19,6 +19,7 @@ from kvshare.bench.compare import Difference
 from kvshare.bench.observed import Observed
 from kvshare.bench.results import SCHEMA_VERSION, Arm, Cost, Document, PointResult
 from kvshare.bench.spec import WORTH_QUOTING
+from kvshare.checking.rendering import table
 from kvshare.cost.model import Pull
 from kvshare.errors import KvshareError
 
@@ -151,18 +152,13 @@ def _costs(found: Cost) -> Iterator[str]:
 
 
 def _table(result: PointResult) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("arm", "on"):
-        table.add_column(heading)
     numbers = (
         "n", "TTFT p50", "p90", "p99", "± ms", "TBT p50", "TPOT p50", "E2E p50", "req/s", "tok/s", "vs cold"
     )  # fmt: skip
-    for heading in numbers:
-        table.add_column(heading, justify="right")
-    cold = result.arm("cold")
+    shown, cold = table(("arm", "on"), numbers), result.arm("cold")
     for arm in result.arms:
-        table.add_row(*_row(arm, cold))
-    return table
+        shown.add_row(*_row(arm, cold))
+    return shown
 
 
 def _row(arm: Arm, cold: Arm | None) -> tuple[str, ...]:
@@ -220,14 +216,10 @@ def below(result: PointResult) -> Iterable[str]:
 
 def show_comparison(differences: Iterable[Difference], warnings: Iterable[str], console: Console) -> None:
     """Print both runs' figures side by side."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("point", "arm", "figure"):
-        table.add_column(heading)
-    for heading in ("first", "second", "ratio", "spread"):
-        table.add_column(heading, justify="right")
-    table.add_column("difference")
+    shown = table(("point", "arm", "figure"), ("first", "second", "ratio", "spread"))
+    shown.add_column("difference")
     for d in differences:
-        table.add_row(
+        shown.add_row(
             d.point.label,
             d.arm,
             f"{d.metric.removesuffix('_ms')} p50 ms",
@@ -237,6 +229,6 @@ def show_comparison(differences: Iterable[Difference], warnings: Iterable[str], 
             f"{d.spread:.1f}",
             "more than the spread" if d.exceeds_spread else "within the spread",
         )
-    console.print(table)
+    console.print(shown)
     for sentence in warnings:
         console.print(f"‼ {sentence}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from kvshare import records
@@ -20,6 +21,16 @@ _MARKS = {SUCCESS: ("√", "green"), WARNING: ("‼", "yellow"), ERROR: ("×", "
 def plain_console(stream: TextIO) -> Console:
     """Return a console that adds nothing to the text but colour, and that only on a terminal."""
     return Console(file=stream, highlight=False, soft_wrap=True, emoji=False, markup=False)
+
+
+def table(texts: Iterable[str], numbers: Iterable[str] = (), gap: int = 2) -> Table:
+    """Return a table without lines: columns of text, then of numbers, ``gap`` spaces apart."""
+    made = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    for heading in texts:
+        made.add_column(heading, no_wrap=True)
+    for heading in numbers:
+        made.add_column(heading, justify="right", no_wrap=True)
+    return made
 
 
 def print_verdict(

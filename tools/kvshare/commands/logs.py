@@ -39,7 +39,8 @@ def logs(node: str | None, tail: int, since: str | None, follow: bool) -> None:
     printer = reader.Printer(stack, sys.stdout)
     if not follow:
         lines, problems = reader.read(site, selection)
-        printer.print_all(lines)
+        for line in lines:
+            printer.print(line)
         complain(problems)
         sys.exit(COULD_NOT_CHECK if problems else PROVEN)
     try:

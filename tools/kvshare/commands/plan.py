@@ -8,6 +8,7 @@ from dataclasses import replace
 import click
 from rich.table import Table
 
+from kvshare.checking.rendering import table
 from kvshare.commands.options import wide_console
 from kvshare.cost import plan as planning
 from kvshare.cost.model import verdict
@@ -65,18 +66,18 @@ def plan(model: str, gpu: str, link: str, mfu: float, t0_ms: float, kv_cache_dty
 
 
 def _plan_table(machine: planning.Machine, kv_cache_dtype: str) -> Table:
-    table = _table("model", "KiB/token", *planning.GPUS)
+    shown = table(("model",), ("KiB/token", *planning.GPUS), gap=3)
     for name, known in planning.MODELS.items():
         model = planning.with_kv(known, kv_cache_dtype)
-        table.add_row(name, f"{model.kv_bytes_per_token / 1024:.0f}", *_by_gpu(model, machine))
-    return table
+        shown.add_row(name, f"{model.kv_bytes_per_token / 1024:.0f}", *_by_gpu(model, machine))
+    return shown
 
 
 def _link_table(model: planning.Architecture, machine: planning.Machine) -> Table:
-    table = _table("link", "GB/s", *planning.GPUS)
+    shown = table(("link",), ("GB/s", *planning.GPUS), gap=3)
     for name, speed in planning.LINKS.items():
-        table.add_row(name, f"{speed / 1e9:g}", *_by_gpu(model, replace(machine, bytes_per_s=speed)))
-    return table
+        shown.add_row(name, f"{speed / 1e9:g}", *_by_gpu(model, replace(machine, bytes_per_s=speed)))
+    return shown
 
 
 def _by_gpu(model: planning.Architecture, machine: planning.Machine) -> Iterator[str]:
@@ -87,11 +88,3 @@ def _by_gpu(model: planning.Architecture, machine: planning.Machine) -> Iterator
             yield "-"
         else:
             yield f"{found / 1000:.1f}K" if found < 99_500 else f"{found / 1000:.0f}K"
-
-
-def _table(first: str, *numbers: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column(first)
-    for heading in numbers:
-        table.add_column(heading, justify="right")
-    return table

@@ -6,9 +6,8 @@ from functools import partial
 from typing import TextIO
 
 from rich.console import Console
-from rich.table import Table
 
-from kvshare.checking.rendering import plain_console, print_verdict, write_json
+from kvshare.checking.rendering import plain_console, print_verdict, table, write_json
 from kvshare.doctor.document import report
 from kvshare.doctor.evidence import Evidence
 from kvshare.doctor.judgement import Diagnosis
@@ -27,12 +26,10 @@ def _print_links(evidence: Evidence, console: Console) -> None:
     meant = meanings(evidence)
     if not meant:
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("KV's way", no_wrap=True)
-    for heading in ("GB/s", "µs", "KiB/token", "longest prompt", "in the timeout", "pays from"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    numbers = ("GB/s", "µs", "KiB/token", "longest prompt", "in the timeout", "pays from")
+    shown = table(("KV's way",), numbers)
     for name, (link, m) in meant.items():
-        table.add_row(
+        shown.add_row(
             name,
             f"{(link.bytes_per_s or 0) / 1e9:.2f}",
             f"{(link.latency_s or 0) * 1e6:.0f}",
@@ -41,5 +38,5 @@ def _print_links(evidence: Evidence, console: Console) -> None:
             f"{m.fits_tokens} tokens",
             "never" if m.break_even is None else f"{m.break_even} tokens",
         )
-    console.print(table)
+    console.print(shown)
     console.print()

@@ -7,7 +7,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TextIO
@@ -175,8 +175,3 @@ class Printer:
         else:
             self._stream.write(f"{line.when} {name} {line.text}\n")
             self._stream.flush()
-
-    def print_all(self, lines: Sequence[Line]) -> None:
-        """Print lines in the order given."""
-        for line in lines:
-            self.print(line)

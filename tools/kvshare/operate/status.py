@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.table import Table
 
+from kvshare.checking.rendering import table
 from kvshare.errors import CouldNotCheckError
 from kvshare.site.base import Site, State, fetch
 from kvshare.site.contexts import seconds_of
@@ -105,12 +105,10 @@ def print_table(rows: Sequence[ServiceStatus], stream: TextIO) -> None:
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
-    table = Table(box=None, pad_edge=False)
-    for heading in ("node", "host", "context", "state", "health", "up", "image id", "registered"):
-        table.add_column(heading)
-    table.add_column("keys", justify="right")
+    texts = ("node", "host", "context", "state", "health", "up", "image id", "registered")
+    shown = table(texts, ("keys",))
     for row in rows:
-        table.add_row(
+        shown.add_row(
             row.node,
             row.host,
             row.context,
@@ -121,7 +119,7 @@ def print_table(rows: Sequence[ServiceStatus], stream: TextIO) -> None:
             {None: "", True: "yes", False: "no"}[row.registered],
             "" if row.keys is None else str(row.keys),
         )
-    console.print(table)
+    console.print(shown)
 
 
 def duration(seconds: int) -> str:

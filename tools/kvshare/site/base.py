@@ -9,14 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
 from kvshare.stack.members import Member, Stack
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -82,10 +79,8 @@ class Site(Protocol):
     def fingerprint(self, member: Member) -> str:
         """Return what a member wrote of itself at its start."""
 
-    def client(
-        self, subcommand: str, task: DataclassInstance
-    ) -> AbstractContextManager[subprocess.Popen[str]]:
-        """Run the tool's own ``subcommand`` beside prefill on a task; it is gone when this is left."""
+    def client(self, subcommand: str, task: object) -> AbstractContextManager[subprocess.Popen[str]]:
+        """Run the tool's own ``subcommand`` beside prefill on a record; it is gone when this is left."""
 
 
 @contextmanager

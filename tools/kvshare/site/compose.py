@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from kvshare import records
 from kvshare.config import api_key
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.stack.members import Stack, parse_stack
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 CONFIG_TIMEOUT_S = 60
 PLUGIN_TIMEOUT_S = 30
@@ -71,7 +68,7 @@ def resolved_config(settings: Settings, context: str) -> dict[str, Any]:
     return config
 
 
-def client(context: str, name: str, subcommand: str, task: DataclassInstance, key: str) -> list[str]:
+def client(context: str, name: str, subcommand: str, task: object, key: str) -> list[str]:
     """Return the command line that runs ``subcommand`` in a client container of that name on a task.
 
     The task travels as JSON; the API key is expected on standard input.
@@ -79,7 +76,7 @@ def client(context: str, name: str, subcommand: str, task: DataclassInstance, ke
     return command(
         context,
         *("--progress", "quiet", "run", "--rm", "--no-deps", "-T", "--name", name, "client"),
-        *(subcommand, "--spec", json.dumps(asdict(task)), *api_key.arguments(key)),
+        *(subcommand, "--spec", records.dumps(task), *api_key.arguments(key)),
     )
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kvshare.config.settings import Settings
 from kvshare.contract import FINGERPRINT
@@ -17,9 +17,6 @@ from kvshare.site.attached import EngineError, ProcessError
 from kvshare.site.base import NONE, Started, State, Variables, answered, at_once, start_client
 from kvshare.site.engine import engine
 from kvshare.stack.members import Member, Stack, by_context
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 STOP_S = 15.0
 
@@ -76,7 +73,7 @@ class Containers:
             raise EngineError(member.context, f"{FINGERPRINT} is not in {name}") from None
 
     @contextmanager
-    def client(self, subcommand: str, task: DataclassInstance) -> Iterator[subprocess.Popen[str]]:
+    def client(self, subcommand: str, task: object) -> Iterator[subprocess.Popen[str]]:
         """Run the client's container; its progress goes to our stderr, the API key into its input."""
         context = self.stack.prefill.context
         name = f"{self.stack.project}-{subcommand}-{os.getpid()}"

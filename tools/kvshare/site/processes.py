@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from kvshare import records
 from kvshare.config import api_key
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.site.base import NONE, State, Variables, last_line, start_client, uncoloured
 from kvshare.stack.members import Member, Stack
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 STOP_S = 30.0
 END_S = 10.0
@@ -167,10 +163,10 @@ class Processes:
             ) from None
 
     @contextmanager
-    def client(self, subcommand: str, task: DataclassInstance) -> Iterator[subprocess.Popen[str]]:
+    def client(self, subcommand: str, task: object) -> Iterator[subprocess.Popen[str]]:
         """Run the tool's own command."""
         key = self.settings.api_key
-        command = [sys.executable, "-m", "kvshare", subcommand, "--spec", json.dumps(asdict(task))]
+        command = [sys.executable, "-m", "kvshare", subcommand, "--spec", records.dumps(task)]
         command += api_key.arguments(key)
         with start_client(command, key, env=self._processes["prefill"].environment) as process:
             try:

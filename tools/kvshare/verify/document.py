@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
-from msgspec import Meta
+from msgspec import Meta, convert
 
 from kvshare.checking.document import Category, ExitCode, categories, each_check
 from kvshare.checking.registry import ERROR, WARNING
@@ -17,7 +17,7 @@ from kvshare.servers.readings import Counters, Sources
 from kvshare.verify import evidence, ledger
 from kvshare.verify.checks.answers import answer_limit
 from kvshare.verify.checks.verdict import Worth, worth
-from kvshare.verify.evidence import CONTROL, LEGS, PEER, WARM_UP, Traffic
+from kvshare.verify.evidence import LEGS, PEER, WARM_UP, Traffic
 from kvshare.verify.judgement import Judgement, exit_code_of
 
 SCHEMA_VERSION = 1
@@ -136,7 +136,7 @@ def report(judgement: Judgement) -> Report:
         seed=traffic.spec.seed if traffic else None,
         cause=judgement.cause.check.id if judgement.cause else None,
         categories=categories(judgement),
-        legs=tuple(map(_leg, traffic.legs)) if traffic else (),
+        legs=convert(traffic.legs, tuple[Leg, ...], from_attributes=True) if traffic else (),
         ledger=_ledger(traffic) if traffic else None,
         ttft_median_ms={name: ledger.median_ttft_ms(traffic.legs, name) for name in LEGS}
         if traffic
@@ -151,21 +151,6 @@ def report(judgement: Judgement) -> Report:
 def first_pull_ms(traffic: Traffic) -> float | None:
     """Return the time to first token of the warm-up's pull, or None if it has none."""
     return next((leg.ttft_ms for leg in ledger.of(traffic.legs, PEER) if leg.prompt == WARM_UP), None)
-
-
-def _leg(leg: evidence.Leg) -> Leg:
-    return Leg(
-        prompt=leg.prompt,
-        warm_up=leg.prompt == WARM_UP and leg.leg != CONTROL,
-        leg=leg.leg,
-        node=leg.node,
-        request_id=leg.request_id,
-        tokens=leg.tokens,
-        ttft_ms=leg.ttft_ms,
-        e2e_ms=leg.e2e_ms,
-        sources=leg.sources,
-        error=leg.error,
-    )
 
 
 def _ledger(traffic: Traffic) -> Ledger:

@@ -47,6 +47,11 @@ class Leg:
     output: tuple[Position, ...] = ()
     error: str | None = None
 
+    @property
+    def warm_up(self) -> bool:
+        """Whether its time is left out: the control has none."""
+        return self.prompt == WARM_UP and self.leg != CONTROL
+
 
 @dataclass(frozen=True)
 class Traffic:

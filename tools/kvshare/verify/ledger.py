@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from kvshare.servers.readings import Sources
-from kvshare.verify.evidence import CONTROL, PEER, WARM_UP, Leg
+from kvshare.verify.evidence import CONTROL, PEER, Leg
 
 
 def of(legs: Iterable[Leg], name: str) -> tuple[Leg, ...]:
@@ -16,9 +16,7 @@ def of(legs: Iterable[Leg], name: str) -> tuple[Leg, ...]:
 
 def counted(legs: Iterable[Leg]) -> tuple[Leg, ...]:
     """Return the legs whose time counts: answered, and not the warm-up's."""
-    return tuple(
-        leg for leg in legs if leg.ttft_ms is not None and (leg.prompt != WARM_UP or leg.leg == CONTROL)
-    )
+    return tuple(leg for leg in legs if leg.ttft_ms is not None and not leg.warm_up)
 
 
 def total_sources(legs: Iterable[Leg]) -> Sources:

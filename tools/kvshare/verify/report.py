@@ -7,10 +7,9 @@ from functools import partial
 from typing import TextIO
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from kvshare.checking.rendering import plain_console, print_verdict, write_json
+from kvshare.checking.rendering import plain_console, print_verdict, table, write_json
 from kvshare.verify import ledger
 from kvshare.verify.document import document, first_pull_ms
 from kvshare.verify.evidence import CONTROL, LEGS, PEER, REFERENCE, Traffic
@@ -37,19 +36,15 @@ def _print_times(traffic: Traffic | None, console: Console) -> None:
     if traffic is None:
         return
     cold = ledger.median_ttft_ms(traffic.legs, REFERENCE)
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("time to first token")
-    table.add_column("on")
-    for heading in ("requests", "median ms", "vs cold"):
-        table.add_column(heading, justify="right")
+    shown = table(("time to first token", "on"), ("requests", "median ms", "vs cold"), gap=3)
     for name in LEGS:
         legs = ledger.counted(ledger.of(traffic.legs, name))
         median = ledger.median_ttft_ms(traffic.legs, name)
         if median is not None:
             ratio = f"{median / cold:.2f}" if cold else ""
-            table.add_row(_LEG_WORDS[name], legs[0].node, str(len(legs)), f"{median:.0f}", ratio)
-    if table.row_count:
-        console.print(table)
+            shown.add_row(_LEG_WORDS[name], legs[0].node, str(len(legs)), f"{median:.0f}", ratio)
+    if shown.row_count:
+        console.print(shown)
         if (first := first_pull_ms(traffic)) is not None:
             console.print(f"first pull of the pair, not counted: {first:.0f} ms")
         console.print(f"ledger: {ledger_sentence(traffic)}")
