@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
-from kvshare.bench.results import Arm, Document
+from kvshare.bench.results import Document
 from kvshare.bench.spec import Point
 from kvshare.bench.stats import Distribution
 from kvshare.errors import KvshareError
@@ -58,17 +59,10 @@ def warnings(first: Document, second: Document) -> tuple[str, ...]:
 
 def _differences(first: Document, second: Document) -> Iterator[Difference]:
     others = {(_key(r.point), arm.arm): arm for r in second.points for arm in r.arms}
-    for result in first.points:
-        for arm in result.arms:
-            other = others.get((_key(result.point), arm.arm))
-            if other is not None:
-                yield from _of_arms(result.point, arm, other)
-
-
-def _of_arms(point: Point, arm: Arm, other: Arm) -> Iterable[Difference]:
-    for metric in METRICS:
+    ours = ((r.point, arm) for r in first.points for arm in r.arms)
+    for (point, arm), metric in product(ours, METRICS):
         a: Distribution | None = getattr(arm, metric)
-        b: Distribution | None = getattr(other, metric)
+        b: Distribution | None = getattr(others.get((_key(point), arm.arm)), metric, None)
         if a is not None and b is not None:
             yield Difference(point, arm.arm, metric, a.p50, b.p50, max(a.spread, b.spread))
 

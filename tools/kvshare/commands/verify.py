@@ -61,16 +61,12 @@ if TYPE_CHECKING:
 )
 def verify(
     output: str,
-    wait_s: float,
     only: tuple[str, ...],
     skip: tuple[str, ...],
-    prompts: int,
-    prompt_tokens: int | None,
-    seed: int | None,
-    node: str | None,
     output_file: Path | None,
     save_evidence: Path | None,
     from_evidence: Path | None,
+    **chosen: Any,
 ) -> None:
     """Prove that decode serves prompts from prefill's KV cache, with the right answers.
 
@@ -85,10 +81,9 @@ def verify(
         judged = (judgement.judge(_read_evidence(from_evidence), selected),)
     else:
         settings = load_settings(find_root())
-        if save_evidence is not None and node is None and len(settings.decode_nodes) > 1:
+        if save_evidence is not None and chosen["node"] is None and len(settings.decode_nodes) > 1:
             raise click.UsageError("--save-evidence holds one decode node's: add --node.")
-        wanted = operator.Options(prompts, prompt_tokens, seed, wait_s, node)
-        judged = operator.verify(settings, wanted, selected, narrate)
+        judged = operator.verify(settings, operator.Options(**chosen), selected, narrate)
         _keep(settings.root, judged)
     if save_evidence is not None:
         save_evidence.write_text(records.dumps(judged[0].evidence) + "\n")

@@ -8,7 +8,7 @@ import os
 import platform
 import tarfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -58,13 +58,14 @@ class Contents:
     files: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
-    def add(self, name: str, text: str) -> None:
-        """Keep a text without its secrets; of JSON by its structure."""
-        self.files[name] = self.redactor.json(text) if name.endswith(".json") else self.redactor.text(text)
-
-    def add_data(self, name: str, data: Any) -> None:
-        """Keep data as JSON, without its secrets."""
-        self.files[name] = json.dumps(self.redactor.data(data), indent=2, ensure_ascii=False) + "\n"
+    def add(self, name: str, read: Callable[[], Any]) -> None:
+        """Keep without its secrets what can be read: a text, JSON by its structure, or data, as JSON."""
+        with self.part(name):
+            found = read()
+            text = found if isinstance(found, str) else json.dumps(found)
+            self.files[name] = (
+                self.redactor.json(text) if name.endswith(".json") else self.redactor.text(text)
+            )
 
     def miss(self, name: str, reason: str) -> None:
         """Note that a part cannot be had."""
@@ -107,8 +108,7 @@ def bundle(settings: Settings, path: Path, options: Options) -> Contents:
 def gather(settings: Settings, options: Options, current: Step) -> Contents:
     """Return what can be had; nothing that is missing raises."""
     contents = Contents(Redactor.knowing(known_secrets(settings)))
-    with contents.part("settings.json"):
-        contents.add_data("settings.json", dict(settings.values))
+    contents.add("settings.json", lambda: dict(settings.values))
     stack = None
     with contents.part("everything about nodes"):
         stack = read_stack(settings)
@@ -121,10 +121,9 @@ def gather(settings: Settings, options: Options, current: Step) -> Contents:
             contents.miss(f"all of context {context}", error.message)
         _add_nodes(contents, site, options, current)
         _add_compose(contents, settings, stack)
-        with contents.part("status.json"):
-            contents.add_data("status.json", [asdict(row) for row in status(site)])
+        contents.add("status.json", lambda: [asdict(row) for row in status(site)])
     contexts = stack.contexts if stack is not None else (settings.prefill_context,)
-    contents.add_data("versions.json", _versions(contexts))
+    contents.add("versions.json", lambda: _versions(contexts))
     _add_saved(contents, settings.root, options.evidence)
     return contents
 
@@ -173,36 +172,35 @@ def _add_nodes(contents: Contents, site: Containers, options: Options, current: 
         _add_container(contents, site, member, state, options)
         if (image := (member.context, state.image_id)) not in seen:
             seen.add(image)
-            name = f"images/{member.name}.json"
-            with contents.part(name):
-                contents.add_data(name, [engine(member.context).image(state.image_id)])
+            contents.add(f"images/{member.name}.json", partial(_image, *image))
 
 
 def _add_container(
     contents: Contents, site: Containers, member: Member, state: State, options: Options
 ) -> None:
-    contents.add_data(f"inspect/{member.name}.json", state.described)
-    name = f"logs/{member.name}.log"
-    with contents.part(name):
-        lines = logs.read_one(site, member, logs.Selection(tail=options.tail))
-        contents.add(name, "".join(f"{line.when} {line.text}\n" for line in lines))
+    contents.add(f"inspect/{member.name}.json", lambda: state.described)
+    selection = logs.Selection(tail=options.tail)
+    contents.add(
+        f"logs/{member.name}.log",
+        lambda: "".join(f"{line.when} {line.text}\n" for line in logs.read_one(site, member, selection)),
+    )
     if state.status != "running":
         contents.miss(f"{member.name}: fingerprint and metrics", f"its container is {state.status}")
         return
-    name = f"fingerprints/{member.name}.json"
-    with contents.part(name):
-        contents.add(name, site.fingerprint(member))
+    contents.add(f"fingerprints/{member.name}.json", lambda: site.fingerprint(member))
     for path in CONTROLLER_PATHS if isinstance(member, Controller) else ("/metrics",):
         name = f"metrics/{member.name}{'.prom' if path == '/metrics' else f'-{Path(path).name}.json'}"
-        with contents.part(name):
-            contents.add(name, fetch(partial(site.beside, member), f"{member.url}{path}"))
+        contents.add(name, partial(fetch, partial(site.beside, member), f"{member.url}{path}"))
+
+
+def _image(context: str, image_id: str) -> list[dict[str, Any] | None]:
+    """Return it as `docker image inspect` does."""
+    return [engine(context).image(image_id)]
 
 
 def _add_compose(contents: Contents, settings: Settings, stack: Stack) -> None:
     for context in stack.contexts:
-        name = f"compose/{context}.json"
-        with contents.part(name):
-            contents.add_data(name, resolved_config(settings, context))
+        contents.add(f"compose/{context}.json", partial(resolved_config, settings, context))
 
 
 def _versions(contexts: Sequence[str]) -> dict[str, Any]:
@@ -223,17 +221,18 @@ def _add_saved(contents: Contents, root: Path, evidence: Iterable[Path]) -> None
     """Add the user's evidence whole, and of what `.kvshare` keeps the reports whole and the logs' ends."""
     kept = dockerd.state_dir(root)
     for path in (*sorted(kept.glob("*.json")), *evidence):
-        with contents.part(f"saved/{path.name}"):
-            contents.add(f"saved/{path.name}", path.read_text())
+        contents.add(f"saved/{path.name}", path.read_text)
     for path in sorted(kept.glob("*.log")):
-        with contents.part(f"saved/{path.name}"):
-            lines = path.read_text(errors="replace").splitlines(keepends=True)
-            contents.add(f"saved/{path.name}", "".join(lines[-SAVED_LINES:]))
+        contents.add(f"saved/{path.name}", partial(_end_of, path))
     if not any(name.startswith("saved/") and name.endswith(".json") for name in contents.files):
         contents.miss(
             "evidence of verify",
             "none is saved: make verify keeps what it saw last for make bundle",
         )
+
+
+def _end_of(log: Path) -> str:
+    return "".join(log.read_text(errors="replace").splitlines(keepends=True)[-SAVED_LINES:])
 
 
 # Writing

@@ -11,6 +11,7 @@ from kvshare import records
 from kvshare.config import api_key
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
+from kvshare.site.base import last_line
 from kvshare.stack.members import Stack, parse_stack
 
 CONFIG_TIMEOUT_S = 60
@@ -32,8 +33,8 @@ def run(settings: Settings, context: str, subcommand: str, *arguments: str) -> s
         text=True,
     )
     if result.returncode != 0:
-        reason = _last_line(result.stderr)
-        raise CouldNotCheckError(f"docker compose {subcommand} failed on context {context}: {reason}")
+        reason = last_line(result.stderr)
+        raise CouldNotCheckError(f"docker compose {subcommand} failed on context {context}: {reason}.")
     return result.stdout
 
 
@@ -63,7 +64,7 @@ def resolved_config(settings: Settings, context: str) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         raise CouldNotCheckError(f"docker compose config did not end in {CONFIG_TIMEOUT_S} s.") from None
     if result.returncode != 0:
-        raise KvshareError(f"docker compose config refuses the settings: {_last_line(result.stderr)}")
+        raise KvshareError(f"docker compose config refuses the settings: {last_line(result.stderr)}.")
     config: dict[str, Any] = json.loads(result.stdout)
     return config
 
@@ -92,7 +93,3 @@ def plugin(*arguments: str) -> str:
         return ""
     version = re.search(r"v?(\d+\.\d+[^\s,]*)", result.stdout)
     return version.group(1) if result.returncode == 0 and version else ""
-
-
-def _last_line(stderr: str) -> str:
-    return (stderr.strip().splitlines() or ["no reason given"])[-1]

@@ -11,13 +11,6 @@ CHECKS: Category[Evidence] = Category("gpu")
 MINIMUM_DRIVER = (580,)  # CUDA 13, which the locked packages are built for
 
 
-def _unasked(evidence: Evidence) -> NotNeeded | NotChecked | None:
-    """Return why there is nothing to judge, if so."""
-    if evidence.stack.device != "cuda":
-        return NotNeeded(f"DEVICE={evidence.stack.device}")
-    return None if _gpus(evidence) else NotChecked("no machine could be looked at")
-
-
 def _gpus(evidence: Evidence) -> dict[str, Gpus]:
     return {node.name: node.gpus for node in evidence.nodes if node.gpus is not None}
 
@@ -25,8 +18,10 @@ def _gpus(evidence: Evidence) -> dict[str, Gpus]:
 @CHECKS.check("DOC-GPU-01", "containers get GPUs (NVIDIA's container toolkit)")
 def _toolkit(evidence: Evidence) -> Outcome:
     """With `--gpus all`. Install NVIDIA's container toolkit there first."""
-    if (unasked := _unasked(evidence)) is not None:
-        return unasked
+    if evidence.stack.device != "cuda":
+        return NotNeeded(f"DEVICE={evidence.stack.device}")
+    if not _gpus(evidence):
+        return NotChecked("no machine could be looked at")
     bad = {}
     for name, gpus in _gpus(evidence).items():
         if gpus.error:
@@ -40,8 +35,6 @@ def _toolkit(evidence: Evidence) -> Outcome:
 @CHECKS.check("DOC-GPU-02", "the driver is new enough", ("DOC-GPU-01",))
 def _driver(evidence: Evidence) -> Outcome:
     """The image brings CUDA 13, and needs nothing else of it there."""
-    if (unasked := _unasked(evidence)) is not None:
-        return unasked
     drivers = {name: gpus.driver for name, gpus in _gpus(evidence).items()}
     bad = {name: driver for name, driver in drivers.items() if version_of(driver) < MINIMUM_DRIVER}
     expected = f"NVIDIA driver {dotted(MINIMUM_DRIVER)} or newer, for CUDA 13"
@@ -51,8 +44,6 @@ def _driver(evidence: Evidence) -> Outcome:
 @CHECKS.check("DOC-GPU-03", "the pinned GPU is there", ("DOC-GPU-01",))
 def _pinned(evidence: Evidence) -> Outcome:
     """`nvidia-smi -L` lists them there; a UUID stays with its card when another is added."""
-    if (unasked := _unasked(evidence)) is not None:
-        return unasked
     bad, good = {}, []
     for name, gpus in _gpus(evidence).items():
         pinned = evidence.node(name).pinned_gpu
