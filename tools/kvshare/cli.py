@@ -1,7 +1,5 @@
 """The command group; every command is a file of kvshare.commands."""
 
-from __future__ import annotations
-
 import os
 
 import click

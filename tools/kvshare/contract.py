@@ -3,8 +3,6 @@
 The image carries a copy of this file, so it stands on nothing but Python. Sizes are bytes, times seconds.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """What the tool says when it cannot go on: one sentence and an exit code, never a traceback."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any

@@ -1,7 +1,5 @@
 """Long work shown as it goes: a spinner or a bar on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager

@@ -1,7 +1,5 @@
 """Records to JSON and back, to be saved and to cross from the client container."""
 
-from __future__ import annotations
-
 import json
 from typing import Any, TypeVar
 

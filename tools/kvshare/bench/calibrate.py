@@ -1,7 +1,5 @@
 """P2P_MIN_TOKENS from a benchmark: the length from which a pull pays on this pair."""
 
-from __future__ import annotations
-
 from kvshare.bench.outputs import pull_words
 from kvshare.bench.results import Document
 from kvshare.bench.spec import PEER, RECOMPUTE, BenchSpec

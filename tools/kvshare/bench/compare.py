@@ -1,7 +1,5 @@
 """Two benchmarks against each other: ratios, and whether a difference is more than the runs' own spread."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product

@@ -1,7 +1,5 @@
 """A benchmark's operator side: the client container's lines as they come, and what only Docker can tell."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping

@@ -4,8 +4,6 @@ It runs inside the two servers' containers, with the UCX settings that they run 
 to the one that asks (decode): that is the way the KV goes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from kvshare.bench.gather import PROBE

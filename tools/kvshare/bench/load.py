@@ -1,7 +1,5 @@
 """Requests under load: a number in flight, or Poisson arrivals."""
 
-from __future__ import annotations
-
 import random
 import sys
 import threading

@@ -1,8 +1,7 @@
 """What the client saw, as it goes over the wire: one JSON line for each of these, in order."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 from kvshare.bench.spec import Point
 from kvshare.servers.readings import Counters, EngineTimes, Sources
@@ -117,9 +116,9 @@ class Observed:
     point_ends: tuple[PointEnd, ...] = ()
     closing: Closing | None = None
 
-    def add(self, line: Line) -> Observed:
+    def add(self, line: Line) -> Self:
         """Return it with one more line."""
-        return Observed(
+        return type(self)(
             line.opening or self.opening,
             (*self.repetitions, *([line.repetition] if line.repetition else [])),
             (*self.point_ends, *([line.point_end] if line.point_end else [])),

@@ -1,7 +1,5 @@
 """A benchmark's files (JSON, JSON lines of every request, CSV) and what the terminal shows."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

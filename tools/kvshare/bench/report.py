@@ -1,7 +1,5 @@
 """One self-contained HTML page of a benchmark: inline SVG by pygal, no script, nothing fetched."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """A benchmark's document, as docs/bench.schema.json has it; times in ms, speeds in GB/s of 10⁹ bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any

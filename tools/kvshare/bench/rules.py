@@ -4,8 +4,6 @@ After the rules of the field's benchmarks: prompts fresh in every repetition, ze
 the whole shared prefix in the arms that reuse it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from kvshare.bench.observed import ArmRun, Repetition

@@ -1,7 +1,5 @@
 """One benchmark, from the operator's machine: plan the points, watch the client, and sum up."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Sequence

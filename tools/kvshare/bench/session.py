@@ -4,8 +4,6 @@ It runs in the client container, without Docker. A server that goes down ends th
 was told before stands.
 """
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Callable, Sequence

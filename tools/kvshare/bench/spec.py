@@ -1,7 +1,5 @@
 """What a benchmark is asked to do; it crosses from the operator to the client container as JSON."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

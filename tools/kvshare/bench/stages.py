@@ -20,8 +20,6 @@ Sources: ``p2p_backend.py``, ``storage_manager.py``, ``cache_engine.py``, ``vllm
 0.5.6 write the lines.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Percentiles and spreads of samples, without numpy: the client image does without it."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """From what the client saw to the figures of the document."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 

@@ -1,7 +1,5 @@
 """Results of checks for programs: what the reports' JSON and its schemas are made from."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, UnsetType

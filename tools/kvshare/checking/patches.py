@@ -1,7 +1,5 @@
 """The patches that an image must carry: those of docker/patches, beside this tool."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Results of checks for people and for programs, the same for every command that makes checks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, TextIO

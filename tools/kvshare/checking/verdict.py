@@ -1,7 +1,5 @@
 """What the results of all checks come to, whichever command made them: the cause, the exit code."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass

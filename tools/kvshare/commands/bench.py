@@ -1,7 +1,5 @@
 """`kvshare bench`: what reuse is worth here; and `bench compare`, `bench report`."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from datetime import datetime

@@ -1,7 +1,5 @@
 """The hidden `bench-client`: the part of `kvshare bench` that the client container runs."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

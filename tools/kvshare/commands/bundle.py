@@ -1,7 +1,5 @@
 """`kvshare bundle`: one archive to find a fault with."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

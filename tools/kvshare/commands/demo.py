@@ -1,7 +1,5 @@
 """`kvshare demo`: from nothing to a proven run on this machine."""
 
-from __future__ import annotations
-
 import sys
 
 import click

@@ -1,7 +1,5 @@
 """`kvshare down`: stop what up or demo started."""
 
-from __future__ import annotations
-
 import click
 
 from kvshare.config.settings import find_root, load_settings

@@ -1,7 +1,5 @@
 """`kvshare engine`: the local Docker engine, where nothing else starts it."""
 
-from __future__ import annotations
-
 import click
 
 from kvshare.config.settings import find_root

@@ -1,7 +1,5 @@
 """`kvshare image`: build the images."""
 
-from __future__ import annotations
-
 import click
 
 from kvshare.config.settings import find_root, load_settings, validate_node

@@ -1,7 +1,5 @@
 """`kvshare logs`: every node's log, merged by time."""
 
-from __future__ import annotations
-
 import sys
 
 import click

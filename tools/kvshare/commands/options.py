@@ -1,7 +1,5 @@
 """What several commands share: options, each worded once, and how they speak on stderr."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """`kvshare plan`: from which prompt length a pull would pay, by arithmetic."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """`kvshare ports`: which ports there are, and the firewall rules for them."""
 
-from __future__ import annotations
-
 import json
 
 import click

@@ -1,7 +1,5 @@
 """`kvshare pull`: the images from a registry."""
 
-from __future__ import annotations
-
 import click
 
 from kvshare.config.settings import find_root, load_settings, validate_node

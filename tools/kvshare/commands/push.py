@@ -1,7 +1,5 @@
 """`kvshare push`: the images to a registry."""
 
-from __future__ import annotations
-
 import click
 
 from kvshare.commands import options

@@ -1,7 +1,5 @@
 """`kvshare ship`: stream the images to another machine."""
 
-from __future__ import annotations
-
 import click
 
 from kvshare.commands import options

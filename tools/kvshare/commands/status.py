@@ -1,7 +1,5 @@
 """`kvshare status`: where each node runs, how it is, and what the controller knows of it."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """`kvshare up`: start a node and wait until it is healthy."""
 
-from __future__ import annotations
-
 import click
 
 from kvshare.commands import options

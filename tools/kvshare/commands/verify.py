@@ -1,13 +1,11 @@
 """`kvshare verify`: prove the reuse; and the hidden `legs`, the part of it that the client container runs."""
 
-from __future__ import annotations
-
 import contextlib
 import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -19,9 +17,6 @@ from kvshare.config.settings import find_root, load_settings
 from kvshare.errors import KvshareError
 from kvshare.verify import legs
 from kvshare.verify.evidence import Evidence, Spec
-
-if TYPE_CHECKING:
-    from kvshare.verify.judgement import Judgement
 
 
 @click.command()
@@ -84,7 +79,7 @@ def verify(
         if save_evidence is not None and chosen["node"] is None and len(settings.decode_nodes) > 1:
             raise click.UsageError("--save-evidence holds one decode node's: add --node.")
         judged = operator.verify(settings, operator.Options(**chosen), selected, narrate)
-        _keep(settings.root, judged)
+        _keep(settings.root, [one.evidence for one in judged])
     if save_evidence is not None:
         save_evidence.write_text(records.dumps(judged[0].evidence) + "\n")
     report.render(judged, output, sys.stdout)
@@ -128,11 +123,11 @@ def _read_evidence(path: Path) -> Evidence:
         raise KvshareError(f"{path} is no evidence that this version saved: {error}.") from None
 
 
-def _keep(root: Path, judged: Sequence[Judgement]) -> None:
+def _keep(root: Path, seen: Sequence[Evidence]) -> None:
     """Keep what was seen last, for `kvshare bundle` and --from-evidence; a read-only folder is no error."""
     from kvshare.site.dockerd import state_dir
 
     with contextlib.suppress(OSError):
-        for one in judged:
-            name = f"verify-{one.evidence.stack.decode.name}.json"
-            (state_dir(root) / name).write_text(records.dumps(one.evidence) + "\n")
+        for one in seen:
+            name = f"verify-{one.stack.decode.name}.json"
+            (state_dir(root) / name).write_text(records.dumps(one) + "\n")

@@ -4,8 +4,6 @@ Not as a Compose secret, which cannot be put into a container whose root is read
 pipe is nowhere at rest.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

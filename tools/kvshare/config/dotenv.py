@@ -1,7 +1,5 @@
 """`.env`, as Docker Compose reads it: quotes, escapes, `export`, comments; what has a $ is taken as it is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from kvshare.errors import KvshareError

@@ -1,7 +1,5 @@
 """The user's decisions: `.env` over the defaults of `.env.example`, the environment over both."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

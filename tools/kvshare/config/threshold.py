@@ -1,7 +1,5 @@
 """From how many tokens on decode pulls: P2P_MIN_TOKENS, as a server that runs has it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

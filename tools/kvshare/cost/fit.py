@@ -1,7 +1,5 @@
 """What a pull and a prefill cost, fitted to times to first token that were measured."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

@@ -8,8 +8,6 @@ user waits for. `kvshare bench` fits them to what it measured (``fit``). `kvshar
 which measure no pull, expect them by the constants below.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -13,8 +13,6 @@ Sources: the models' config.json; NVIDIA's data sheets for dense bfloat16; an MF
 prefill reaches; c, t0 and C as ``model`` has them.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

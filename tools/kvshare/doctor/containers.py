@@ -1,7 +1,5 @@
 """One-off containers of the engine image: each bounded in time, none of which outlives the tool."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Iterator, Sequence

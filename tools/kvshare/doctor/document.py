@@ -1,7 +1,5 @@
 """A diagnosis for programs: the record that docs/doctor.schema.json is made from."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from msgspec import Meta, field

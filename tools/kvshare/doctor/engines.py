@@ -1,7 +1,5 @@
 """What an engine says of itself, and the operator's machine of its plugins."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """What the doctor saw: facts only, no judgement; times are seconds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

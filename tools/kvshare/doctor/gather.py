@@ -1,7 +1,5 @@
 """Look at every machine of the stack, with nothing of it started: engines, probes, connections, links."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """What must be so before a start: the checks that need no container, on what this machine shows of itself."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace

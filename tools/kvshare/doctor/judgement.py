@@ -1,7 +1,5 @@
 """What the doctor's results come to: ready or not, the cause, the exit code."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from kvshare.checking.verdict import Verdict

@@ -1,7 +1,5 @@
 """The link between prefill and each decode node, and how fast prefill computes what would travel on it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """What each measured link means for the model, and the LOOKUP_TIMEOUT_MS that it asks for."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Which machine reaches which port: listeners where the stack is not up, and connections from all sides."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """One machine, seen from a container in a server's place."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

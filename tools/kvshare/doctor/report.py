@@ -1,7 +1,5 @@
 """A diagnosis for people (table, short); for programs (json) it is a document."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import TextIO
 

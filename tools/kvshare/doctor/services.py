@@ -1,7 +1,5 @@
 """A service as Compose resolves it, turned into what a probe in its place must be given."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal

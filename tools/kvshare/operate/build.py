@@ -1,7 +1,5 @@
 """Build the images: what a build takes from this machine, and a log of all it says."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """`kvshare bundle`: one archive with what a stranger needs to find a fault, and without its secrets."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

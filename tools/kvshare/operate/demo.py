@@ -1,7 +1,5 @@
 """`kvshare demo`: this machine, no GPU, from nothing to a proven run; Ctrl-C leaves nothing of it running."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping

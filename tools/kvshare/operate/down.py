@@ -1,7 +1,5 @@
 """Stop a stack."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from kvshare.config.settings import Settings

@@ -1,7 +1,5 @@
 """`kvshare logs`: the logs of every node on every engine, merged by time, each line with its node's name."""
 
-from __future__ import annotations
-
 import heapq
 import queue
 import re

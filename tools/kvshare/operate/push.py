@@ -1,7 +1,5 @@
 """`kvshare push` and `kvshare pull`: the images through a registry, under REGISTRY's name."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 

@@ -3,14 +3,12 @@
 Too much is removed rather than too little; but figures such as ``hit tokens: 1536`` stay, they are the point.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 REMOVED = "[removed]"
@@ -105,7 +103,7 @@ class Redactor:
     known: tuple[str, ...] = ()
 
     @classmethod
-    def knowing(cls, values: Iterable[str]) -> Redactor:
+    def knowing(cls, values: Iterable[str]) -> Self:
         """Return one that knows these values, also as JSON, URLs and base64 spell them."""
         spelt = set()
         for value in values:

@@ -1,7 +1,5 @@
 """`kvshare ship`: an image streamed from the engine that has it to the one that does not."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

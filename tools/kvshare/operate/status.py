@@ -1,7 +1,5 @@
 """`kvshare status`: each member, where it runs, how it is, and what the controller knows of it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

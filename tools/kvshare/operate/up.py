@@ -1,7 +1,5 @@
 """Start a node and wait until it is healthy."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """One streamed completion: the tokens and when they came, by the client's own clock."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """LMCache's controller: the workers that it lists, and what it knows to be at one of them."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Collection, Sequence

@@ -3,8 +3,6 @@
 The standard library's client: it connects before the clock starts, and sends at once when told to.
 """
 
-from __future__ import annotations
-
 import http.client
 import json
 import time

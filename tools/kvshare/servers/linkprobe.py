@@ -1,7 +1,5 @@
 """The engine image's probe of a link, asked from both ends: the near end puts into the far end's memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 

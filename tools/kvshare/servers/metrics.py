@@ -1,7 +1,5 @@
 """Prometheus text to the few figures that tell where KV came from; labels not asked for are summed over."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from prometheus_client.parser import text_string_to_metric_families

@@ -1,7 +1,5 @@
 """Prompts of random tokens, as long as whole chunks, which a peer can hand over, and a short tail."""
 
-from __future__ import annotations
-
 import random
 
 from kvshare.errors import KvshareError

@@ -1,7 +1,5 @@
 """What the servers and the controller say: facts only, no judgement, all of it plain JSON underneath."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from operator import add, sub

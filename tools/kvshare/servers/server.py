@@ -1,7 +1,5 @@
 """One vLLM server with LMCache inside: whether it is healthy, what it serves, and what it has counted."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Waiting for what a server, or the controller, is about to show."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """A process in a container, and the one connection that takes words to it and back."""
 
-from __future__ import annotations
-
 import socket
 import struct
 import time

@@ -1,7 +1,5 @@
 """The place where a stack runs, whatever it is: containers on engines, or plain processes."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Docker Compose's own command, for what only Compose can do: resolve, build, start, stop, run the client."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

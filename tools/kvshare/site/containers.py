@@ -1,7 +1,5 @@
 """A stack that runs in containers: its engines asked all at once, its client run by Compose."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Docker contexts: where each leads."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Room on the disk where an engine of this machine keeps its data."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from pathlib import Path

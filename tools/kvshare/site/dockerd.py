@@ -1,7 +1,5 @@
 """The local Docker engine: started where no systemd does it, and stopped only if we started it."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """A Docker engine behind its context, through the Docker SDK: what runs there, its logs, its images."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -57,6 +55,26 @@ class Place:
     cap_add: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     gpus: bool = False
+
+
+class Following:
+    """A log that is followed: lines until it is closed, or its container or engine goes away."""
+
+    def __init__(self, pieces: "CancellableStream[bytes]") -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[str]:
+        rest = b""
+        with suppress(*SILENCE, ValueError, AttributeError):  # as another thread closes it
+            for piece in self._pieces:
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    yield uncoloured(line.decode(errors="replace"))
+
+    def close(self) -> None:
+        """End it; whoever waits for the next line gets none."""
+        with suppress(OSError):
+            self._pieces.close()
 
 
 class Engine:
@@ -295,26 +313,6 @@ class Engine:
             f"no Docker engine answers at {self.endpoint.address} ({reason})",
             f"type docker --context {self.context} version",
         )
-
-
-class Following:
-    """A log that is followed: lines until it is closed, or its container or engine goes away."""
-
-    def __init__(self, pieces: CancellableStream[bytes]) -> None:
-        self._pieces = pieces
-
-    def __iter__(self) -> Iterator[str]:
-        rest = b""
-        with suppress(*SILENCE, ValueError, AttributeError):  # as another thread closes it
-            for piece in self._pieces:
-                *lines, rest = (rest + piece).split(b"\n")
-                for line in lines:
-                    yield uncoloured(line.decode(errors="replace"))
-
-    def close(self) -> None:
-        """End it; whoever waits for the next line gets none."""
-        with suppress(OSError):
-            self._pieces.close()
 
 
 @cache

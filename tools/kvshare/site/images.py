@@ -1,11 +1,9 @@
 """The stack's images: which a node needs, which an engine has, and whether two are the same."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
@@ -33,7 +31,7 @@ class Image:
         """The first twelve digits of the id, as `docker images` shows them."""
         return self.id.removeprefix("sha256:")[:12]
 
-    def is_same_as(self, other: Image | None) -> bool:
+    def is_same_as(self, other: Self | None) -> bool:
         """Whether both are one image; an engine with containerd's store gives it another id."""
         return other is not None and (self.id == other.id or self.content == other.content)
 

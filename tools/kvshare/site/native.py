@@ -11,8 +11,6 @@ are. Ctrl-C stops all three.
 exit codes: 0 stopped as asked; 1 a process ended by itself; 2 bad input; 130 stopped before all served
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -23,6 +21,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 from kvshare.config.settings import Settings, find_root, load_settings
 from kvshare.errors import FAILED, INTERRUPTED, KvshareError
@@ -100,7 +99,7 @@ class Native:
             for service in SERVICES
         }
 
-    def __enter__(self) -> Native:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

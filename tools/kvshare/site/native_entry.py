@@ -3,8 +3,6 @@
 usage: python -m kvshare.site.native_entry STATE_FOLDER ROOT PATCHES_RECORD controller|server
 """
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from pathlib import Path

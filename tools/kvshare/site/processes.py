@@ -1,7 +1,5 @@
 """A stack that runs as plain processes of this machine, where no container engine can (native.py)."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -5,8 +5,6 @@ can neither end a process's input nor leave a log that it follows (7.2.0). `dock
 all alike, over ssh and TLS, and what it gives is a socket as any other.
 """
 
-from __future__ import annotations
-
 import socket
 import subprocess
 import time

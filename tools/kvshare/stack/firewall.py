@@ -4,8 +4,6 @@ Only kvshare's own ports are judged. What else comes in, ssh before all, is left
 so that nobody locks himself out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network

@@ -1,10 +1,8 @@
 """The system as Compose resolves it: which service runs where, under which address and ports."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError, did_you_mean
@@ -83,7 +81,7 @@ class Stack:
         """The first decode server; the only one of a pair."""
         return self.decodes[0]
 
-    def pairs(self, node: str | None = None) -> tuple[Stack, ...]:
+    def pairs(self, node: str | None = None) -> tuple[Self, ...]:
         """Return this stack with one decode server at a time, or with that one: reuse is proven pair by pair.
 
         KvshareError names a node that is no decode node.

@@ -4,8 +4,6 @@
 x-kvshare in compose.yaml, by way of the resolved stack.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass

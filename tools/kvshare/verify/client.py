@@ -1,7 +1,5 @@
 """The client container sends a verification's traffic and says what it saw."""
 
-from __future__ import annotations
-
 import subprocess
 
 from kvshare.errors import USAGE, KvshareError

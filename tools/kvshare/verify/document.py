@@ -1,7 +1,5 @@
 """A judgement for programs: the records that docs/verify.schema.json is made from."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """What was seen during one verification: facts only, no judgement, all of it plain JSON underneath."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from kvshare.contract import Fingerprint

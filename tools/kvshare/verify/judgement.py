@@ -1,7 +1,5 @@
 """What the results of all checks come to: proven or not, the cause, the exit code."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The arithmetic of reuse: where the legs' tokens came from, and what they add up to."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from statistics import median
 

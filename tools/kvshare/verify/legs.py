@@ -3,8 +3,6 @@
 It judges nothing and needs no Docker. A server that is down costs its own legs, not the others.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import replace

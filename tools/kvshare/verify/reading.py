@@ -1,7 +1,5 @@
 """What the place where the stack runs says, as evidence: engines, containers and fingerprints, logs."""
 
-from __future__ import annotations
-
 import re
 import time
 

@@ -1,7 +1,5 @@
 """One verification, from the operator's machine: look at the engines, send traffic, read logs, judge."""
 
-from __future__ import annotations
-
 import math
 import random
 import time

@@ -20,8 +20,6 @@ The cap keeps a server that disagrees with itself from vouching for anybody. Tok
 the honest run gave the two at most twice the limit apart: each can move by the limit, towards the other.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

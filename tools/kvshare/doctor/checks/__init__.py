@@ -4,8 +4,6 @@ A check reads evidence and nothing else. A machine that could not be looked at i
 DOC-IMG-01 or DOC-HOST-01, and the other checks judge the rest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from kvshare.checking.registry import Registry

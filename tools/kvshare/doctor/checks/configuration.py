@@ -1,7 +1,5 @@
 """Whether the nodes are told the same, and whether a pull can pay."""
 
-from __future__ import annotations
-
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.config import threshold
 from kvshare.doctor.checks.shared import same

@@ -1,7 +1,5 @@
 """Whether every engine answers and is new enough."""
 
-from __future__ import annotations
-
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.doctor.checks.shared import dotted, members
 from kvshare.doctor.evidence import Evidence

@@ -1,7 +1,5 @@
 """Whether containers get the GPUs that are pinned."""
 
-from __future__ import annotations
-
 from kvshare.checking.registry import Category, NotChecked, NotNeeded, Outcome
 from kvshare.doctor.checks.shared import dotted, each, listed
 from kvshare.doctor.evidence import Evidence, Gpus

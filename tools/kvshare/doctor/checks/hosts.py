@@ -1,7 +1,5 @@
 """Whether each machine has what its members need."""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 from kvshare.checking.registry import Category, Failed, NotChecked, NotNeeded, Outcome, Passed

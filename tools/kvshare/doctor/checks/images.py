@@ -1,7 +1,5 @@
 """Whether every machine has the one image, with its patches."""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 from kvshare.checking.patches import expected_patches

@@ -1,7 +1,5 @@
 """Whether everyone reaches whom they must, and what the link carries."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed

@@ -1,7 +1,5 @@
 """What several checks of the doctor share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from itertools import combinations
 

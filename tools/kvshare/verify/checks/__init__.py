@@ -3,8 +3,6 @@
 A check reads evidence and nothing else. Its id is stable, names its section in docs/checks.md and its test.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from kvshare.checking.registry import Registry

@@ -1,7 +1,5 @@
 """Whether the answers are right."""
 
-from __future__ import annotations
-
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.verify import ledger, tolerance
 from kvshare.verify.checks.shared import ALONE, fingerprints, traffic_of

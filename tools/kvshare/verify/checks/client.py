@@ -1,7 +1,5 @@
 """Whether the client container brought evidence."""
 
-from __future__ import annotations
-
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.verify.evidence import Evidence
 

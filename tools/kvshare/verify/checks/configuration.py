@@ -1,7 +1,5 @@
 """Whether the engines were told the same."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

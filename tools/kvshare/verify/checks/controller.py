@@ -1,7 +1,5 @@
 """Whether the controller knows the workers."""
 
-from __future__ import annotations
-
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.verify.checks.shared import ONE_IMAGE_FIX, docker, down, logs, traffic_of, up
 from kvshare.verify.evidence import Evidence

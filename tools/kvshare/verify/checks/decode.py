@@ -1,7 +1,5 @@
 """Whether decode answers."""
 
-from __future__ import annotations
-
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.verify.checks.shared import answers, leg_found, logs, traffic_of
 from kvshare.verify.evidence import Evidence

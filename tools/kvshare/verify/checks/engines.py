@@ -1,7 +1,5 @@
 """Whether every engine answers, and what runs on it."""
 
-from __future__ import annotations
-
 from kvshare.checking.registry import Category, Failed, Outcome, Passed
 from kvshare.verify.checks.shared import look_at, state
 from kvshare.verify.evidence import Evidence

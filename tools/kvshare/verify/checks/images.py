@@ -1,7 +1,5 @@
 """Whether the containers run one image, with its patches."""
 
-from __future__ import annotations
-
 from kvshare.checking.patches import expected_patches
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.verify.checks.shared import listed

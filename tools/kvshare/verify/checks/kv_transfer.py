@@ -1,7 +1,5 @@
 """Whether KV came from the peer, and nothing else did."""
 
-from __future__ import annotations
-
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.verify import ledger
 from kvshare.verify.checks.shared import (

@@ -1,7 +1,5 @@
 """Whether prefill computes, keeps and announces KV."""
 
-from __future__ import annotations
-
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.servers.readings import Sources
 from kvshare.verify import ledger

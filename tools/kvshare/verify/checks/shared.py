@@ -1,7 +1,5 @@
 """What several checks of a verification share: evidence picked out, and words."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from kvshare.checking.registry import Failed, NotChecked, Outcome, Passed

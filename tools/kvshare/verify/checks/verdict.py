@@ -1,7 +1,5 @@
 """Whether reuse is worth it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
