@@ -16,6 +16,11 @@ from typing import Any
 SEED = 20261124
 STATE = "kvshare-demo.json"
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")
+# Of the plainest kind: a message a line, and whose turn it is.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 
 ARCHITECTURE = {
     "hidden_size": 640,
@@ -44,7 +49,7 @@ def ensure(path: Path) -> Path:
 
 
 def _recipe() -> dict[str, object]:
-    return {"seed": SEED, **ARCHITECTURE}
+    return {"seed": SEED, "chat_template": CHAT_TEMPLATE, **ARCHITECTURE}
 
 
 def _recipe_of(path: Path) -> object:
@@ -87,4 +92,10 @@ def _tokenizer() -> Any:  # transformers is imported only when a model is made
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     bos, eos, pad = SPECIAL_TOKENS
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=pad)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=pad,
+        chat_template=CHAT_TEMPLATE,
+    )

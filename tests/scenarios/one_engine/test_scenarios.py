@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -73,6 +74,17 @@ def test_a_healthy_stack_is_proven(rig: Rig) -> None:
     assert outcome.code == 0, outcome.said
     assert outcome.report["proven"] is True
     assert outcome.failed_ids() == []
+
+
+def test_the_readmes_first_chat_request_is_answered(rig: Rig) -> None:
+    (command,) = re.findall(r"^curl [^`]*", (ROOT / "README.md").read_text(), re.MULTILINE)
+    answer = subprocess.run(
+        f"{command.strip()} --silent --write-out '\n%{{http_code}}'",
+        shell=True, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    body, _, status = answer.stdout.rpartition("\n")
+    assert status == "200", body
+    assert json.loads(body)["choices"][0]["message"]["role"] == "assistant"
 
 
 def test_a_server_computes_in_its_engines_process(rig: Rig) -> None:
