@@ -77,6 +77,8 @@ REASONS: dict[tuple[str, str], str] = {
     (SERVERS, "GLOO_SOCKET_IFNAME"): (
         "gloo otherwise listens on the address of the host's name, at a port of the kernel's choice."
     ),
+    (SERVERS, "HF_ENDPOINT"): "The hub's own default, said so that .env can name another.",
+    (SERVERS, "HF_HUB_OFFLINE"): "The hub's own default, said so that .env can turn it.",
     (SERVERS, "HF_HOME"): "The hub's cache lies on the models volume and outlives the container.",
     (SERVERS, "VLLM_USE_FLASHINFER_SAMPLER"): "The image leaves FlashInfer's run-time compiler out.",
     (SERVERS, "VLLM_NO_USAGE_STATS"): "No usage report leaves the machine.",

@@ -29,6 +29,7 @@ LINES = (
     "{}=b=c",
     '{}="two\nlines"',
     "{}=1\r",
+    """{}=--lora-modules a=/models/a --hf-overrides '{{"a": 1}}' --x "y z\"""",
     "# {}=1",
     "{0}=1\n{0}=2",
 )

@@ -62,6 +62,7 @@ class Rig:
     def __init__(self) -> None:
         self._seed = SEED
         self._overlays: tuple[Path, ...] = ()
+        self._decisions: dict[str, str] = {}
 
     def kvshare(self, *arguments: str, timeout: float = START_TIMEOUT_S, **environment: str) -> Outcome:
         result = subprocess.run(
@@ -85,11 +86,11 @@ class Rig:
     @property
     def environment(self) -> dict[str, str]:
         files = ":".join([CPU_FILES, *(str(overlay.relative_to(ROOT)) for overlay in self._overlays)])
-        return {**os.environ, "DEVICE": "cpu", "COMPOSE_FILE": files, "NO_COLOR": "1"}
+        return {**os.environ, "DEVICE": "cpu", "COMPOSE_FILE": files, "NO_COLOR": "1", **self._decisions}
 
-    def use(self, *overlays: Path) -> None:
-        """Start the stack with these overlays; Compose recreates only what they change."""
-        self._overlays = overlays
+    def use(self, *overlays: Path, **decisions: str) -> None:
+        """Start the stack with these overlays and decisions; Compose recreates only what they change."""
+        self._overlays, self._decisions = overlays, decisions
         outcome = self.kvshare("up", "all", "--timeout", str(START_TIMEOUT_S - 20))
         assert outcome.code == 0, outcome.err
 

@@ -258,6 +258,16 @@ FAULTS: Mapping[str, Fault] = {
     "length-of-a-chunk": Fault(
         "DOC-CONF-09", with_environment(healthy(), "decode", KVSHARE_MAX_MODEL_LEN="256"), "MAX_MODEL_LEN=256"
     ),
+    "other-revision": Fault(
+        "DOC-CONF-02",
+        with_environment(healthy(), "decode", KVSHARE_MODEL_REVISION="v2"),
+        "prefill has demo and decode demo at v2",
+    ),
+    "other-vllm-args": Fault(
+        "DOC-CONF-10",
+        with_environment(healthy(), "decode", KVSHARE_USER_VLLM_ARGS="--quantization fp8"),
+        "prefill has none and decode --quantization fp8",
+    ),
     "timeout-too-small": Fault("DOC-CONF-06", _slow_link(), "3000 ms lets 1792 tokens through"),
     "never-pays": Fault(
         "DOC-CONF-07",

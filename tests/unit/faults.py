@@ -193,6 +193,8 @@ FAULTS: dict[str, Fault] = {
     "hash-algorithm": Fault(
         "CONF-09", recomputed(_lmcache("decode", "pre_caching_hash_algorithm", "sha256_cbor"))
     ),
+    "model-revision": Fault("CONF-02", edit(proven(), "decode.fingerprint.model_revision", "v2")),
+    "vllm-args": Fault("CONF-10", edit(proven(), "decode.fingerprint.vllm_args", "--quantization fp8")),
     "client-failed": Fault("CLIENT-01", _client_failed(), 3),
     "controller-down": Fault("CTRL-01", _controller_down()),
     "pull-loop-dead": Fault("CTRL-02", _pull_loop_dead()),

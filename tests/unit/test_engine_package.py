@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docker/engine"))
 
+from kvshare.contract import refusal_of  # noqa: E402
 from kvshare_engine import controller, fingerprint, health, server, transport  # noqa: E402
 from kvshare_engine.environment import Controller, Server  # noqa: E402
 
@@ -37,7 +38,9 @@ DECODE = {
     "KVSHARE_KV_CACHE_DTYPE": "fp8",
     "KVSHARE_MAX_MODEL_LEN": "1600",
     "KVSHARE_KV_TRANSFER_CONFIG": '{"kv_connector": "LMCacheConnectorV1"}',
+    "KVSHARE_MODEL_REVISION": "v1",
     "KVSHARE_VLLM_ARGS": "--gpu-memory-utilization 0.9",
+    "KVSHARE_USER_VLLM_ARGS": "--chat-template '/models/a chat.jinja'",
     "KVSHARE_DEVICE": "cuda",
     "KVSHARE_TRANSPORT": "tcp",
 }
@@ -82,12 +85,21 @@ def test_a_server_serves_its_model_on_its_own_address_and_shares_its_cache() -> 
         "--middleware=kvshare_engine.requests.KvTransferParams",
         "--gpu-memory-utilization",
         "0.9",
+        "--chat-template",
+        "/models/a chat.jinja",
+        "--revision=v1",
         '--kv-transfer-config={"kv_connector": "LMCacheConnectorV1"}',
     ]
 
 
 @pytest.mark.parametrize(
-    "option", ['--speculative-config \'{"method": "eagle"}\'', '-sc=\'{"model": "small"}\'']
+    "option",
+    [
+        '--speculative-config \'{"method": "eagle"}\'',
+        '-sc=\'{"model": "small"}\'',
+        "--spec-model small",
+        "--spec-method eagle",
+    ],
 )
 def test_a_draft_model_is_refused_before_anything_is_loaded(
     option: str, capsys: pytest.CaptureFixture[str]
@@ -95,12 +107,51 @@ def test_a_draft_model_is_refused_before_anything_is_loaded(
     with pytest.raises(SystemExit) as exit_:
         server.require_no_draft_model(f"--enforce-eager {option}")
     assert exit_.value.code == 2
-    assert "expected no draft model and found --speculative-config" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "expected no draft model and found" in said
+    assert "for speculative decoding" in said
 
 
-@pytest.mark.parametrize("option", ["", '--speculative-config \'{"method": "ngram"}\''])
+@pytest.mark.parametrize(
+    "option", ["", '--speculative-config \'{"method": "ngram"}\'', "--spec-method ngram"]
+)
 def test_drafts_that_need_no_model_are_served(option: str) -> None:
     server.require_no_draft_model(f"--enforce-eager {option}")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--port 80", "VLLM_ARGS has --port, which is kvshare's own to set: set KVSHARE_API_PORT"),
+        ("--tensor_parallel_size=2", "list as many GPUs in PREFILL_GPU and DECODE_GPU"),
+        ("--enforce-eager -tp 2", "VLLM_ARGS has -tp,"),
+        ("--tensor-par 2", "VLLM_ARGS has --tensor-par,"),
+        ("--kv-transfer-config.kv_role=kv_producer", "set KVSHARE_KV_TRANSFER_CONFIG"),
+        ("--chat-template 'a", "cannot be read as a shell would (No closing quotation)"),
+    ],
+)
+def test_an_option_that_is_kvshares_own_is_refused_by_plain_compose_too(
+    options: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {**DECODE, "KVSHARE_USER_VLLM_ARGS": options}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as exit_:
+        server.run()
+    assert exit_.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--enable-auto-tool-choice --tool-call-parser hermes --chat-template /models/chat.jinja",
+        "--enable-lora --lora-modules a=/models/a b=/models/b --max-lora-rank 8",
+        "--quantization awq --gpu-memory-utilization 0.45 --max-num-seqs 8 --model-impl transformers",
+        "--served-model-name chat --hf-overrides '{\"model\": 1}' --hf-config-path /models/x",
+    ],
+)
+def test_every_other_option_is_vllms(options: str) -> None:
+    assert refusal_of(options) == ""
 
 
 def test_a_server_without_a_transfer_config_shares_nothing() -> None:

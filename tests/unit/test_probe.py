@@ -107,15 +107,27 @@ def test_the_models_shape_is_read_from_its_config(
     cached.mkdir(parents=True)
     (cached / "config.json").write_text(json.dumps(config))
     for name in ("org/name", str(cached)):
-        model = facts.find_model(name, tmp_path)
+        model = facts.find_model(name, models=tmp_path)
         assert model.found
         assert (model.layers, model.kv_heads, model.head_dim) == expected
 
 
 def test_a_model_without_a_readable_config_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{half")
-    assert not facts.find_model(str(tmp_path), tmp_path).found
-    assert not facts.find_model("org/name", tmp_path).found
+    assert not facts.find_model(str(tmp_path), models=tmp_path).found
+    assert not facts.find_model("org/name", models=tmp_path).found
+
+
+def test_a_revision_is_a_branch_that_was_fetched_or_a_commit(tmp_path: Path) -> None:
+    cache = tmp_path / "huggingface/hub/models--org--name"
+    for folder in ("refs", "snapshots/abc", "snapshots/def"):
+        (cache / folder).mkdir(parents=True)
+    for commit, layers in (("abc", 1), ("def", 2)):
+        (cache / "snapshots" / commit / "config.json").write_text(json.dumps({"num_hidden_layers": layers}))
+    (cache / "refs/v1").write_text("abc")
+    assert facts.find_model("org/name", "v1", tmp_path).layers == 1
+    assert facts.find_model("org/name", "def", tmp_path).layers == 2
+    assert not facts.find_model("org/name", "v2", tmp_path).found
 
 
 class Opener:
@@ -163,6 +175,8 @@ def test_the_hub_is_asked_with_the_token_and_for_a_status_alone(
     request, _ = opener.asked
     assert request.get_method() == "HEAD"
     assert request.full_url == "https://huggingface.co/org/name/resolve/main/config.json"
+    facts.ask_hub("org/name", "", "v1")
+    assert opener.asked[0].full_url.endswith("/org/name/resolve/v1/config.json")
     assert request.get_header("Authorization") == "Bearer hf_secret"
 
 

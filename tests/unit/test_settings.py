@@ -18,6 +18,7 @@ COMPOSE_FILE=compose.yaml:compose.cpu.yaml
 PREFILL_CONTEXT=default
 DECODE_CONTEXT=default
 MODEL=
+VLLM_ARGS=
 TRANSPORT=tcp
 DECODE_HOST=127.0.0.1
 DECODE_GPU=0
@@ -188,6 +189,12 @@ def test_a_transport_without_its_compose_file_is_refused(folder: Path) -> None:
 def test_an_unknown_transport_names_the_nearest(folder: Path) -> None:
     with pytest.raises(KvshareError, match="TRANSPORT=tpc is no transport, did you mean tcp"):
         load_settings(folder, {"TRANSPORT": "tpc"})
+
+
+def test_an_option_of_vllm_that_kvshare_owns_is_refused_with_where_to_set_it(folder: Path) -> None:
+    env(folder, "VLLM_ARGS=--max-num-seqs 8 --max_model_len=4096\n")
+    with pytest.raises(KvshareError, match=r"VLLM_ARGS has --max_model_len=4096, .* set MAX_MODEL_LEN in"):
+        load_settings(folder, {})
 
 
 def test_the_hub_token_is_read_from_its_file_for_compose_alone(folder: Path) -> None:

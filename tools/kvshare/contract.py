@@ -3,11 +3,57 @@
 The image carries a copy of this file, so it stands on nothing but Python. Sizes are bytes, times seconds.
 """
 
+import shlex
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 ANY_ADDRESS = ("0.0.0.0", "::")
 FINGERPRINT = "/tmp/kvshare/fingerprint.json"  # where a container of the engine image writes its own
+
+# --- which of vLLM's options are kvshare's ------------------------------------------------------------------
+
+_ONE_MACHINE = "a server is of one machine, whose GPUs PREFILL_GPU and DECODE_GPU in .env list"
+# Each with what to do instead.
+OWNED_OPTIONS: dict[tuple[str, ...], str] = {
+    ("--host", "--uds"): "set PREFILL_HOST and DECODE_HOST in .env",
+    ("--port", "--grpc", "--grpc-port"): "set KVSHARE_API_PORT in x-kvshare of compose.yaml",
+    ("--ssl-keyfile", "--ssl-certfile"): "put a proxy that speaks TLS in front of the servers",
+    ("--api-key",): "set API_KEY_FILE in .env",
+    ("--model",): "set MODEL in .env",
+    ("--revision",): "set MODEL_REVISION in .env",
+    ("--max-model-len",): "set MAX_MODEL_LEN in .env",
+    ("--dtype",): "set KVSHARE_DTYPE in x-kvshare of compose.yaml",
+    ("--kv-cache-dtype",): "set KV_CACHE_DTYPE in .env",
+    ("--kv-transfer-config", "--kv-offloading-size", "--kv-offloading-backend"): (
+        "set KVSHARE_KV_TRANSFER_CONFIG in x-kvshare of compose.yaml"
+    ),
+    ("--tensor-parallel-size", "-tp"): "list as many GPUs in PREFILL_GPU and DECODE_GPU in .env",
+    ("--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"): _ONE_MACHINE,
+    ("--decode-context-parallel-size", "-dcp", "--prefill-context-parallel-size", "-pcp"): _ONE_MACHINE,
+    ("--nnodes", "-n", "--node-rank", "-r", "--headless"): _ONE_MACHINE,
+    ("--config",): "write its options into VLLM_ARGS",
+}
+
+
+def refusal_of(vllm_args: str) -> str:
+    """Return why VLLM_ARGS cannot be given to vLLM, in a sentence; '' if it can."""
+    try:
+        arguments = shlex.split(vllm_args)
+    except ValueError as error:
+        return f"VLLM_ARGS cannot be read as a shell would ({error}): correct its quotes in .env."
+    for argument in arguments:
+        # --json.key=value and --under_score are vLLM's own ways to write an option.
+        name = argument.split("=")[0].split(".")[0].replace("_", "-")
+        for owned, instead in OWNED_OPTIONS.items():
+            if any(name == option or _abbreviates(name, option) for option in owned):
+                return f"VLLM_ARGS has {argument}, which is kvshare's own to set: {instead}."
+    return ""
+
+
+def _abbreviates(name: str, option: str) -> bool:
+    """Return whether vLLM would take a name for that option, of which it is the beginning."""
+    return len(name) > len("--h") and name.startswith("--") and option.startswith(name)
+
 
 # --- what a server or the controller says of itself at its start --------------------------------------------
 
@@ -32,6 +78,8 @@ class Fingerprint:
     python_hash_seed: str | None = None
     patches: tuple[Patch, ...] = ()
     model: str | None = None
+    model_revision: str | None = None
+    vllm_args: str = ""
     vocab_size: int | None = None
     dtype: str | None = None
     kv_cache_dtype: str | None = None

@@ -77,11 +77,13 @@ class Server:
     p2p_init_port: int
     p2p_lookup_port: int
     model: str
+    model_revision: str
     dtype: str
     kv_cache_dtype: str
     max_model_len: int
     kv_transfer_config: str
     vllm_args: str
+    user_args: str
     device: str
     transport: str
 
@@ -105,11 +107,13 @@ class Server:
             p2p_init_port=port("KVSHARE_P2P_INIT_PORT", environment),
             p2p_lookup_port=port("KVSHARE_P2P_LOOKUP_PORT", environment),
             model=required("KVSHARE_MODEL", environment),
+            model_revision=environment.get("KVSHARE_MODEL_REVISION", ""),
             dtype=required("KVSHARE_DTYPE", environment),
             kv_cache_dtype=required("KVSHARE_KV_CACHE_DTYPE", environment),
             max_model_len=int(required("KVSHARE_MAX_MODEL_LEN", environment)),
             kv_transfer_config=environment.get("KVSHARE_KV_TRANSFER_CONFIG", ""),
             vllm_args=environment.get("KVSHARE_VLLM_ARGS", ""),
+            user_args=environment.get("KVSHARE_USER_VLLM_ARGS", ""),
             device=required("KVSHARE_DEVICE", environment),
             transport=required("KVSHARE_TRANSPORT", environment),
         )

@@ -40,8 +40,9 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def gather(of: Server, controller: Controller, hub_token: str) -> Facts:
     """Everything that can be told without starting the server."""
     memory, common = psutil.virtual_memory(), fingerprint.of_controller()
-    model = find_model(of.model)
-    wanted_from_hub = not model.found and of.model != DEMO_MODEL and not of.model.startswith("/")
+    model = find_model(of.model, of.model_revision)
+    named = of.model != DEMO_MODEL and not of.model.startswith("/")
+    wanted_from_hub = named and not model.found and os.environ.get("HF_HUB_OFFLINE") in (None, "", "0")
     overrides = {name: value for name, value in os.environ.items() if name.startswith("LMCACHE_") and value}
     settings = {**server.lmcache_environment(of, controller), **overrides}
     return Facts(
@@ -54,7 +55,7 @@ def gather(of: Server, controller: Controller, hub_token: str) -> Facts:
         memlock=_memlock(),
         listening=reach.taken(),
         model=model,
-        hub=ask_hub(of.model, hub_token) if wanted_from_hub else None,
+        hub=ask_hub(of.model, hub_token, of.model_revision) if wanted_from_hub else None,
         ucx=ucx(of),
         versions=common.versions,
         patches=common.patch_ids,
@@ -82,9 +83,9 @@ def interfaces(sysfs: Path = SYSFS_NET) -> tuple[Interface, ...]:
     )
 
 
-def find_model(name: str, models: Path = server.DEMO_MODEL_PATH.parent) -> Model:
+def find_model(name: str, revision: str = "", models: Path = server.DEMO_MODEL_PATH.parent) -> Model:
     """The model on this machine, by path, as the demo's, or in the hub's cache."""
-    folder = _model_folder(name, models)
+    folder = _model_folder(name, revision, models)
     try:
         config = json.loads((folder / "config.json").read_text()) if folder else None
     except (OSError, ValueError):
@@ -94,13 +95,12 @@ def find_model(name: str, models: Path = server.DEMO_MODEL_PATH.parent) -> Model
     return Model(name, False) if config is None else _described(name, True, config)
 
 
-def ask_hub(model: str, token: str) -> Hub:
+def ask_hub(model: str, token: str, revision: str = "") -> Hub:
     """Ask the hub for the model's config.json, and take no more of it than the status."""
     address = os.environ.get("HF_ENDPOINT") or HUB
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(
-        f"{address}/{model}/resolve/main/config.json", method="HEAD", headers=headers
-    )
+    url = f"{address}/{model}/resolve/{revision or 'main'}/config.json"
+    request = urllib.request.Request(url, method="HEAD", headers=headers)
     try:
         with urllib.request.build_opener(_NoRedirect).open(request, timeout=HUB_TIMEOUT_S) as response:
             return Hub(address, bool(token), status=response.status)
@@ -153,13 +153,16 @@ def _memlock() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
-def _model_folder(name: str, models: Path) -> Path | None:
+def _model_folder(name: str, revision: str, models: Path) -> Path | None:
     if name == DEMO_MODEL:
         return models / server.DEMO_MODEL_PATH.name
     if name.startswith("/"):
         return Path(name)
-    cache = models / "huggingface/hub" / f"models--{name.replace('/', '--')}" / "snapshots"
-    return max(cache.glob("*"), default=None)
+    cache = models / "huggingface/hub" / f"models--{name.replace('/', '--')}"
+    if not revision:
+        return max((cache / "snapshots").glob("*"), default=None)
+    branch = cache / "refs" / revision  # holds its commit
+    return cache / "snapshots" / (branch.read_text().strip() if branch.is_file() else revision)
 
 
 def _described(name: str, found: bool, config: Mapping[str, Any]) -> Model:

@@ -40,6 +40,8 @@ def of_server(server: Server, model: str) -> Fingerprint:
         role=server.role,
         instance=server.instance,
         model=model,
+        model_revision=server.model_revision or None,
+        vllm_args=server.user_args,
         vocab_size=vocab_size(Path(model)),
         dtype=server.dtype,
         kv_cache_dtype=server.kv_cache_dtype,

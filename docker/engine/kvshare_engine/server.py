@@ -9,6 +9,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+from kvshare.contract import refusal_of
 from kvshare_engine import demo_model, fingerprint, transport
 from kvshare_engine.environment import (
     DEMO_MODEL,
@@ -45,6 +46,7 @@ def lmcache_environment(server: Server, controller: Controller) -> dict[str, str
 
 
 def command(server: Server, model: str) -> list[str]:
+    """vLLM's command line; of an option given twice it takes the last, which is the user's."""
     arguments = [
         "vllm",
         "serve",
@@ -56,7 +58,10 @@ def command(server: Server, model: str) -> list[str]:
         f"--max-model-len={server.max_model_len}",
         f"--middleware={REQUESTS}",
         *shlex.split(server.vllm_args),
+        *shlex.split(server.user_args),
     ]
+    if server.model_revision:
+        arguments.append(f"--revision={server.model_revision}")
     if server.kv_transfer_config:
         arguments.append(f"--kv-transfer-config={server.kv_transfer_config}")
     return arguments
@@ -65,18 +70,20 @@ def command(server: Server, model: str) -> list[str]:
 def require_no_draft_model(vllm_args: str) -> None:
     """End the container if vLLM is told to speculate with a draft model."""
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    options.add_argument("--speculative-config", "--speculative_config", "-sc")
+    options.add_argument("--speculative-config", "--speculative_config", "-sc", default="{}")
+    options.add_argument("--spec-method", "--spec_method")
+    options.add_argument("--spec-model", "--spec_model")
     given, _ = options.parse_known_args(shlex.split(vllm_args))
-    if given.speculative_config is None:
-        return
     try:
-        method = str(json.loads(given.speculative_config).get("method", "a draft model"))
-    except (ValueError, AttributeError):
+        config = dict(json.loads(given.speculative_config))
+    except (ValueError, TypeError):
         return  # vLLM says what is wrong with it
-    if method not in DRAFTS_WITHOUT_A_MODEL:
+    method = given.spec_method or config.get("method")
+    drafts = given.spec_model or config or method
+    if drafts and method not in DRAFTS_WITHOUT_A_MODEL:
         refuse(
-            f"expected no draft model and found --speculative-config with {method}, whose layers LMCache "
-            "takes for the model's own; take it out of KVSHARE_VLLM_ARGS"
+            f"expected no draft model and found {method or 'one'} for speculative decoding, "
+            "whose layers LMCache takes for the model's own; take it out of VLLM_ARGS"
         )
 
 
@@ -104,7 +111,9 @@ def secrets(hub_token: Path = HF_TOKEN_SECRET, api_key: Path = API_KEY_SECRET) -
 
 def run() -> None:
     server = Server.from_environment()
-    require_no_draft_model(server.vllm_args)
+    if refusal := refusal_of(server.user_args):
+        refuse(refusal.removesuffix("."))
+    require_no_draft_model(f"{server.vllm_args} {server.user_args}")
     controller = Controller.from_environment()
     shutil.rmtree(METRICS_DIR, ignore_errors=True)
     METRICS_DIR.mkdir(parents=True)

@@ -76,7 +76,8 @@ def test_a_healthy_stack_is_proven(rig: Rig) -> None:
     assert outcome.failed_ids() == []
 
 
-def test_the_readmes_first_chat_request_is_answered(rig: Rig) -> None:
+@pytest.mark.usefixtures("rig")
+def test_the_readmes_first_chat_request_is_answered() -> None:
     (command,) = re.findall(r"^curl [^`]*", (ROOT / "README.md").read_text(), re.MULTILINE)
     answer = subprocess.run(
         f"{command.strip()} --silent --write-out '\n%{{http_code}}'",

@@ -1,4 +1,4 @@
-"""Adapters, tenants, odd requests: no KV that is not a request's own, and none that ends a server."""
+"""Options, adapters, tenants, odd requests: no KV but a request's own, and none that ends a server."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from tests.scenarios.conftest import Rig
 
 HERE = Path(__file__).parent / "tenants"
 BASE, TOKENS, WHOLE_CHUNKS = "/models/kvshare-demo", 700, 512
+ADAPTERS = "--enable-lora --max-loras 2 --max-lora-rank 8 --lora-modules a=/models/lora-a b=/models/lora-b"
+TOOLS = "--enable-auto-tool-choice --tool-call-parser hermes --chat-template '/models/its chat.jinja'"
 LIMIT = 0.001  # nats; two honest answers in float32 are 0.00001 apart
 ADMITTED_S = 3.0
 
@@ -60,13 +62,26 @@ PREFILL, DECODE = Server("http://127.0.0.1:8010"), Server("http://127.0.0.1:8011
 
 @pytest.fixture(scope="module", autouse=True)
 def stack(rig: Rig, images: dict[str, str]) -> Rig:
-    """Both servers with two adapters."""
+    """Both servers with options that nobody but .env gives them."""
     command = ("docker", "run", "--rm", "--interactive", "--network=none", "--volume=kvshare_models:/models")
     script = (HERE / "adapters.py").read_text()
     run = (*command, "--entrypoint=python", images["prefill"], "-")
     subprocess.run(run, input=script, text=True, check=True, timeout=120)
-    rig.use(HERE / "overlay.yaml")
+    rig.use(VLLM_ARGS=f"{ADAPTERS} {TOOLS}")
     return rig
+
+
+def test_a_chat_may_call_tools_by_a_template_of_ones_own() -> None:
+    function = {"name": "now", "parameters": {"type": "object", "properties": {}}}
+    body = {
+        "model": BASE,
+        "messages": [{"role": "user", "content": "?"}],
+        "tools": [{"type": "function", "function": function}],
+        "max_tokens": 4,
+    }
+    response = requests.post(f"{DECODE.url}/v1/chat/completions", json=body, timeout=60)
+    assert response.status_code == 200, response.text
+    assert response.json()["usage"]["prompt_tokens"] == len("now?")
 
 
 def prompt(seed: int, letters: int = TOKENS) -> str:

@@ -21,6 +21,8 @@ from kvshare.stack.members import Member
 
 T = TypeVar("T")
 PROBE = ("python", "-m", "kvshare_engine", "probe")
+# Of a fingerprint, what two fair runs have in common.
+SHARED = ("versions", "patches", "model", "model_revision", "dtype", "max_model_len", "vllm_args", "ranks")
 # A model's configuration: beside its weights, or where the hub's cache keeps it.
 _CONFIG = (
     'cat "$1/config.json" 2>/dev/null || '
@@ -85,7 +87,7 @@ def configuration_hash(found: Mapping[str, Mapping[str, Any]], settings: Setting
     shared = [
         {
             "role": node.get("role"),
-            **{key: node.get(key) for key in ("versions", "patches", "model", "dtype", "max_model_len")},
+            **{key: node.get(key) for key in SHARED},
             "kv_cache_dtype": node.get("kv_cache_dtype"),
             "kv_transfer_config": node.get("kv_transfer_config"),
             "ucx_tls": node.get("ucx", {}).get("UCX_TLS"),

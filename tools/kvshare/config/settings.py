@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvshare.config import dotenv, threshold
+from kvshare.contract import refusal_of
 from kvshare.errors import KvshareError, did_you_mean
 
 DEVICES = ("cpu", "cuda")
@@ -176,6 +177,8 @@ def _validate_choices(settings: Settings) -> None:
             f"{threshold.NAME}={least} is no number of tokens: set it to 0, to what "
             f"make bench ARGS=--calibrate finds, or to {threshold.NEVER}."
         )
+    if refusal := refusal_of(settings.get("VLLM_ARGS")):
+        raise KvshareError(refusal)
     files = [Path(name).name for name in settings.compose_files]
     if (CPU_FILE in files) != (settings.device == "cpu") or (RDMA_FILE in files) != (
         settings.transport == "rdma"

@@ -1,4 +1,4 @@
-"""Make two random LoRA adapters of the demo model in /models; run inside the engine image."""
+"""Make two random LoRA adapters of the demo model and a chat template; run inside the engine image."""
 
 from __future__ import annotations
 
@@ -45,3 +45,5 @@ for seed, name in enumerate("ab", start=1):
             }
         )
     )
+
+Path("/models/its chat.jinja").write_text("{{ tools[0].function.name }}{{ messages[0].content }}")

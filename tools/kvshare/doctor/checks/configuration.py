@@ -35,7 +35,12 @@ def _one_seed(evidence: Evidence) -> Outcome:
 @CHECKS.check("DOC-CONF-02", "the model is named the same")
 def _one_model(evidence: Evidence) -> Outcome:
     """The string is part of every key."""
-    return same(evidence, "model string", _set(evidence, "KVSHARE_MODEL"), "set one MODEL in .env")
+    revisions = _set(evidence, "KVSHARE_MODEL_REVISION")
+    found = {
+        name: f"{model} at {revisions[name]}" if revisions[name] else model
+        for name, model in _set(evidence, "KVSHARE_MODEL").items()
+    }
+    return same(evidence, "model string", found, "set one MODEL and MODEL_REVISION in .env")
 
 
 @CHECKS.check("DOC-CONF-03", "the dtype is the same")
@@ -160,3 +165,10 @@ def _length_holds_a_chunk(evidence: Evidence) -> Outcome:
     found = ", ".join(f"MAX_MODEL_LEN={value}" for value in dict.fromkeys(bad.values()))
     expected = f"a number above the chunk size, {max(chunks.values())} tokens"
     return Failed(expected, found, tuple(bad), "correct MAX_MODEL_LEN in .env")
+
+
+@CHECKS.check("DOC-CONF-10", "VLLM_ARGS is the same")
+def _one_vllm_args(evidence: Evidence) -> Outcome:
+    """What vLLM is told beside kvshare's own options; many of them change what KV is."""
+    found = {name: options or "none" for name, options in _set(evidence, "KVSHARE_USER_VLLM_ARGS").items()}
+    return same(evidence, "VLLM_ARGS", found, "set one VLLM_ARGS in .env")

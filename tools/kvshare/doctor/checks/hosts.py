@@ -187,7 +187,9 @@ def _model_missing(facts: Facts) -> str:
     if model.found or model.name == "demo":
         return ""
     if hub is None:
-        return f"no config.json at {model.name}"
+        if model.name.startswith("/"):
+            return f"no config.json at {model.name}"
+        return f"{model.name} is not in the models volume, and HF_HUB_OFFLINE leaves the hub out"
     if hub.status in (UNAUTHORISED, FORBIDDEN):
         token = "the token given is not enough" if hub.token_given else "no token was given"
         return f"{hub.address} keeps {model.name} behind a licence, and {token} (HTTP {hub.status})"

@@ -56,7 +56,12 @@ def _hash_seed(evidence: Evidence) -> Outcome:
 @CHECKS.check("CONF-02", "the model is named the same")
 def _model(evidence: Evidence) -> Outcome:
     """Its string is part of every key: `/models/x` and `/models/x/` are two models."""
-    return _same(evidence, "model string", lambda f: f.model, "set one MODEL in .env, then make up")
+
+    def model(fingerprint: Fingerprint) -> str:
+        at = fingerprint.model_revision
+        return f"{fingerprint.model} at {at}" if at else str(fingerprint.model)
+
+    return _same(evidence, "model string", model, "set one MODEL and MODEL_REVISION in .env, then make up")
 
 
 @CHECKS.check("CONF-03", "the chunk size is the same")
@@ -127,3 +132,14 @@ def _hash_algorithm(evidence: Evidence) -> Outcome:
     """Another one means other keys."""
     name = "pre_caching_hash_algorithm"
     return _same(evidence, "hash algorithm", lambda f: f.lmcache.get(name), _SETTING_FIX)
+
+
+@CHECKS.check("CONF-10", "VLLM_ARGS is the same")
+def _vllm_args(evidence: Evidence) -> Outcome:
+    """What vLLM was told beside kvshare's own options; many of them change what KV is.
+
+    A difference is a server that was not started anew after `.env` was edited, or another machine's `.env`.
+    """
+    fix = "set one VLLM_ARGS in .env, then make up"
+    outcome = _same(evidence, "VLLM_ARGS", lambda f: f.vllm_args, fix)
+    return Passed(outcome.detail or "none") if isinstance(outcome, Passed) else outcome
