@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader
+
 from kvshare import __version__
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
@@ -238,20 +240,15 @@ def _end_of(log: Path) -> str:
 
 def readme(contents: Contents) -> str:
     """Return the bundle's own description."""
-    written = datetime.now(UTC).isoformat(timespec="seconds")
-    inside = "\n".join(
-        f"- `{name}` {about}"
-        for name, about in _ABOUT.items()
-        if name == "README.md" or any(file.startswith(name) for file in contents.files)
+    pages = Environment(
+        loader=PackageLoader("kvshare.operate", ""), trim_blocks=True, keep_trailing_newline=True
     )
-    missing = "\n".join(f"- {name}: {reason}" for name, reason in contents.missing.items()) or "Nothing."
-    return (
-        f"# A bundle of kvshare\n\nWritten {written} by kvshare {__version__}.\n\n"
-        f"## What is inside\n{inside}\n\n## What could not be had\n{missing}\n\n## Secrets\n"
-        "Removed, and shown as `[removed]`: values of variables and keys named like a token, a key,\n"
-        "a secret or a password, the tokens and API keys known here, Authorization headers, credentials in\n"
-        "URLs. Host names, addresses, model names and what users wrote are no secrets to this tool: read\n"
-        "before you publish.\n"
+    there = ("README.md", *contents.files)
+    return pages.get_template("bundle.md.j2").render(
+        written=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=__version__,
+        inside={name: about for name, about in _ABOUT.items() if any(f.startswith(name) for f in there)},
+        missing=contents.missing,
     )
 
 

@@ -10,9 +10,9 @@ from kvshare.config import api_key
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.site.base import last_line
+from kvshare.site.contexts import LateError, docker
 from kvshare.stack.members import Stack, parse_stack
 
-CONFIG_TIMEOUT_S = 60
 PLUGIN_TIMEOUT_S = 30
 
 
@@ -48,19 +48,8 @@ def read_stack(settings: Settings) -> Stack:
 
 def resolved_config(settings: Settings, context: str) -> dict[str, Any]:
     """Return `docker compose config` as a context's machine has it; raises as ``read_stack`` does."""
-    try:
-        result = subprocess.run(
-            command("default", "config", "--format", "json"),
-            cwd=settings.root,
-            env=settings.compose_environment(context),
-            capture_output=True,
-            text=True,
-            timeout=CONFIG_TIMEOUT_S,
-        )
-    except FileNotFoundError:
-        raise CouldNotCheckError("docker is not installed here: type make demo, or see README.md.") from None
-    except subprocess.TimeoutExpired:
-        raise CouldNotCheckError(f"docker compose config did not end in {CONFIG_TIMEOUT_S} s.") from None
+    _, *config_command = command("default", "config", "--format", "json")
+    result = docker(*config_command, cwd=settings.root, env=settings.compose_environment(context))
     if result.returncode != 0:
         raise KvshareError(f"docker compose config refuses the settings: {last_line(result.stderr)}.")
     config: dict[str, Any] = json.loads(result.stdout)
@@ -82,12 +71,8 @@ def client(context: str, name: str, subcommand: str, task: object, key: str) -> 
 def plugin(*arguments: str) -> str:
     """Return the version that this machine's docker command tells so, or '' if it does not."""
     try:
-        result = subprocess.run(
-            ["docker", *arguments], capture_output=True, text=True, timeout=PLUGIN_TIMEOUT_S
-        )
-    except FileNotFoundError:
-        raise CouldNotCheckError("docker is not installed here: type make setup.") from None
-    except subprocess.TimeoutExpired:
+        result = docker(*arguments, limit_s=PLUGIN_TIMEOUT_S)
+    except LateError:
         return ""
     version = re.search(r"v?(\d+\.\d+[^\s,]*)", result.stdout)
     return version.group(1) if result.returncode == 0 and version else ""

@@ -6,11 +6,16 @@ import re
 import subprocess
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from kvshare.errors import CouldNotCheckError, KvshareError
 
 DOCKER_TIMEOUT_S = 60
 MINIMUM_ENGINE = (25, 0)  # compose.yaml uses start_interval
+
+
+class LateError(CouldNotCheckError):
+    """The docker command took too long."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +30,21 @@ class Endpoint:
         return self.address.startswith("unix://")
 
 
+def docker(
+    *arguments: str, limit_s: float = DOCKER_TIMEOUT_S, **more: Any
+) -> subprocess.CompletedProcess[str]:
+    """Return what this machine's docker command came to; CouldNotCheckError without one, or if it is late."""
+    try:
+        return subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=limit_s, **more)
+    except FileNotFoundError:
+        raise CouldNotCheckError("docker is not installed here: type make setup, or make demo.") from None
+    except subprocess.TimeoutExpired:
+        raise LateError(f"docker {' '.join(arguments[:2])} did not end in {limit_s:.0f} s.") from None
+
+
 def resolve(context: str) -> Endpoint:
     """Return where a context leads; KvshareError if Docker knows no such context."""
-    command = ["docker", "context", "inspect", context, "--format", "{{json .}}"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=DOCKER_TIMEOUT_S)
-    except FileNotFoundError:
-        raise CouldNotCheckError("docker is not installed here: type make setup.") from None
-    except subprocess.TimeoutExpired:
-        raise CouldNotCheckError(f"docker context inspect did not end in {DOCKER_TIMEOUT_S} s.") from None
+    result = docker("context", "inspect", context, "--format", "{{json .}}")
     if result.returncode != 0:
         raise KvshareError(f"Docker has no context {context}: type docker context ls, and correct .env.")
     return Endpoint(json.loads(result.stdout)["Endpoints"]["docker"]["Host"])

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from kvshare.errors import CouldNotCheckError, KvshareError
+from kvshare.site.contexts import LateError, docker
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
@@ -16,10 +17,8 @@ LOG_LINES = 10
 def is_up() -> bool:
     """Whether the engine of the current context answers."""
     try:
-        return subprocess.run(["docker", "info"], capture_output=True, timeout=30).returncode == 0
-    except FileNotFoundError:
-        raise CouldNotCheckError("docker is not installed here: type make setup.") from None
-    except subprocess.TimeoutExpired:
+        return docker("info", limit_s=30).returncode == 0
+    except LateError:
         return False
 
 
