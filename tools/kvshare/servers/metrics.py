@@ -1,6 +1,7 @@
 """Prometheus text to the few figures that tell where KV came from; labels not asked for are summed over."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
@@ -23,13 +24,8 @@ def total(samples: Sequence[Sample], name: str, **labels: str) -> float | None:
 
 def reading(samples: Sequence[Sample]) -> Reading:
     """Return all counters of a server's scrape."""
-    return Reading(
-        sources(samples),
-        engine_times(samples),
-        counters(samples),
-        copies=_counted(samples, "lmcache:time_to_retrieve_count"),
-        copy_seconds=_counted(samples, "lmcache:time_to_retrieve_sum"),
-    )
+    times = EngineTimes(**_counters(EngineTimes, samples))
+    return Reading(sources(samples), times, counters(samples), **_counters(Reading, samples))
 
 
 def sources(samples: Sequence[Sample]) -> Sources | None:
@@ -40,32 +36,10 @@ def sources(samples: Sequence[Sample]) -> Sources | None:
     return Sources(*(int(_counted(samples, PROMPT_TOKENS, source=name)) for name in names))
 
 
-def engine_times(samples: Sequence[Sample]) -> EngineTimes:
-    """Return vLLM's own sums of request times since its start.
-
-    Source: ``vllm/v1/metrics/stats.py`` of vLLM 0.32.0: queue = queued to first scheduled (a wait for remote
-    KV included), prefill = first scheduled to first token, decode = first to last token.
-    """
-    return EngineTimes(
-        requests=_counted(samples, "vllm:request_prefill_time_seconds_count"),
-        ttft_s=_counted(samples, "vllm:time_to_first_token_seconds_sum"),
-        queue_s=_counted(samples, "vllm:request_queue_time_seconds_sum"),
-        prefill_s=_counted(samples, "vllm:request_prefill_time_seconds_sum"),
-        decode_s=_counted(samples, "vllm:request_decode_time_seconds_sum"),
-    )
-
-
 def counters(samples: Sequence[Sample]) -> Counters:
     """Return LMCache's counters; those that it has not exported yet are zero."""
     rates = [s.value for s in samples if s.name == "lmcache:retrieve_hit_rate"]
-    return Counters(
-        hit_tokens=_counted(samples, "lmcache:num_hit_tokens_total"),
-        requested_tokens=_counted(samples, "lmcache:num_requested_tokens_total"),
-        retrieve_hit_rate=min(rates, default=None),
-        transfers=_counted(samples, "lmcache:p2p_time_to_transfer_count"),
-        transfer_seconds=_counted(samples, "lmcache:p2p_time_to_transfer_sum"),
-        transfer_speed_sum=_counted(samples, "lmcache:p2p_transfer_speed_sum"),
-    )
+    return Counters(retrieve_hit_rate=min(rates, default=None), **_counters(Counters, samples))
 
 
 def pull_sample(samples: Sequence[Sample]) -> PullSample | None:
@@ -77,3 +51,9 @@ def pull_sample(samples: Sequence[Sample]) -> PullSample | None:
 
 def _counted(samples: Sequence[Sample], name: str, **labels: str) -> float:
     return total(samples, name, **labels) or 0.0
+
+
+def _counters(record: type[Counters | EngineTimes | Reading], samples: Sequence[Sample]) -> dict[str, float]:
+    """Return the fields of a record that name their metric."""
+    named = {f.name: f.metadata["metric"] for f in fields(record) if f.metadata}
+    return {name: _counted(samples, metric) for name, metric in named.items()}

@@ -1,9 +1,14 @@
 """What the servers and the controller say: facts only, no judgement, all of it plain JSON underneath."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from operator import add, sub
 from typing import Any, Self
+
+
+def counted(metric: str) -> Any:
+    """Return a field that a metric gives, summed over its labels; 0 before it is exported."""
+    return field(default=0.0, metadata={"metric": metric})
 
 
 @dataclass(frozen=True)
@@ -37,25 +42,29 @@ class Sources(_Sums):
 
 @dataclass(frozen=True)
 class EngineTimes(_Sums):
-    """Sums of vLLM's own request times, in seconds, over ``requests`` requests."""
+    """Sums of vLLM's own request times, in seconds, over ``requests`` requests.
 
-    requests: float = 0.0
-    ttft_s: float = 0.0
-    queue_s: float = 0.0
-    prefill_s: float = 0.0
-    decode_s: float = 0.0
+    Source: ``vllm/v1/metrics/stats.py`` of vLLM 0.32.0: queue = queued to first scheduled (a wait for remote
+    KV included), prefill = first scheduled to first token, decode = first to last token.
+    """
+
+    requests: float = counted("vllm:request_prefill_time_seconds_count")
+    ttft_s: float = counted("vllm:time_to_first_token_seconds_sum")
+    queue_s: float = counted("vllm:request_queue_time_seconds_sum")
+    prefill_s: float = counted("vllm:request_prefill_time_seconds_sum")
+    decode_s: float = counted("vllm:request_decode_time_seconds_sum")
 
 
 @dataclass(frozen=True)
 class Counters(_Sums):
     """LMCache's counters on one server since its start; sums of seconds and of tokens a second."""
 
-    hit_tokens: float = 0.0
-    requested_tokens: float = 0.0
+    hit_tokens: float = counted("lmcache:num_hit_tokens_total")
+    requested_tokens: float = counted("lmcache:num_requested_tokens_total")
     retrieve_hit_rate: float | None = None
-    transfers: float = 0.0
-    transfer_seconds: float = 0.0
-    transfer_speed_sum: float = 0.0
+    transfers: float = counted("lmcache:p2p_time_to_transfer_count")
+    transfer_seconds: float = counted("lmcache:p2p_time_to_transfer_sum")
+    transfer_speed_sum: float = counted("lmcache:p2p_transfer_speed_sum")
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,8 @@ class Reading(_Sums):
     sources: Sources | None
     engine: EngineTimes
     counters: Counters
-    copies: float
-    copy_seconds: float
+    copies: float = counted("lmcache:time_to_retrieve_count")
+    copy_seconds: float = counted("lmcache:time_to_retrieve_sum")
 
 
 @dataclass(frozen=True)
