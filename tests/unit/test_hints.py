@@ -31,6 +31,9 @@ PROSE = {"one": "", "it": ""}
 
 def strings(path: Path) -> Iterator[str]:
     """Yield every string of a module, docstrings aside; what an f-string is filled with is left out."""
+    if path.suffix == ".j2":
+        yield from path.read_text().splitlines()
+        return
     tree = ast.parse(path.read_text())
     docstrings = {
         id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and is_text(node.value)
@@ -48,7 +51,8 @@ def is_text(node: ast.AST) -> bool:
 
 
 def sources() -> list[Path]:
-    return [path for folder in ("tools/kvshare", "docker/engine") for path in (ROOT / folder).rglob("*.py")]
+    folders = (ROOT / "tools/kvshare", ROOT / "docker/engine")
+    return [path for folder in folders for kind in ("*.py", "*.j2") for path in folder.rglob(kind)]
 
 
 def documents() -> list[Path]:

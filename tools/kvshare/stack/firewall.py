@@ -4,9 +4,11 @@ Only kvshare's own ports are judged. What else comes in, ssh before all, is left
 so that nobody locks himself out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kvshare.errors import KvshareError
 from kvshare.stack.members import Stack
@@ -16,28 +18,13 @@ Network = IPv4Network | IPv6Network
 
 UFW_PORTS = 15  # at most, in one rule; a range counts as two
 
-NFT = """\
-#!/usr/sbin/nft -f
-# kvshare's ports on {host} ({names}): open to those who must reach them, closed to everyone else.
-# Made by make ports ARGS="--format nft". Load: nft -f FILE, at will. Remove: nft delete table inet kvshare
-# No other port is judged here: ssh stays as it is.
-table inet kvshare
-delete table inet kvshare
-table inet kvshare {{
-    chain input {{
-        type filter hook input priority filter; policy accept;
-        iifname "lo" accept
-        {rules}
-        # Everyone else, connections that are open already among them.
-        tcp dport {{ {closed} }} counter drop
-    }}
-}}
-"""
-UFW = """\
-# kvshare's ports on {host} ({names}), made by make ports ARGS="--format ufw".
-# Where ufw is not active yet: ufw allow OpenSSH, then these, then ufw enable. It keeps to this order.
-{rules}
-"""
+TEXTS = Environment(
+    loader=PackageLoader("kvshare.stack", ""),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +33,15 @@ class Opening:
 
     port: Port
     sources: tuple[Network, ...] | None
+
+    @property
+    def nft_sources(self) -> tuple[str, ...]:
+        """What nft's rules say of the sources, one rule a family, as nft has it."""
+        if self.sources is None:
+            return ("",)
+        families = {"ip": IPv4Network, "ip6": IPv6Network}
+        named = {n: [_plain(s) for s in self.sources if isinstance(s, kind)] for n, kind in families.items()}
+        return tuple(f"{name} saddr {{ {', '.join(some)} }} " for name, some in named.items() if some)
 
 
 @dataclass(frozen=True)
@@ -77,13 +73,7 @@ def machine_of(stack: Stack, node: str | None, clients: Sequence[str]) -> Machin
 
 def nft(machine: Machine) -> str:
     """Return a table that `nft -f` loads, and loads again in its own place."""
-    rules = [rule for opening in machine.openings for rule in _nft_rules(opening)]
-    return NFT.format(
-        host=machine.host,
-        names=", ".join(machine.names),
-        rules="\n        ".join(rules),
-        closed=", ".join(opening.port.text for opening in machine.openings),
-    )
+    return TEXTS.get_template("nft.j2").render(machine=machine)
 
 
 def ufw(machine: Machine) -> str:
@@ -92,14 +82,14 @@ def ufw(machine: Machine) -> str:
     for opening in machine.openings:
         grouped.setdefault(opening.sources, []).append(opening.port)
     rules = [
-        _ufw_rule("allow", source, some)
+        ("allow", source, some)
         for sources, ports in grouped.items()
         for source in (["any"] if sources is None else map(_plain, sources))
         for some in _ufw_portions(ports)
     ]
     closed = _ufw_portions([opening.port for opening in machine.openings])
-    rules += [_ufw_rule("deny", "any", some) for some in closed]
-    return UFW.format(host=machine.host, names=", ".join(machine.names), rules="\n".join(rules))
+    rules += [("deny", "any", some) for some in closed]
+    return TEXTS.get_template("ufw.j2").render(machine=machine, rules=rules)
 
 
 def _sources(port: Port, stack: Stack, clients: tuple[Network, ...]) -> tuple[Network, ...] | None:
@@ -128,27 +118,11 @@ def _plain(network: Network) -> str:
     return str(network.network_address) if network.num_addresses == 1 else str(network)
 
 
-def _nft_rules(opening: Opening) -> Iterable[str]:
-    port = f"tcp dport {opening.port.text}"
-    remark = f'accept comment "{opening.port.purpose}"'
-    if opening.sources is None:
-        yield f"{port} {remark}"
-        return
-    for family, kind in (("ip", IPv4Network), ("ip6", IPv6Network)):
-        if some := [_plain(network) for network in opening.sources if isinstance(network, kind)]:
-            yield f"{port} {family} saddr {{ {', '.join(some)} }} {remark}"
-
-
-def _ufw_rule(action: str, source: str, ports: Iterable[Port]) -> str:
-    numbers = ",".join(port.text.replace("-", ":") for port in ports)
-    return f"ufw {action} proto tcp from {source} to any port {numbers} comment kvshare"
-
-
-def _ufw_portions(ports: Sequence[Port]) -> list[list[Port]]:
-    """Return the ports in lists that ufw takes in one rule."""
+def _ufw_portions(ports: Sequence[Port]) -> list[str]:
+    """Return the ports as ufw writes them, as many together as it takes in one rule."""
     portions: list[list[Port]] = [[]]
     for port in ports:
         if sum(1 + (p.first != p.last) for p in (*portions[-1], port)) > UFW_PORTS:
             portions.append([])
         portions[-1].append(port)
-    return portions
+    return [",".join(port.text.replace("-", ":") for port in some) for some in portions]
