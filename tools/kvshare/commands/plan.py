@@ -50,7 +50,8 @@ def plan(model: str, gpu: str, link: str, mfu: float, t0_ms: float, kv_cache_dty
     Arithmetic, not measurement: `make bench` measures. Formulas and sources: docs/bench.md.
     """
     chosen = planning.with_kv(planning.find_model(model), kv_cache_dtype)
-    machine = planning.Machine(planning.find_gpu(gpu), mfu, planning.find_link(link), t0_ms / 1000)
+    flops = planning.find("--gpu", gpu, planning.GPUS, 1e12)
+    machine = planning.Machine(flops, mfu, planning.find("--link", link, planning.LINKS, 1e9), t0_ms / 1000)
     tokens = planning.tokens_to_pay(chosen, machine)
     click.echo(
         f"{model} on {gpu} over {link}: {verdict(tokens, PLAN_CHUNK, None)} "

@@ -146,17 +146,8 @@ def _known(name: str) -> Architecture | None:
     return folded.get(short.removesuffix("-instruct").removesuffix("-base"))
 
 
-def find_gpu(name: str) -> float:
-    """Return a GPU's peak in operations a second; ``name`` may be TFLOP/s. KvshareError names the nearest."""
-    return _find("--gpu", name, GPUS, 1e12)
-
-
-def find_link(name: str) -> float:
-    """Return a link's bytes a second; ``name`` may be GB/s. KvshareError names the nearest."""
-    return _find("--link", name, LINKS, 1e9)
-
-
-def _find(option: str, name: str, known: Mapping[str, float], unit: float) -> float:
+def find(option: str, name: str, known: Mapping[str, float], unit: float) -> float:
+    """Return the value of a known name, or a number of units; KvshareError names the nearest."""
     folded = {candidate.lower(): value for candidate, value in known.items()}
     if name.lower() in folded:
         return folded[name.lower()]

@@ -137,6 +137,15 @@ class Evidence:
         return {node.name: node.facts for node in self.nodes if node.facts is not None}
 
     @property
+    def machines(self) -> dict[str, tuple[str, Facts]]:
+        """One node's name and facts for each context whose machine could be looked at."""
+        found: dict[str, tuple[str, Facts]] = {}
+        for node in self.nodes:
+            if node.facts is not None:
+                found.setdefault(node.context, (node.name, node.facts))
+        return found
+
+    @property
     def asked(self) -> tuple[Engine, ...]:
         """The engines that answered."""
         return tuple(engine for engine in self.engines if not engine.error)

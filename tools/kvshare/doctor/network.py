@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from kvshare import records
-from kvshare.contract import Answer, Endpoint, Facts, Held
+from kvshare.contract import Answer, Endpoint, Held
 from kvshare.doctor.containers import OneOffs
 from kvshare.doctor.evidence import OPERATOR, Dialed, Evidence
 from kvshare.errors import CouldNotCheckError
@@ -34,7 +34,7 @@ def listen(evidence: Evidence, one_offs: OneOffs, listeners: ExitStack) -> Liste
     """Hold every port that the stack would have and nobody has, and one of UCX's range for each server."""
     free: dict[str, int] = {}
     refused: list[str] = []
-    for context in _contexts_seen(evidence):
+    for context in evidence.machines:
         data = _data_ports(evidence, context)
         wanted = [*_to_hold(evidence, context), *data]
         try:
@@ -81,16 +81,8 @@ def _without_controls(tried: Iterable[Dialed]) -> tuple[Dialed, ...]:
     )
 
 
-def _contexts_seen(evidence: Evidence) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(node.context for node in evidence.nodes if node.facts is not None))
-
-
-def _facts_on(evidence: Evidence, context: str) -> Facts:
-    return next(node.facts for node in evidence.nodes if node.context == context and node.facts is not None)
-
-
 def _to_hold(evidence: Evidence, context: str) -> Iterable[Endpoint]:
-    facts = _facts_on(evidence, context)
+    _, facts = evidence.machines[context]
     for member in evidence.members_on(context):
         for port in member.ports if facts.holder(member.host) is not None else ():
             if facts.listener(member.host, port) is None:
@@ -99,7 +91,7 @@ def _to_hold(evidence: Evidence, context: str) -> Iterable[Endpoint]:
 
 def _data_ports(evidence: Evidence, context: str) -> tuple[Endpoint, ...]:
     """Return one free port for each address of a machine's servers, out of UCX's range."""
-    facts = _facts_on(evidence, context)
+    _, facts = evidence.machines[context]
     found: dict[str, Endpoint] = {}
     for member in evidence.members_on(context):
         if isinstance(member, Server) and facts.holder(member.host) is not None:
@@ -113,7 +105,7 @@ def _data_ports(evidence: Evidence, context: str) -> tuple[Endpoint, ...]:
 def _planned(evidence: Evidence, free: Mapping[str, int]) -> dict[str, list[Dialed]]:
     """Return the connections to try, by the context from whose machine."""
     servers = (evidence.stack.prefill, *evidence.stack.decodes)
-    planned: dict[str, list[Dialed]] = {context: [] for context in _contexts_seen(evidence)}
+    planned: dict[str, list[Dialed]] = {context: [] for context in evidence.machines}
 
     def plan(source: str, target: Member, port: int, purpose: str, is_free: bool = False) -> None:
         name = next(server.name for server in servers if server.context == source)
@@ -133,7 +125,7 @@ def _planned(evidence: Evidence, free: Mapping[str, int]) -> dict[str, list[Dial
 
 def _nobodys_port(evidence: Evidence, server: Server, free: Mapping[str, int]) -> int:
     """Return a port that nothing listens on at a server's address."""
-    facts = _facts_on(evidence, server.context)
+    _, facts = evidence.machines[server.context]
     held = {free.get(server.host, 0), *(port for member in evidence.stack.members for port in member.ports)}
     return next(
         port
@@ -147,7 +139,7 @@ def _from_operator(evidence: Evidence) -> tuple[Dialed, ...]:
     mine = evidence.operator.addresses
     if any(member.host in mine for member in evidence.stack.members):
         return ()
-    seen = _contexts_seen(evidence)
+    seen = evidence.machines
     targets = [
         Dialed(OPERATOR, member.name, member.host, port.number, port.purpose, "")
         for member, port in private(evidence.stack)

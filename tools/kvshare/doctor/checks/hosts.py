@@ -4,7 +4,7 @@ from itertools import combinations
 
 from kvshare.checking.registry import Category, Failed, NotChecked, NotNeeded, Outcome, Passed
 from kvshare.contract import Facts
-from kvshare.doctor.checks.shared import alone, by_context, each, listed, members
+from kvshare.doctor.checks.shared import alone, each, listed, members
 from kvshare.doctor.evidence import Evidence, Node
 from kvshare.site.disk import GIB
 from kvshare.stack.members import Controller, Member
@@ -102,12 +102,12 @@ def _memory_suffices(evidence: Evidence) -> Outcome:
     bad, good = {}, []
     # What two contexts read alike to the byte is one machine.
     machines: dict[int, list[str]] = {}
-    for context, (_, facts) in by_context(evidence).items():
+    for context, (_, facts) in evidence.machines.items():
         machines.setdefault(facts.memory_available, []).append(context)
     for available, contexts in machines.items():
         starting = [m for c in contexts for m in evidence.members_on(c) if not evidence.runs(m)]
         need, have = sum(_needed_gib(evidence, m) for m in starting), available / GIB
-        name, said = by_context(evidence)[contexts[0]][0], f"{need:.1f} GiB needed, {have:.1f} GiB available"
+        name, said = evidence.machines[contexts[0]][0], f"{need:.1f} GiB needed, {have:.1f} GiB available"
         if need > have:
             bad[name] = said
         else:
@@ -147,7 +147,7 @@ def _memory_may_be_locked(evidence: Evidence) -> Outcome:
 def _ports_free(evidence: Evidence) -> Outcome:
     """At its addresses nothing else listens."""
     bad = {}
-    seen = by_context(evidence)
+    seen = evidence.machines
     members_seen = [member for member in evidence.stack.members if member.context in seen]
     running = sum(evidence.runs(member) for member in members_seen)
     for member in members_seen:
@@ -209,7 +209,7 @@ def _model_state(facts: Facts) -> str:
 def _disk_suffices(evidence: Evidence) -> Outcome:
     """Where the engine keeps its data: 2 GiB for logs and models, 12 where images are still to be built."""
     bad, good = {}, []
-    for context, (name, facts) in by_context(evidence).items():
+    for context, (name, facts) in evidence.machines.items():
         engine = evidence.engine(context)
         need, have = RUN_DISK_GIB if engine.image else BUILD_DISK_GIB, facts.disk_free / GIB
         good.append(f"{name} {have:.1f} GiB free")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.contract import ANY_ADDRESS, Facts
-from kvshare.doctor.checks.shared import by_context, each, listed, unless_unseen
+from kvshare.doctor.checks.shared import each, listed, unless_unseen
 from kvshare.doctor.evidence import OPERATOR, Dialed, Evidence
 from kvshare.stack.ports import Port, ports_of, ranges_of
 
@@ -101,7 +101,7 @@ def _ports_closed(evidence: Evidence) -> Outcome:
     A worker does that in an image without the patch `worker-address` (DOC-IMG-04).
     """
     outside = [o for o in evidence.dialed if o.source == OPERATOR and not o.error]
-    seen = by_context(evidence)
+    seen = evidence.machines
     running = [m for m in evidence.stack.members if m.context in seen and evidence.runs(m)]
     everywhere = [
         (member.name, port)

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations
 
 from kvshare.checking.registry import Failed, NotChecked, NotNeeded, Outcome, Passed
-from kvshare.contract import Facts
 from kvshare.doctor.evidence import Evidence
 
 
@@ -45,15 +44,6 @@ def pairs(values: Mapping[str, str], different: Iterable[tuple[str, str]]) -> st
 
 def listed(values: Mapping[str, str], separator: str = "; ") -> str:
     return separator.join(f"{name}: {value}" for name, value in values.items())
-
-
-def by_context(evidence: Evidence) -> dict[str, tuple[str, Facts]]:
-    """Return one node's name and facts for each machine."""
-    found: dict[str, tuple[str, Facts]] = {}
-    for node in evidence.nodes:
-        if node.facts is not None:
-            found.setdefault(node.context, (node.name, node.facts))
-    return found
 
 
 def members(evidence: Evidence, contexts: Iterable[str]) -> tuple[str, ...]:
