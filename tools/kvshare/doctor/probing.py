@@ -26,11 +26,12 @@ def look(node: Node, service: Service, volumes: tuple[str, ...], token: str, one
         service.probed(volumes, limits=False, folders=False),
     )
     refusals: list[str] = []
+    said = json.dumps({"hub_token": token})  # where no list of processes shows it
     for number, place in enumerate(places):
         if place in places[:number]:
             continue
         try:
-            facts = _facts(one_offs.run(node.context, place, ("probe", "facts"), _task(token)))
+            facts = _facts(one_offs.run(node.context, place, ("probe", "facts"), said))
         except CouldNotCheckError as error:
             refusals.append(error.message)
         else:
@@ -53,11 +54,6 @@ def parse_gpus(text: str) -> Gpus:
         return Gpus(error=f"nvidia-smi said: {' '.join(text.split())[:200]}")
     found = tuple((index, uuid, name) for index, uuid, name, _ in rows)
     return Gpus(driver=rows[0][3] if rows else "", found=found)
-
-
-def _task(token: str) -> str:
-    """Return the probe's input; the token goes there, where no list of processes shows it."""
-    return json.dumps({"hub_token": token})
 
 
 def _facts(text: str) -> Facts:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from typing import Any
 
 from kvshare import records
@@ -23,13 +22,8 @@ def command(context: str, *arguments: str) -> list[str]:
 
 def run(settings: Settings, context: str, subcommand: str, *arguments: str) -> str:
     """Return what a short command prints; CouldNotCheckError carries what it said when it fails."""
-    result = subprocess.run(
-        command(context, subcommand, *arguments),
-        cwd=settings.root,
-        env=settings.compose_environment(context),
-        capture_output=True,
-        text=True,
-    )
+    _, *typed = command(context, subcommand, *arguments)
+    result = docker(*typed, limit_s=None, cwd=settings.root, env=settings.compose_environment(context))
     if result.returncode != 0:
         reason = last_line(result.stderr)
         raise CouldNotCheckError(f"docker compose {subcommand} failed on context {context}: {reason}.")
@@ -48,8 +42,8 @@ def read_stack(settings: Settings) -> Stack:
 
 def resolved_config(settings: Settings, context: str) -> dict[str, Any]:
     """Return `docker compose config` as a context's machine has it; raises as ``read_stack`` does."""
-    _, *config_command = command("default", "config", "--format", "json")
-    result = docker(*config_command, cwd=settings.root, env=settings.compose_environment(context))
+    _, *typed = command("default", "config", "--format", "json")
+    result = docker(*typed, cwd=settings.root, env=settings.compose_environment(context))
     if result.returncode != 0:
         raise KvshareError(f"docker compose config refuses the settings: {last_line(result.stderr)}.")
     config: dict[str, Any] = json.loads(result.stdout)

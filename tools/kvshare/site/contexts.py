@@ -31,7 +31,7 @@ class Endpoint:
 
 
 def docker(
-    *arguments: str, limit_s: float = DOCKER_TIMEOUT_S, **more: Any
+    *arguments: str, limit_s: int | None = DOCKER_TIMEOUT_S, **more: Any
 ) -> subprocess.CompletedProcess[str]:
     """Return what this machine's docker command came to; CouldNotCheckError without one, or if it is late."""
     try:
@@ -39,7 +39,7 @@ def docker(
     except FileNotFoundError:
         raise CouldNotCheckError("docker is not installed here: type make setup, or make demo.") from None
     except subprocess.TimeoutExpired:
-        raise LateError(f"docker {' '.join(arguments[:2])} did not end in {limit_s:.0f} s.") from None
+        raise LateError(f"docker {' '.join(arguments[:2])} did not end in {limit_s} s.") from None
 
 
 def resolve(context: str) -> Endpoint:
