@@ -66,7 +66,7 @@ REASONS: dict[tuple[str, str], str] = {
         "vLLM 0.32 fails a request whose KV does not arrive, unless told to compute it."
     ),
     (SERVERS, "CUDA_VISIBLE_DEVICES"): (
-        "The container is given one GPU, by index or UUID (`PREFILL_GPU`, `DECODE_GPU`), and sees no other."
+        "The container is given its GPUs, by index or UUID (`PREFILL_GPU`, `DECODE_GPU`), and sees no others."
     ),
     (SERVERS, "CUDA_DEVICE_ORDER"): "A GPU's index means the card that nvidia-smi shows under it.",
     (SERVERS, "UCX_TLS"): "NIXL 1.5.1 refuses transports without CUDA memory where there is a GPU.",
@@ -77,6 +77,7 @@ REASONS: dict[tuple[str, str], str] = {
     (SERVERS, "GLOO_SOCKET_IFNAME"): (
         "gloo otherwise listens on the address of the host's name, at a port of the kernel's choice."
     ),
+    (SERVERS, "NCCL_SOCKET_IFNAME"): "The same of NCCL, where a server has several GPUs.",
     (SERVERS, "HF_ENDPOINT"): "The hub's own default, said so that .env can name another.",
     (SERVERS, "HF_HUB_OFFLINE"): "The hub's own default, said so that .env can turn it.",
     (SERVERS, "HF_HOME"): "The hub's cache lies on the models volume and outlives the container.",

@@ -112,9 +112,10 @@ def test_everything_that_serves_restarts_and_says_whether_it_is_healthy(device: 
     assert "stop_grace_period" in service
 
 
-def test_servers_are_pinned_to_their_own_gpu() -> None:
-    found = services("cuda", PREFILL_GPU="GPU-aaaa", DECODE_GPU="3")
-    for name, gpu in {"prefill": "GPU-aaaa", "decode": "3"}.items():
+def test_servers_are_pinned_to_their_own_gpus() -> None:
+    found = services("cuda", PREFILL_GPU="GPU-aaaa", DECODE_GPU="2,3")
+    for name, gpu in {"prefill": "GPU-aaaa", "decode": "2,3"}.items():
+        assert found[name]["environment"]["KVSHARE_GPUS"] == gpu
         (device,) = found[name]["deploy"]["resources"]["reservations"]["devices"]
         assert (device["driver"], device["device_ids"], device["capabilities"]) == ("nvidia", [gpu], ["gpu"])
 

@@ -167,7 +167,7 @@ def test_with_rules_a_port_is_reached_by_whom_it_must_be_and_nobody_else(
 def test_clients_are_let_in_by_their_address(stack_of_listeners: Network) -> None:
     machine = firewall.machine_of(STACK, "decode", (f"{STRANGER}/32",))
     stack_of_listeners.load(DECODE, firewall.nft(machine))
-    places = [(DECODE, STACK.decode.api_port), (DECODE, STACK.decode.worker_port)]
+    places = [(DECODE, STACK.decode.api_port), (DECODE, STACK.decode.worker_ports[0])]
     assert list(stack_of_listeners.dial(STRANGER, places).values()) == [REACHED, SILENT]
 
 

@@ -45,12 +45,12 @@ STACK = Stack(
     controller=Controller("controller", "controller", "default", "192.168.110.13", 9000, 8300, 8400, 8600),
     prefill=Server(
         *("prefill", "prefill", "default", "192.168.110.13", "lmcache_instance_1"),
-        *(8010, 8500, 8200, 8201, (8700, 8799)),
+        *(8010, (8500,), (8200,), (8201,), (8700, 8799)),
     ),
     decodes=(
         Server(
             *("decode", "decode", "gpu-b", "192.168.110.97", "lmcache_instance_2"),
-            *(8011, 8501, 8202, 8203, (8700, 8799)),
+            *(8011, (8501,), (8202,), (8203,), (8700, 8799)),
         ),
     ),
 )
@@ -144,6 +144,10 @@ def legs() -> tuple[Leg, ...]:
     return tuple(made)
 
 
+def proven_admissions() -> tuple[Admission, ...]:
+    return tuple(Admission(prompt, 6, 6, 0.2, "key count") for prompt in range(PROMPTS + 1))
+
+
 def proven() -> Evidence:
     """Return the evidence of a run in which every check holds."""
     peers = [one for one in legs() if one.leg == PEER]
@@ -169,12 +173,12 @@ def proven() -> Evidence:
             controller=ControllerProbe(
                 answers=True,
                 workers=(
-                    Worker(STACK.prefill.instance, STACK.prefill.peer_init_url, 12),
-                    Worker(STACK.decode.instance, STACK.decode.peer_init_url, 6),
+                    Worker(STACK.prefill.instance, STACK.prefill.peer_init_urls[0], 12),
+                    Worker(STACK.decode.instance, STACK.decode.peer_init_urls[0], 6),
                 ),
                 pull=(PullSample(10, False), PullSample(12, False), PullSample(20, False)),
             ),
-            admissions=tuple(Admission(prompt, 6, 6, 0.2, "key count") for prompt in range(PROMPTS + 1)),
+            admissions=proven_admissions(),
             legs=legs(),
             owner_start=Counters(transfers=3),
             owner_after_control=Counters(transfers=3),
@@ -184,6 +188,37 @@ def proven() -> Evidence:
             seconds=41.0,
         ),
     )
+
+
+def two_ranks() -> Evidence:
+    """Return the evidence of such a run of servers with two GPUs."""
+    evidence = proven()
+
+    def second(server: Server) -> Server:
+        def both(ports: tuple[int, ...]) -> tuple[int, ...]:
+            return (ports[0], ports[0] + 10)
+
+        return replace(
+            server,
+            worker_ports=both(server.worker_ports),
+            p2p_init_ports=both(server.p2p_init_ports),
+            p2p_lookup_ports=both(server.p2p_lookup_ports),
+        )
+
+    stack = replace(STACK, prefill=second(STACK.prefill), decodes=(second(STACK.decode),))
+    workers = tuple(
+        Worker(server.instance, url, 12, rank)
+        for server in (stack.prefill, stack.decode)
+        for rank, url in enumerate(server.peer_init_urls)
+    )
+    evidence = edit(replace(evidence, stack=stack), "traffic.controller.workers", workers)
+    admissions = tuple(
+        replace(one, expected_keys=12, new_keys=12, by_rank=(6, 6)) for one in proven_admissions()
+    )
+    evidence = edit(evidence, "traffic.admissions", admissions)
+    for service in ("prefill", "decode"):
+        evidence = edit(evidence, f"{service}.fingerprint.ranks", 2)
+    return edit(evidence, "traffic.owner_end.transfers", 3 + 2 * (PROMPTS + 1))
 
 
 def edit(record: T, path: str, change: Callable[[Any], Any] | Any) -> T:

@@ -182,7 +182,10 @@ FAULTS: Mapping[str, Fault] = {
         "550.54.15",
     ),
     "no-such-gpu": Fault(
-        "DOC-GPU-03", of_node(with_gpus(), "decode", pinned_gpu="GPU-0000"), "no GPU GPU-0000"
+        "DOC-GPU-03", of_node(with_gpus(), "decode", pinned_gpus="GPU-0000"), "no GPU GPU-0000"
+    ),
+    "no-such-second-gpu": Fault(
+        "DOC-GPU-03", of_node(with_gpus(), "decode", pinned_gpus="0,7"), "no GPU 7, there is 0 (GPU-5f2d"
     ),
     "ucx-on-docker0": Fault(
         "DOC-NET-01",

@@ -9,7 +9,7 @@ from typing import Any
 from kvshare.contract import Patch
 from kvshare.servers.readings import ControllerProbe, Counters, Position, PullSample, ServerProbe, Sources
 from kvshare.verify.evidence import CONTROL, PEER, REFERENCE, SAME_SPLIT, WARM_UP, EngineProbe, Evidence, Leg
-from tests.unit.build import REUSABLE, TOKENS, edit, edit_legs, leg, output, proven
+from tests.unit.build import REUSABLE, TOKENS, edit, edit_legs, leg, output, proven, two_ranks
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,10 @@ def _stale_address() -> Evidence:
     )
 
 
+def _without_rank_1_of_decode() -> Evidence:
+    return edit(two_ranks(), "traffic.controller.workers", lambda workers: workers[:3])
+
+
 def _request_failed() -> Evidence:
     error = "http://192.168.110.97:8011/v1/completions answers 500: EngineCore encountered an issue"
     broken = {"ttft_ms": None, "e2e_ms": None, "sources": None, "output": (), "error": error}
@@ -195,6 +199,12 @@ FAULTS: dict[str, Fault] = {
     ),
     "model-revision": Fault("CONF-02", edit(proven(), "decode.fingerprint.model_revision", "v2")),
     "vllm-args": Fault("CONF-10", edit(proven(), "decode.fingerprint.vllm_args", "--quantization fp8")),
+    "ranks-differ": Fault("CONF-11", edit(proven(), "decode.fingerprint.ranks", 2)),
+    "rank-missing": Fault("CTRL-04", _without_rank_1_of_decode()),
+    "rank-not-admitted": Fault("PRE-03", _not_admitted(two_ranks())),
+    "rank-transfers-nothing": Fault(
+        "KV-PEER-03", edit(two_ranks(), "traffic.owner_end", Counters(transfers=7))
+    ),
     "client-failed": Fault("CLIENT-01", _client_failed(), 3),
     "controller-down": Fault("CTRL-01", _controller_down()),
     "pull-loop-dead": Fault("CTRL-02", _pull_loop_dead()),

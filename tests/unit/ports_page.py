@@ -28,15 +28,17 @@ All are TCP. Whoever is not named in the last column must not get in: see [secur
 prefill node is the controller's machine too, and `make verify` sends its prompts from there; *clients* are
 whoever uses the OpenAI API: `CLIENTS` in .env, anyone where that is empty.
 
+- **Ranks.** A server with several GPUs has a rank on each, and each rank ports of its own: the first those
+  above, each further one {step} more (`KVSHARE_RANK_PORT_STEP` in compose.yaml). Decode's second: {second}.
 - **Addresses.** Every port is bound to the node's own address (`PREFILL_HOST`, `DECODE_HOST`) and to
   nothing else: a machine's other networks find all of them closed, with or without the rules below.
-- **KV data.** UCX listens on one port a server, which it draws from a range ({data}, `UCX_TCP_PORT_RANGE`
-  in compose.yaml) and sends to the peer over P2P init. Without the range the kernel would pick any.
-  `ucx_perftest` between the nodes passes the rules too if its own port (`-p`) is out of that range.
+- **KV data.** UCX listens on a port for each lane of each rank, which it draws from a range ({data},
+  `UCX_TCP_PORT_RANGE` in compose.yaml) and sends to the peer over P2P init. Without the range the kernel
+  would pick any. `ucx_perftest` between the nodes passes the rules too if its own port (`-p`) is out of it.
 - **RDMA.** With `TRANSPORT=rdma` KV goes from card to card past the kernel, and past its firewall: the
   fabric itself must be yours. The range then stays unused.
-- **Inside one machine.** vLLM's processes talk over loopback and Unix sockets; gloo is held to loopback
-  (`GLOO_SOCKET_IFNAME`).
+- **Inside one machine.** vLLM's processes talk over loopback and Unix sockets; gloo and NCCL are held to
+  loopback (`GLOO_SOCKET_IFNAME`, `NCCL_SOCKET_IFNAME`).
 
 ## Rules for a machine
 
@@ -63,9 +65,9 @@ The same for ufw:
 """
 
 
-def default_stack() -> Stack:
+def default_stack(**decisions: str) -> Stack:
     """The stack of compose.yaml on the original's machines; what else it leaves open has its default."""
-    stack = stack_of(Settings(ROOT, {"DEVICE": "cuda"}))
+    stack = stack_of(Settings(ROOT, {"DEVICE": "cuda", **decisions}))
     return replace(
         stack,
         controller=replace(stack.controller, host=PREFILL_HOST),
@@ -76,11 +78,22 @@ def default_stack() -> Stack:
 
 def page() -> str:
     """The whole page."""
-    stack = default_stack()
+    stack, two = default_stack(), default_stack(DECODE_GPU="0,1", PREFILL_GPU="0,1")
+    second = [
+        ports[1]
+        for ports in (two.decode.worker_ports, two.decode.p2p_init_ports, two.decode.p2p_lookup_ports)
+    ]
     first, last = stack.prefill.data_ports
     machine = machine_of(stack, "prefill", ())
     rows = "\n".join(_row(port) for port in registry(stack))
-    return PAGE.format(rows=rows, data=f"{first} to {last}", nft=nft(machine), ufw=ufw(machine))
+    return PAGE.format(
+        rows=rows,
+        step=two.decode.worker_ports[1] - two.decode.worker_ports[0],
+        second=", ".join(map(str, second)),
+        data=f"{first} to {last}",
+        nft=nft(machine),
+        ufw=ufw(machine),
+    )
 
 
 def _row(port: Port) -> str:

@@ -283,6 +283,15 @@ def test_moments_are_read_from_both_logs() -> None:
     assert found == stages.Moments(161.0, 149.5487, 43.0)
 
 
+def test_of_several_ranks_the_slowest_counts() -> None:
+    """Their lines do not say which rank's they are."""
+    slow = OWNER_LOG.replace(",138] LMCache INFO: P2P", ",208] LMCache INFO: P2P")
+    assert slow != OWNER_LOG
+    pairs = zip(OWNER_LOG.splitlines(), slow.splitlines(), strict=True)
+    found = stages.read_moments(DECODE_LOG, "\n".join(line for pair in pairs for line in pair))
+    assert found["kvbench-12-3-peer-0"].transfer_ms == 113.0
+
+
 def test_the_colours_of_a_log_are_no_matter() -> None:
     coloured = [
         log.replace("INFO:", "INFO:\x1b[0m").replace("[2026", "\x1b[32;20m[2026")

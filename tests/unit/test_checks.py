@@ -14,7 +14,7 @@ from kvshare.checking.registry import ERROR, SKIPPED, SUCCESS, WARNING, Result
 from kvshare.verify import checks
 from kvshare.verify.evidence import PEER, Evidence
 from kvshare.verify.judgement import Judgement, judge
-from tests.unit.build import edit, edit_legs, proven
+from tests.unit.build import edit, edit_legs, proven, two_ranks
 from tests.unit.faults import FAULTS, Fault, moved
 
 ALL = checks.select((), ())
@@ -29,6 +29,27 @@ def test_everything_holds_in_a_proven_run() -> None:
     assert {result.result for result in judgement.results} == {SUCCESS}
     assert judgement.proven
     assert judgement.exit_code == 0
+
+
+def test_everything_holds_in_a_proven_run_of_two_ranks() -> None:
+    judgement = judge(two_ranks(), ALL)
+    assert {result.result for result in judgement.results} == {SUCCESS}
+    assert "lmcache_instance_1 at 192.168.110.13:8200 and 192.168.110.13:8210" in str(
+        result(judgement, "CTRL-04").detail
+    )
+    assert result(judgement, "PRE-03").detail.startswith("6 chunks a prompt on each of 2 ranks")
+
+
+def test_a_rank_that_shares_nothing_is_named() -> None:
+    missing = result(judge(FAULTS["rank-missing"].evidence, ALL), "CTRL-04")
+    assert missing.found == "rank 1 of lmcache_instance_2 missing"
+    one_silent = edit(
+        two_ranks(),
+        "traffic.admissions",
+        lambda made: tuple(replace(a, how="", new_keys=6, by_rank=(6, 0)) for a in made),
+    )
+    silent = result(judge(one_silent, ALL), "PRE-03")
+    assert silent.found.startswith("6 (rank 0 6, rank 1 0) for prompt")
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS.items(), ids=FAULTS)

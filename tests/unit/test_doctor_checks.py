@@ -12,6 +12,7 @@ from kvshare.doctor import checks
 from kvshare.doctor.checks import REGISTRY
 from kvshare.doctor.evidence import Clock, Evidence, Link, PrefillSpeed
 from kvshare.doctor.judgement import Diagnosis, judge
+from kvshare.site.disk import GIB
 from kvshare.stack.members import Stack
 from tests.unit.build import STACK
 from tests.unit.doctor_build import (
@@ -124,6 +125,13 @@ def test_members_of_one_machine_share_its_memory() -> None:
     assert "6.5 GiB needed" in result(judge(evidence, ALL), "DOC-HOST-04").found
 
 
+def test_each_rank_of_a_server_needs_memory() -> None:
+    evidence = healthy()
+    one = replace(evidence.stack.prefill, worker_ports=(8500, 8510))
+    evidence = on_each(replace(evidence, stack=replace(evidence.stack, prefill=one)), memory_available=GIB)
+    assert "9.5 GiB needed" in result(judge(evidence, ALL), "DOC-HOST-04").found
+
+
 # --- details ------------------------------------------------------------------------------------------------
 
 
@@ -159,7 +167,7 @@ def test_a_hub_that_gives_the_model_is_enough(status: int) -> None:
 
 @pytest.mark.parametrize("pinned", ["1", "GPU-77aa"])
 def test_a_gpu_is_pinned_by_index_or_uuid(pinned: str) -> None:
-    evidence = replace(with_gpus(), nodes=tuple(replace(n, pinned_gpu=pinned) for n in with_gpus().nodes))
+    evidence = replace(with_gpus(), nodes=tuple(replace(n, pinned_gpus=pinned) for n in with_gpus().nodes))
     assert "decode 1, NVIDIA H200" in result(judge(evidence, ALL), "DOC-GPU-03").detail
 
 

@@ -30,6 +30,9 @@ DECODE = {
     "KVSHARE_INSTANCE": "lmcache_instance_2",
     "KVSHARE_HOST": "192.168.110.97",
     "KVSHARE_API_PORT": "8011",
+    "KVSHARE_GPUS": "0",
+    "KVSHARE_CPU_RANKS": "1",
+    "KVSHARE_RANK_PORT_STEP": "10",
     "KVSHARE_WORKER_PORT": "8501",
     "KVSHARE_P2P_INIT_PORT": "8202",
     "KVSHARE_P2P_LOOKUP_PORT": "8203",
@@ -154,6 +157,24 @@ def test_every_other_option_is_vllms(options: str) -> None:
     assert refusal_of(options) == ""
 
 
+def test_a_server_of_two_gpus_is_tensor_parallel_and_gives_each_rank_its_ports() -> None:
+    two = Server.from_environment({**DECODE, "KVSHARE_GPUS": "2,3"})
+    assert "--tensor-parallel-size=2" in server.command(two, "some/model")
+    told = server.lmcache_environment(two, Controller.from_environment(CONTROLLER))
+    assert told["LMCACHE_LMCACHE_WORKER_PORTS"] == "8501,8511"
+    assert told["LMCACHE_P2P_INIT_PORTS"] == "8202,8212"
+    assert told["LMCACHE_P2P_LOOKUP_PORTS"] == "8203,8213"
+
+
+def test_only_one_rank_without_a_gpu_computes_in_the_engines_process() -> None:
+    def executor(**facts: str) -> list[str]:
+        return server.executor(Server.from_environment({**DECODE, **facts}))
+
+    assert executor() == []
+    assert executor(KVSHARE_DEVICE="cpu") == [f"--distributed-executor-backend={server.ONE_PROCESS}"]
+    assert executor(KVSHARE_DEVICE="cpu", KVSHARE_CPU_RANKS="2") == ["--tensor-parallel-size=2"]
+
+
 def test_a_server_without_a_transfer_config_shares_nothing() -> None:
     alone = Server.from_environment({**DECODE, "KVSHARE_KV_TRANSFER_CONFIG": ""})
     assert not any("kv-transfer" in argument for argument in server.command(alone, "some/model"))
@@ -181,6 +202,8 @@ def test_lmcache_is_told_what_differs_from_node_to_node() -> None:
         ({"KVSHARE_HOST": ""}, "expected KVSHARE_HOST in the environment"),
         ({"KVSHARE_API_PORT": "80a"}, "expected a port from 1 to 65535 in KVSHARE_API_PORT and found '80a'"),
         ({"KVSHARE_API_PORT": "70000"}, "expected a port from 1 to 65535"),
+        ({"KVSHARE_GPUS": "0,0"}, "'0,0' is no list of GPUs, each named once, such as 0,1; correct .env"),
+        ({"KVSHARE_DEVICE": "cpu", "KVSHARE_CPU_RANKS": "no"}, "CPU_RANKS=no is no number of ranks"),
     ],
 )
 def test_a_missing_or_wrong_fact_ends_the_container_with_a_sentence(
@@ -217,13 +240,13 @@ def test_the_transfer_device_is_the_one_that_holds_the_nodes_address(
     [("tcp", "cpu", "tcp"), ("tcp", "cuda", "tcp,cuda_copy")],
 )
 def test_ucx_is_told_what_follows_from_transport_and_device(name: str, device: str, tls: str) -> None:
-    found = transport.environment(name, device, "127.0.0.1", {})
+    found = transport.environment(name, device, "127.0.0.1", given={})
     assert (found["UCX_TLS"], found["UCX_NET_DEVICES"]) == (tls, "lo")
 
 
 def test_what_ucx_was_given_stands() -> None:
     given = {"UCX_TLS": "rc", "UCX_NET_DEVICES": "mlx5_1:1", "KVSHARE_LANES": "2"}
-    assert transport.environment("rdma", "cuda", "127.0.0.1", given) == given
+    assert transport.environment("rdma", "cuda", "127.0.0.1", given=given) == given
 
 
 @pytest.mark.parametrize(
@@ -231,6 +254,12 @@ def test_what_ucx_was_given_stands() -> None:
 )
 def test_a_pull_uses_half_of_the_cores_and_rdma_none(name: str, cores: int, lanes: int) -> None:
     assert transport.lanes(name, cores) == lanes
+
+
+def test_ranks_share_the_lanes_of_their_node() -> None:
+    alone = int(transport.environment("tcp", "cuda", "127.0.0.1", given={})["KVSHARE_LANES"])
+    shared = int(transport.environment("tcp", "cuda", "127.0.0.1", 2, given={})["KVSHARE_LANES"])
+    assert shared == max(1, alone // 2)
 
 
 def test_the_rdma_port_behind_a_network_device_is_found(tmp_path: Path) -> None:
@@ -243,7 +272,7 @@ def test_the_rdma_port_behind_a_network_device_is_found(tmp_path: Path) -> None:
 
 def test_rdma_without_a_card_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        transport.environment("rdma", "cpu", "127.0.0.1", {})
+        transport.environment("rdma", "cpu", "127.0.0.1", given={})
     assert "expected an RDMA card behind lo and found none" in capsys.readouterr().err
 
 
@@ -273,14 +302,18 @@ class FakeController:
     """Answers what the health check asks; counts a message only while its pull loop lives."""
 
     def __init__(
-        self, pull_loop_lives: bool, workers: tuple[str, ...] = (), synced: bool | None = None
+        self, pull_loop_lives: bool, workers: tuple[str, ...] = (), synced: bool | None = None, ranks: int = 1
     ) -> None:
-        self.pull_loop_lives, self.workers, self.count = pull_loop_lives, workers, 7.0
+        self.pull_loop_lives, self.workers, self.count, self.ranks = pull_loop_lives, workers, 7.0, ranks
         self.state = {} if synced is None else {"synced": synced}
 
     def fetch(self, url: str) -> str:
         if url.endswith("/controller/workers"):
-            workers = [{"instance_id": instance, **self.state} for instance in self.workers]
+            workers = [
+                {"instance_id": instance, "worker_id": rank, **self.state}
+                for instance in self.workers
+                for rank in range(self.ranks)
+            ]
             return json.dumps({"workers": workers})
         return f'# HELP x\n{health.PULL_COUNT}{{role="controller"}} {self.count}\n'
 
@@ -322,6 +355,17 @@ def test_a_server_is_unhealthy_until_its_worker_is_registered(
     with pytest.raises(health.UnhealthyError, match="lmcache_instance_2 is not registered"):
         health.check_server(decode, controller_facts)
     use(FakeController(True, workers=("lmcache_instance_1", "lmcache_instance_2")), monkeypatch)
+    health.check_server(decode, controller_facts)
+
+
+def test_a_server_is_unhealthy_until_each_of_its_ranks_is_registered(
+    controller_facts: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = Server.from_environment({**DECODE, "KVSHARE_GPUS": "0,1"})
+    use(FakeController(True, workers=("lmcache_instance_2",)), monkeypatch)
+    with pytest.raises(health.UnhealthyError, match="rank 1 of lmcache_instance_2 is not registered"):
+        health.check_server(decode, controller_facts)
+    use(FakeController(True, workers=("lmcache_instance_2",), ranks=2), monkeypatch)
     health.check_server(decode, controller_facts)
 
 

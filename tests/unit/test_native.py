@@ -68,7 +68,8 @@ def test_decisions_are_taken_over_and_an_empty_one_is_none() -> None:
 
 
 def test_two_servers_of_one_gpu_share_its_memory_and_those_of_two_do_not() -> None:
-    for gpus, shared in (({}, True), ({"DECODE_GPU": "1"}, False)):
+    several = {"PREFILL_GPU": "0,1", "DECODE_GPU": "1,2"}
+    for gpus, shared in (({}, True), ({"DECODE_GPU": "1"}, False), (several, True)):
         environment = native.process_environment(settings("cuda", **gpus), "decode", {})
         assert environment["CUDA_VISIBLE_DEVICES"] == gpus.get("DECODE_GPU", "0")
         assert environment["KVSHARE_VLLM_ARGS"].endswith(native.SHARED_GPU) == shared

@@ -261,18 +261,60 @@ def test_in_a_full_cache_prompts_are_admitted_once_their_messages_have_ended(
     assert controller.await_admission(PROMPTS, before, 1.0).how == "messages"
 
 
-def test_each_worker_of_the_owner_has_keys_of_its_own(
+def test_a_prompt_is_admitted_when_every_rank_of_the_owner_has_its_keys(
     controller: ControllerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    controller.ranks = 2
+    counts = {0: 0, 1: 0}
     probe = controller.probe()
     (mine,) = (w for w in probe.workers if w.instance == controller.owner)
-    monkeypatch.setattr(controller, "probe", lambda: replace(probe, workers=(mine, mine)))
-    assert controller.await_admission(PROMPTS[:1], controller.mark(), 0).expected_keys == 4
+    monkeypatch.setattr(
+        controller,
+        "probe",
+        lambda: replace(probe, workers=tuple(replace(mine, rank=r, key_count=n) for r, n in counts.items())),
+    )
+    before = controller.mark()
+    counts[0] = 4  # of one prompt there are two
+    seen = controller.await_admission(PROMPTS[:1], before, 0)
+    assert (seen.expected_keys, seen.how, seen.by_rank) == (4, "", (4, 0))
+    counts[1] = 2
+    assert controller.await_admission(PROMPTS[:1], before, 0).how == "key count"
+
+
+def test_all_ranks_of_a_server_are_waited_for(
+    controller: ControllerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wait, "POLL_S", 0.001)
+    first, second = controller.probe(), controller.probe()
+    (mine,) = (w for w in first.workers if w.instance == controller.owner)
+    second = replace(second, workers=(mine, replace(mine, rank=1)))
+    answers = iter([first, first, second])
+    monkeypatch.setattr(controller, "probe", lambda: next(answers))
+    controller.ranks = 2
+    assert controller.await_workers({controller.owner}, 5) == second
+
+
+def test_the_export_of_every_rank_is_waited_for(
+    spec: Spec, stack: FakeStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "EXPORT_DEADLINE_S", 0.3)
+    clients = {"prefill": ServerClient(spec.prefill), "decode": ServerClient(spec.decode)}
+    start = {node: client.read() for node, client in clients.items()}
+    stack.prefill.transfers, stack.decode.copies, stack.decode.hit_tokens = 7, 8, 4 * CHUNK
+
+    def exported() -> bool:
+        began = time.monotonic()
+        servers.await_export(clients, start, pulls=4, tokens=4 * CHUNK, ranks=2)
+        return time.monotonic() - began < 0.25
+
+    assert not exported(), "one rank has not told its last transfer yet"
+    stack.prefill.transfers = 8
+    assert exported()
 
 
 def test_a_controller_that_is_down_knows_no_keys(controller: ControllerClient, stack: FakeStack) -> None:
     stack.controller_up = False
-    assert controller.keys() == 0
+    assert controller.keys() == (0,)
     assert controller.pull_sample() is None
     assert "503" in str(controller.await_workers({controller.owner}, 0).error)
 

@@ -166,6 +166,13 @@ def test_several_decode_nodes_have_names_and_instances_of_their_own(folder: Path
     assert settings.compose_environment("gpu-b")["DECODE_INSTANCE"] == "2"
 
 
+def test_several_gpus_of_several_nodes(folder: Path) -> None:
+    env(folder, SEVERAL + "DECODE_GPUS=0,1;2,3\n")
+    assert [node.gpu for node in load_settings(folder, {}).decode_nodes] == ["0,1", "2,3"]
+    env(folder, SEVERAL + "DECODE_GPUS=0,1\n")
+    assert [node.gpu for node in load_settings(folder, {}).decode_nodes] == ["0", "1"]
+
+
 @pytest.mark.parametrize("name", ["DECODE_CONTEXTS", "DECODE_GPUS"])
 def test_lists_of_unequal_length_are_refused(folder: Path, name: str) -> None:
     env(folder, SEVERAL + f"{name}=one\n")

@@ -15,6 +15,7 @@ from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.site import compose
 from kvshare.stack import members as stack
 
+CUDA = Settings(Path("/nowhere"), {"DEVICE": "cuda", "DECODE_CONTEXT": "gpu-b"})
 SETTINGS = Settings(Path("/nowhere"), {"DEVICE": "cpu", "DECODE_CONTEXT": "gpu-b"})
 
 
@@ -24,7 +25,8 @@ def config(root: Path) -> dict[str, Any]:
     text = (root / "compose.yaml").read_text()
     for host in ("PREFILL_HOST", "DECODE_HOST"):
         text = text.replace(f"${{{host}:-127.0.0.1}}", f"{host.lower()}.example")
-    text = text.replace("${DECODE_INSTANCE:-2}", "2")
+    for name, default in {"DECODE_INSTANCE": 2, "PREFILL_GPU": 0, "DECODE_GPU": 0, "CPU_RANKS": 1}.items():
+        text = text.replace(f"${{{name}:-{default}}}", str(default))
     loaded: dict[str, Any] = yaml.safe_load(text)
     return loaded
 
@@ -35,7 +37,7 @@ def test_facts_come_from_x_kvshare(config: dict[str, Any]) -> None:
     assert found.controller.url == "http://prefill_host.example:9000"
     assert (found.controller.pull_port, found.controller.reply_port) == (8300, 8400)
     assert found.prefill.url == "http://prefill_host.example:8010"
-    assert found.decode.peer_init_url == "decode_host.example:8202"
+    assert found.decode.peer_init_urls == ("decode_host.example:8202",)
     assert (found.prefill.instance, found.decode.instance) == ("lmcache_instance_1", "lmcache_instance_2")
 
 
@@ -46,6 +48,43 @@ def test_contexts_come_from_the_settings_and_the_controller_lives_beside_prefill
     assert [member.context for member in found.members] == ["default", "default", "gpu-b"]
     assert found.contexts == ("default", "gpu-b")
     assert found.where("decode") == "decode on decode_host.example (context gpu-b)"
+
+
+def test_each_rank_has_ports_of_its_own_and_the_first_those_of_a_server_with_one_gpu(
+    config: dict[str, Any],
+) -> None:
+    one = stack.parse_stack([config], CUDA)
+    config["x-kvshare"]["prefill"]["KVSHARE_GPUS"] = "0,1"
+    config["x-kvshare"]["decode"]["KVSHARE_GPUS"] = "GPU-a, GPU-b"
+    two = stack.parse_stack([config], CUDA)
+    assert (one.prefill.ranks, two.prefill.ranks, two.decode.ranks) == (1, 2, 2)
+    assert one.decode.ports == (8011, 8501, 8202, 8203)
+    assert two.decode.ports == (8011, 8501, 8511, 8202, 8212, 8203, 8213)
+    assert two.prefill.peer_init_urls == ("prefill_host.example:8200", "prefill_host.example:8210")
+    ports = [port for member in two.members for port in member.ports]
+    assert len(set(ports)) == len(ports)
+
+
+def test_eight_ranks_on_one_machine_keep_out_of_each_others_and_the_controllers_ports(
+    config: dict[str, Any],
+) -> None:
+    config["x-kvshare"]["server"]["KVSHARE_CPU_RANKS"] = "8"
+    found = stack.parse_stack([config], Settings(Path("/nowhere"), {"DEVICE": "cpu"}))
+    assert found.decode.ranks == 8
+    first, last = found.decode.data_ports
+    assert not {port for member in found.members for port in member.ports} & set(range(first, last + 1))
+
+
+def test_servers_of_other_numbers_of_gpus_are_refused(config: dict[str, Any]) -> None:
+    config["x-kvshare"]["prefill"]["KVSHARE_GPUS"] = "0,1"
+    with pytest.raises(KvshareError, match="prefill computes on 2 GPUs and decode on 1"):
+        stack.parse_stack([config], CUDA)
+
+
+def test_a_gpu_that_is_listed_twice_is_refused(config: dict[str, Any]) -> None:
+    config["x-kvshare"]["decode"]["KVSHARE_GPUS"] = "0,0"
+    with pytest.raises(KvshareError, match="decode: '0,0' is no list of GPUs, each named once"):
+        stack.parse_stack([config], CUDA)
 
 
 def test_missing_fact_is_named(config: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -14,15 +15,15 @@ from kvshare.config.settings import Settings
 from kvshare.operate import status
 from kvshare.site.containers import Containers
 from tests.conftest import ROOT
-from tests.unit.build import STACK
+from tests.unit.build import STACK, edit, proven
 from tests.unit.fake_docker import FakeDocker
 from tests.unit.test_cli import invoke
 
 WORKERS = json.dumps(
     {
         "workers": [
-            {"instance_id": "lmcache_instance_1", "key_count": 12},
-            {"instance_id": "lmcache_instance_1", "key_count": 12},
+            {"instance_id": "lmcache_instance_1", "worker_id": 0, "key_count": 12},
+            {"instance_id": "lmcache_instance_1", "worker_id": 1, "key_count": 12},
             {"instance_id": "lmcache_instance_2", "key_count": 0},
         ]
     }
@@ -63,6 +64,17 @@ def test_a_healthy_server_that_the_controller_does_not_know_is_not_well(running:
     result = invoke("status")
     assert result.exit_code == 1
     assert result.stdout.splitlines()[-1].split()[-1] == "no"
+
+
+def test_a_rank_that_the_controller_does_not_know_is_named(
+    running: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del running
+    two = edit(proven(), "stack.decodes", (replace(STACK.decode, worker_ports=(8501, 8511)),)).stack
+    monkeypatch.setattr("kvshare.site.compose.read_stack", lambda _: two)
+    result = invoke("status")
+    assert result.exit_code == 1
+    assert "rank 1 is not" in result.stdout.splitlines()[-1]
 
 
 def test_a_controller_that_does_not_answer_leaves_a_gap(running: FakeDocker) -> None:

@@ -1,4 +1,4 @@
-"""What the engine image writes and the tool reads, declared here alone.
+"""What the engine image writes and the tool reads, and what both must decide alike, declared here alone.
 
 The image carries a copy of this file, so it stands on nothing but Python. Sizes are bytes, times seconds.
 """
@@ -9,6 +9,31 @@ from typing import Any, Literal
 
 ANY_ADDRESS = ("0.0.0.0", "::")
 FINGERPRINT = "/tmp/kvshare/fingerprint.json"  # where a container of the engine image writes its own
+
+# --- the ranks of a server: processes that compute a layer together, each on a GPU of its own ---------------
+
+
+def gpus_of(listed: str) -> tuple[str, ...]:
+    """Return the GPUs of a list such as ``0,1``; ValueError if it names none, or one twice."""
+    gpus = tuple(gpu.strip() for gpu in listed.split(",") if gpu.strip())
+    if not gpus or len(set(gpus)) < len(gpus):
+        raise ValueError(f"'{listed}' is no list of GPUs, each named once, such as 0,1")
+    return gpus
+
+
+def ranks_of(device: str, gpus: str, cpu_ranks: str) -> int:
+    """Return a server's ranks: as many as GPUs, or CPU_RANKS without any; ValueError if that is no number."""
+    if device == "cuda":
+        return len(gpus_of(gpus))
+    if not cpu_ranks.isdecimal() or int(cpu_ranks) < 1:
+        raise ValueError(f"CPU_RANKS={cpu_ranks} is no number of ranks, 1 or more")
+    return int(cpu_ranks)
+
+
+def ports_of_ranks(first: int, ranks: int, step: int) -> tuple[int, ...]:
+    """Return the ports that a server's ranks listen on, for one purpose, from the first rank's on."""
+    return tuple(first + rank * step for rank in range(ranks))
+
 
 # --- which of vLLM's options are kvshare's ------------------------------------------------------------------
 
@@ -85,6 +110,7 @@ class Fingerprint:
     kv_cache_dtype: str | None = None
     max_model_len: int | None = None
     kv_transfer_config: dict[str, Any] | None = None
+    ranks: int = 1
     lmcache: dict[str, Any] = field(default_factory=dict)
     ucx: dict[str, str] = field(default_factory=dict)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from kvshare import contract
+from kvshare.contract import ports_of_ranks, ranks_of
 
 FINGERPRINT = Path(contract.FINGERPRINT)
 STATE_DIR = FINGERPRINT.parent  # a tmpfs; nothing in it outlives the container
@@ -38,6 +39,14 @@ def port(name: str, environment: Mapping[str, str] = os.environ) -> int:
             f"expected a port from 1 to 65535 in {name} and found '{value}'; see x-kvshare in compose.yaml"
         )
     return int(value)
+
+
+def ranks(environment: Mapping[str, str]) -> int:
+    names = ("KVSHARE_DEVICE", "KVSHARE_GPUS", "KVSHARE_CPU_RANKS")
+    try:
+        return ranks_of(*(required(name, environment) for name in names))
+    except ValueError as error:
+        refuse(f"{error}; correct .env")
 
 
 @dataclass(frozen=True)
@@ -73,9 +82,10 @@ class Server:
     instance: str
     host: str
     api_port: int
-    worker_port: int
-    p2p_init_port: int
-    p2p_lookup_port: int
+    ranks: int
+    worker_ports: tuple[int, ...]
+    p2p_init_ports: tuple[int, ...]
+    p2p_lookup_ports: tuple[int, ...]
     model: str
     model_revision: str
     dtype: str
@@ -98,14 +108,20 @@ class Server:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Server:
+        count, step = ranks(environment), int(required("KVSHARE_RANK_PORT_STEP", environment))
+
+        def ports(name: str) -> tuple[int, ...]:
+            return ports_of_ranks(port(name, environment), count, step)
+
         return cls(
             role=required("KVSHARE_ROLE", environment),
             instance=required("KVSHARE_INSTANCE", environment),
             host=required("KVSHARE_HOST", environment),
             api_port=port("KVSHARE_API_PORT", environment),
-            worker_port=port("KVSHARE_WORKER_PORT", environment),
-            p2p_init_port=port("KVSHARE_P2P_INIT_PORT", environment),
-            p2p_lookup_port=port("KVSHARE_P2P_LOOKUP_PORT", environment),
+            ranks=count,
+            worker_ports=ports("KVSHARE_WORKER_PORT"),
+            p2p_init_ports=ports("KVSHARE_P2P_INIT_PORT"),
+            p2p_lookup_ports=ports("KVSHARE_P2P_LOOKUP_PORT"),
             model=required("KVSHARE_MODEL", environment),
             model_revision=environment.get("KVSHARE_MODEL_REVISION", ""),
             dtype=required("KVSHARE_DTYPE", environment),

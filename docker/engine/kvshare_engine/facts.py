@@ -115,7 +115,7 @@ def ucx(of: Server) -> Ucx:
     refusal = io.StringIO()
     told: Mapping[str, str] = {}
     with contextlib.redirect_stderr(refusal), contextlib.suppress(SystemExit):
-        told = transport.environment(of.transport, of.device, of.host)
+        told = transport.environment(of.transport, of.device, of.host, of.ranks)
     return Ucx(
         tls=told.get("UCX_TLS", ""),
         devices=told.get("UCX_NET_DEVICES", ""),

@@ -47,6 +47,7 @@ def of_server(server: Server, model: str) -> Fingerprint:
         kv_cache_dtype=server.kv_cache_dtype,
         max_model_len=server.max_model_len,
         kv_transfer_config=json.loads(server.kv_transfer_config) if server.kv_transfer_config else None,
+        ranks=server.ranks,
         lmcache=lmcache_settings(LMCACHE_CONFIG, os.environ),
         ucx={name: value for name, value in sorted(os.environ.items()) if name.startswith("UCX_")},
     )

@@ -61,8 +61,11 @@ def check_server(server: Server, controller: Controller) -> None:
     if not server.kv_transfer_config:
         return
     mine = [w for w in registered_workers(controller) if w["instance_id"] == server.instance]
-    if not mine:
-        raise UnhealthyError(f"{server.instance} is not registered with the controller at {controller.url}")
+    if missing := sorted(set(range(server.ranks)) - {worker["worker_id"] for worker in mine}):
+        ranks = f"rank {', '.join(map(str, missing))} of " if server.ranks > 1 else ""
+        raise UnhealthyError(
+            f"{ranks}{server.instance} is not registered with the controller at {controller.url}"
+        )
     # A controller without the patch full-sync does not say.
     if not all(worker.get("synced", True) for worker in mine):
         raise UnhealthyError(f"{server.instance} is still telling the controller what it holds")

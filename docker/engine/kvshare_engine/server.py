@@ -23,6 +23,7 @@ from kvshare_engine.environment import (
 DEMO_MODEL_PATH = Path("/models/kvshare-demo")
 # What a client may tell LMCache is looked at where its request enters.
 REQUESTS = "kvshare_engine.requests.KvTransferParams"
+ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 # Of speculative decoding what needs no second model, whose layers LMCache would take for the first one's.
 DRAFTS_WITHOUT_A_MODEL = ("ngram", "suffix")
 # Files where Compose was given a secret, /dev/null where not.
@@ -36,10 +37,10 @@ def lmcache_environment(server: Server, controller: Controller) -> dict[str, str
         "LMCACHE_CONFIG_FILE": str(LMCACHE_CONFIG),
         # LMCache's prefix and its key's own name double up here.
         "LMCACHE_LMCACHE_INSTANCE_ID": server.instance,
-        "LMCACHE_LMCACHE_WORKER_PORTS": str(server.worker_port),
+        "LMCACHE_LMCACHE_WORKER_PORTS": _listed(server.worker_ports),
         "LMCACHE_P2P_HOST": server.host,
-        "LMCACHE_P2P_INIT_PORTS": str(server.p2p_init_port),
-        "LMCACHE_P2P_LOOKUP_PORTS": str(server.p2p_lookup_port),
+        "LMCACHE_P2P_INIT_PORTS": _listed(server.p2p_init_ports),
+        "LMCACHE_P2P_LOOKUP_PORTS": _listed(server.p2p_lookup_ports),
         "LMCACHE_CONTROLLER_PULL_URL": f"{controller.host}:{controller.pull_port}",
         "LMCACHE_CONTROLLER_REPLY_URL": f"{controller.host}:{controller.reply_port}",
     }
@@ -57,6 +58,7 @@ def command(server: Server, model: str) -> list[str]:
         f"--kv-cache-dtype={server.kv_cache_dtype}",
         f"--max-model-len={server.max_model_len}",
         f"--middleware={REQUESTS}",
+        *executor(server),
         *shlex.split(server.vllm_args),
         *shlex.split(server.user_args),
     ]
@@ -65,6 +67,21 @@ def command(server: Server, model: str) -> list[str]:
     if server.kv_transfer_config:
         arguments.append(f"--kv-transfer-config={server.kv_transfer_config}")
     return arguments
+
+
+def executor(server: Server) -> list[str]:
+    """Who computes: vLLM's own choice, but for one rank without a GPU.
+
+    There it would start a worker process, which imports all of vLLM once more and spins for a second after
+    each request; the executor's class is named because vLLM turns its short name into that.
+    """
+    if server.ranks > 1:
+        return [f"--tensor-parallel-size={server.ranks}"]
+    return [f"--distributed-executor-backend={ONE_PROCESS}"] if server.device == "cpu" else []
+
+
+def _listed(ports: tuple[int, ...]) -> str:
+    return ",".join(map(str, ports))
 
 
 def require_no_draft_model(vllm_args: str) -> None:
@@ -120,7 +137,7 @@ def run() -> None:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(METRICS_DIR)
     defaults = {
         **lmcache_environment(server, controller),
-        **transport.environment(server.transport, server.device, server.host),
+        **transport.environment(server.transport, server.device, server.host, server.ranks),
         **secrets(),
     }
     # A setting given from outside wins.

@@ -22,9 +22,9 @@ MOST_LANES = 8  # so many fill 100 Gbit/s: docs/gpu.md
 
 
 def environment(
-    transport: str, device: str, host: str, given: Mapping[str, str] = os.environ
+    transport: str, device: str, host: str, ranks: int = 1, given: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """UCX's variables for a node at address ``host``; what is ``given`` stands.
+    """UCX's variables for a node at address ``host``, whose lanes its ranks share; what is ``given`` stands.
 
     Ends the container if one is not to be had.
     """
@@ -37,7 +37,7 @@ def environment(
     return {
         "UCX_TLS": given.get("UCX_TLS") or UCX_TLS[transport, device],
         "UCX_NET_DEVICES": devices,
-        "KVSHARE_LANES": str(lanes_of(transport, given)),
+        "KVSHARE_LANES": given.get("KVSHARE_LANES") or str(max(1, lanes_of(transport, given) // ranks)),
     }
 
 

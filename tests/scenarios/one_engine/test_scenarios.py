@@ -116,7 +116,7 @@ def test_reuse_is_proven_with_workers_of_their_own(rig: Rig, long: bool) -> None
     """As servers of several GPUs have them."""
     if not long:
         pytest.skip("one more restart of both servers: make test-long")
-    rig.use(HERE / "own_worker/overlay.yaml")
+    rig.use(VLLM_ARGS="--distributed-executor-backend mp")
     assert "VLLM::Worker" in rig.compose("top", "decode")
     outcome = rig.verify()
     assert outcome.code == 0, outcome.said
@@ -152,16 +152,21 @@ def test_a_benchmark_without_reuse_is_exit_code_1(rig: Rig, tmp_path: Path) -> N
 
 
 def test_corrupted_values_are_caught_though_every_counter_is_green(rig: Rig) -> None:
-    text = CONNECTOR.read_text()
-    assert text.count(HONEST) == 1
-    broken = ROOT / ".kvshare/scenarios/cpu_connector.py"
-    broken.parent.mkdir(parents=True, exist_ok=True)
-    broken.write_text(text.replace(HONEST, CORRUPT))
+    broken_connector(CORRUPT)
     rig.use(HERE / "corrupted_values/overlay.yaml")
     outcome = rig.verify()
     assert outcome.code == 1, outcome.said
     assert outcome.report["cause"] == "KV-RIGHT-01"
     assert not [name for name in outcome.failed_ids() if name.startswith("KV-PEER")]
+
+
+def broken_connector(line: str) -> None:
+    """Make what corrupted_values puts into decode: the connector with its honest line replaced."""
+    text = CONNECTOR.read_text()
+    assert text.count(HONEST) == 1
+    broken = ROOT / ".kvshare/scenarios/cpu_connector.py"
+    broken.parent.mkdir(parents=True, exist_ok=True)
+    broken.write_text(text.replace(HONEST, line))
 
 
 def test_a_server_that_cannot_start_shows_its_last_words(rig: Rig) -> None:

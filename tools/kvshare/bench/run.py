@@ -152,6 +152,7 @@ def make_spec(
     chunk_size = int(prefill.lmcache.get("chunk_size", DEFAULT_CHUNK_SIZE))
     longest = prefill.max_model_len or DEFAULT_MAX_MODEL_LEN
     return BenchSpec(
+        ranks=stack.prefill.ranks,
         prefill=stack.prefill.url,
         decode=stack.decode.url,
         controller=stack.controller.url,

@@ -51,7 +51,9 @@ class _Session:
         urls = {"prefill": spec.prefill, "decode": spec.decode}
         needed = {NODE_OF[arm] for arm in self.arms}
         self.servers = {node: ServerClient(url, api_key) for node, url in urls.items() if node in needed}
-        self.controller = ControllerClient(spec.controller, spec.prefill_instance, spec.chunk_size)
+        self.controller = ControllerClient(
+            spec.controller, spec.prefill_instance, spec.chunk_size, spec.ranks
+        )
         self.model = ""
         self.draw = random.Random(spec.seed)
         self.serial = 0
@@ -202,7 +204,7 @@ class _Session:
         """Return how the servers' counters rose, once LMCache has exported what these arms pulled."""
         self.narrate("waiting for LMCache to export its counters")
         pulls = sum(len(run.requests) for run in pulled)
-        return await_export(self.servers, before, pulls, sum(_moved(run) for run in pulled))
+        return await_export(self.servers, before, pulls, sum(map(_moved, pulled)), self.spec.ranks)
 
 
 def order(arms: Sequence[str], repetition: int) -> tuple[str, ...]:

@@ -91,6 +91,7 @@ class BenchSpec:
     vocab: int = 259
     wait_s: float = 0.0
     threshold: Threshold = PULL_ALWAYS
+    ranks: int = 1
 
     def declined(self, point: Point) -> bool:
         """Return whether decode computes the point's prompts, since a pull would bring too little."""

@@ -21,6 +21,7 @@ Sources: ``p2p_backend.py``, ``storage_manager.py``, ``cache_engine.py``, ``vllm
 """
 
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -90,8 +91,8 @@ def read_moments(decode_log: str, owner_log: str) -> dict[str, Moments]:
             layout = _time(found.group(1))
         elif (found := _SCHEDULED.search(line)) and layout is not None:
             waits[found.group(2)] = _milliseconds(layout, _time(found.group(1)))
-        elif found := _COPIED.search(line):
-            copies[found.group(2)] = float(found.group(3))
+        elif found := _COPIED.search(line):  # by each rank, and the slowest is waited for
+            copies[found.group(2)] = max(copies.get(found.group(2), 0.0), float(found.group(3)))
     known = waits.keys() & copies.keys() & transfers.keys()
     return {name: Moments(waits[name], copies[name], transfers[name]) for name in known}
 
@@ -133,15 +134,17 @@ def _row(run: ArmRun, moments: Mapping[str, Moments]) -> tuple[float, ...] | Non
 
 
 def _transfers(owner_log: str) -> dict[str, float]:
-    """Return by request id how long the owner took; it serves one peer request after the other."""
+    """Return by request id how long the owner's slowest rank took, at one request in flight."""
     found: dict[str, float] = {}
-    asked: tuple[str, datetime] | None = None
+    asked: deque[tuple[str, datetime]] = deque()
     for line in owner_log.splitlines():
         if match := _ASKED.search(line):
-            asked = match.group(2), _time(match.group(1))
-        elif (match := _WRITTEN.search(line)) and asked is not None:
-            found[asked[0]] = _milliseconds(asked[1], _time(match.group(1)))
-            asked = None
+            if asked and asked[0][0] != match.group(2):
+                asked.clear()  # what was never written
+            asked.append((match.group(2), _time(match.group(1))))
+        elif (match := _WRITTEN.search(line)) and asked:
+            name, since = asked.popleft()
+            found[name] = max(found.get(name, 0.0), _milliseconds(since, _time(match.group(1))))
     return found
 
 

@@ -46,7 +46,7 @@ def _point(
         ),
         repetitions=len(kept),
         admission_ms=median(waits) * 1000 if waits else None,
-        transfer=_transfer(end, point.shared_tokens(spec.chunk_size), facts),
+        transfer=_transfer(end, spec.ranks, point.shared_tokens(spec.chunk_size), facts),
         stages=stages.split(peers, facts.moments) if point.is_alone else None,
         notes=(*_declined(point, spec), *_notes(repetitions)),
         peer_over_recompute=_peer_over_recompute(kept) if point.is_alone else None,
@@ -126,15 +126,18 @@ def _mean_ms(seconds: float, requests: float) -> float | None:
     return seconds / requests * 1000 if requests else None
 
 
-def _transfer(end: PointEnd | None, tokens: int, facts: Facts) -> Transfer | None:
-    """Return the pulls' time by the owner's counters, with the bytes that the tokens take."""
+def _transfer(end: PointEnd | None, ranks: int, tokens: int, facts: Facts) -> Transfer | None:
+    """Return the pulls' time by the owner's counters, with the bytes that the tokens take.
+
+    Its ranks transfer their shares of a pull at once.
+    """
     if end is None or end.owner is None or end.owner.transfers <= 0:
         return None
     seconds = end.owner.transfer_seconds / end.owner.transfers
     size = None if facts.kv_bytes_per_token is None else float(facts.kv_bytes_per_token * tokens)
     speed = size / seconds / GB if size is not None and seconds > 0 else None
     ratio = speed / facts.link.gb_per_s if speed is not None and facts.link.gb_per_s else None
-    return Transfer(round(end.owner.transfers), tokens, seconds * 1000, size, speed, ratio)
+    return Transfer(round(end.owner.transfers / ranks), tokens, seconds * 1000, size, speed, ratio)
 
 
 def _declined(point: Point, spec: BenchSpec) -> tuple[str, ...]:

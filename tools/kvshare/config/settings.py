@@ -73,10 +73,8 @@ class Settings:
         if not self.get("DECODE_HOSTS"):
             rest = self.get("DECODE_CONTEXT", "default"), self.get("DECODE_GPU", "0")
             return (DecodeNode("decode", 1, self.get("DECODE_HOST", "127.0.0.1"), *rest),)
-        hosts, contexts, gpus = (
-            self._list(name) for name in ("DECODE_HOSTS", "DECODE_CONTEXTS", "DECODE_GPUS")
-        )
-        gpus = gpus or (self.get("DECODE_GPU", "0"),) * len(hosts)
+        hosts, contexts = self._list("DECODE_HOSTS"), self._list("DECODE_CONTEXTS")
+        gpus = self._gpus_by_node() or (self.get("DECODE_GPU", "0"),) * len(hosts)
         for name, values in (("DECODE_CONTEXTS", contexts), ("DECODE_GPUS", gpus)):
             if len(values) != len(hosts):
                 raise KvshareError(
@@ -121,6 +119,11 @@ class Settings:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no text"
             raise KvshareError(f"{file}={path} cannot be read: {reason}; correct .env.") from None
+
+    def _gpus_by_node(self) -> tuple[str, ...]:
+        """What DECODE_GPUS gives each node: ``0,1`` of two nodes one GPU each, ``0,1;0,1`` two each."""
+        given = self.get("DECODE_GPUS")
+        return tuple(given.split(";")) if ";" in given else self._list("DECODE_GPUS")
 
     def _list(self, name: str) -> tuple[str, ...]:
         return tuple(self.get(name).replace(",", " ").split())

@@ -62,7 +62,7 @@ class Node:
     service: str
     context: str
     host: str
-    pinned_gpu: str
+    pinned_gpus: str
     facts: Facts | None = None
     error: str = ""
     refused: str = ""

@@ -25,7 +25,8 @@ class ServiceStatus:
 
     ``state`` is `absent` where the context has no container of it, `unknown` where no engine
     answers.
-    ``registered`` says whether the controller lists its LMCache worker, ``keys`` how many chunks of it.
+    ``registered`` says whether the controller lists its LMCache workers, ``keys`` how many chunks of them;
+    ``missing_ranks`` those whose worker is not listed.
     """
 
     node: str
@@ -38,6 +39,7 @@ class ServiceStatus:
     image_id: str | None = None
     registered: bool | None = None
     keys: int | None = None
+    missing_ranks: tuple[int, ...] = ()
     error: str | None = None
 
     @property
@@ -53,13 +55,16 @@ def status(site: Site) -> tuple[ServiceStatus, ...]:
     return tuple(_status(site, member, found.get(member.name), keys) for member in site.stack.members)
 
 
-def _status(site: Site, member: Member, found: State | None, keys: dict[str, int] | None) -> ServiceStatus:
+def _status(
+    site: Site, member: Member, found: State | None, keys: dict[str, dict[int, int]] | None
+) -> ServiceStatus:
     place = (member.name, member.context, member.host)
     if member.context in site.silent:
         return ServiceStatus(*place, UNKNOWN, error=site.silent[member.context].message)
     if found is None:
         return ServiceStatus(*place, ABSENT)
-    known = keys if isinstance(member, Server) else None
+    known = None if keys is None or not isinstance(member, Server) else keys.get(member.instance, {})
+    missing = () if known is None else tuple(rank for rank in range(_ranks(member)) if rank not in known)
     return ServiceStatus(
         *place,
         state=found.status,
@@ -67,13 +72,14 @@ def _status(site: Site, member: Member, found: State | None, keys: dict[str, int
         uptime_s=_uptime_s(found.described["State"]),
         image=found.described["Config"]["Image"],
         image_id=found.image_id,
-        registered=None if known is None else _instance(member) in known,
-        keys=None if known is None else known.get(_instance(member)),
+        registered=None if known is None else not missing,
+        keys=sum(known.values()) if known else None,
+        missing_ranks=missing,
     )
 
 
-def _instance(member: Member) -> str:
-    return member.instance if isinstance(member, Server) else ""
+def _ranks(member: Member) -> int:
+    return member.ranks if isinstance(member, Server) else 0
 
 
 def _uptime_s(state: Mapping[str, Any], now: datetime | None = None) -> int | None:
@@ -83,16 +89,16 @@ def _uptime_s(state: Mapping[str, Any], now: datetime | None = None) -> int | No
     return max(0, int((now or datetime.now(UTC)).timestamp() - seconds_of(state["StartedAt"])))
 
 
-def _keys(site: Site, controller: State | None) -> dict[str, int] | None:
-    """Return the controller's number of keys by instance; None if it does not answer."""
+def _keys(site: Site, controller: State | None) -> dict[str, dict[int, int]] | None:
+    """Return the controller's number of keys by instance and rank; None if it does not answer."""
     if controller is None or controller.status != "running":
         return None
     try:
         url = f"{site.stack.controller.url}/controller/workers"
-        counted: dict[str, int] = {}
+        counted: dict[str, dict[int, int]] = {}
         for worker in json.loads(fetch(partial(site.beside, site.stack.controller), url))["workers"]:
-            instance = str(worker["instance_id"])
-            counted[instance] = counted.get(instance, 0) + int(worker["key_count"])
+            ranks = counted.setdefault(str(worker["instance_id"]), {})
+            ranks[int(worker.get("worker_id", 0))] = int(worker["key_count"])
     except (CouldNotCheckError, ValueError, LookupError, TypeError):
         return None
     return counted
@@ -114,10 +120,16 @@ def print_table(rows: Sequence[ServiceStatus], stream: TextIO) -> None:
             row.health,
             "" if row.uptime_s is None else duration(row.uptime_s),
             (row.image_id or "").removeprefix("sha256:")[:12],
-            {None: "", True: "yes", False: "no"}[row.registered],
+            _registered(row),
             "" if row.keys is None else str(row.keys),
         )
     console.print(shown)
+
+
+def _registered(row: ServiceStatus) -> str:
+    if row.registered is not False:
+        return "" if row.registered is None else "yes"
+    return "no" if row.keys is None else f"rank {', '.join(map(str, row.missing_ranks))} is not"
 
 
 def duration(seconds: int) -> str:

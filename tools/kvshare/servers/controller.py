@@ -18,21 +18,22 @@ QUIET_S = 2.0  # LMCache sends what it stored within a second
 class Mark:
     """The owner's keys that the controller knows, and the messages that it has read, at one moment."""
 
-    keys: int
+    keys: tuple[int, ...]  # by rank
     messages: float
 
 
 class ControllerClient:
-    """The controller, to be asked about the keys of one instance, the owner of KV."""
+    """The controller, to be asked about the keys of one instance, the owner of KV with its ranks."""
 
-    def __init__(self, base: str, owner: str, chunk_size: int) -> None:
-        self.http, self.owner, self.chunk_size = Http(base), owner, chunk_size
+    def __init__(self, base: str, owner: str, chunk_size: int, ranks: int = 1) -> None:
+        self.http, self.owner, self.chunk_size, self.ranks = Http(base), owner, chunk_size, ranks
 
     def await_workers(self, instances: Collection[str], wait_s: float) -> ControllerProbe:
-        """Return what it lists as soon as these instances are among it, or what it lists at the deadline."""
+        """Return what it lists as soon as all ranks of these are there, or what it lists at the deadline."""
+        wanted = {(instance, rank) for instance in instances for rank in range(self.ranks)}
         return poll(
             self.probe,
-            lambda probe: probe.answers and set(instances) <= {w.instance for w in probe.workers},
+            lambda probe: probe.answers and wanted <= {(w.instance, w.rank) for w in probe.workers},
             wait_s,
         )
 
@@ -41,7 +42,10 @@ class ControllerClient:
         try:
             listed = json.loads(self.http.get("/controller/workers"))["workers"]
             workers = tuple(
-                Worker(w["instance_id"], w.get("peer_init_url"), int(w["key_count"])) for w in listed
+                Worker(
+                    w["instance_id"], w.get("peer_init_url"), int(w["key_count"]), int(w.get("worker_id", 0))
+                )
+                for w in listed
             )
         except RequestFailedError as error:
             return ControllerProbe(answers=False, error=str(error))
@@ -51,9 +55,10 @@ class ControllerClient:
             )
         return ControllerProbe(answers=True, workers=workers)
 
-    def keys(self) -> int:
-        """Return the number of keys that it knows at the owner; 0 if it does not say."""
-        return sum(self._key_counts())
+    def keys(self) -> tuple[int, ...]:
+        """Return the number of keys that it knows at each rank of the owner; 0 if it does not say."""
+        counted = {w.rank: w.key_count for w in self.probe().workers if w.instance == self.owner}
+        return tuple(counted.get(rank, 0) for rank in range(self.ranks))
 
     def mark(self) -> Mark:
         """Return how far it is, for a later ``await_admission``."""
@@ -75,13 +80,13 @@ class ControllerClient:
         prompts once the messages that came since ``before`` have ended.
         """
         start = time.monotonic()
-        workers = max(len(self._key_counts()), 1)
-        expected = workers * sum(len(prompt) // self.chunk_size for prompt in prompts)
+        chunks = sum(len(prompt) // self.chunk_size for prompt in prompts)
         heard, since = before.messages, start
 
-        def admitted() -> tuple[str, int]:
+        def admitted() -> tuple[str, tuple[int, ...]]:
             nonlocal heard, since
-            if (new := self.keys() - before.keys) >= expected:
+            new = tuple(now - then for now, then in zip(self.keys(), before.keys, strict=True))
+            if min(new) >= chunks:
                 return "key count", new
             if (messages := self._messages()) != heard:
                 heard, since = messages, time.monotonic()
@@ -89,10 +94,7 @@ class ControllerClient:
             return "messages" if ended else "", new
 
         how, new = poll(admitted, lambda seen: bool(seen[0]), deadline_s)
-        return Admission(number, expected, new, time.monotonic() - start, how)
-
-    def _key_counts(self) -> tuple[int, ...]:
-        return tuple(w.key_count for w in self.probe().workers if w.instance == self.owner)
+        return Admission(number, self.ranks * chunks, sum(new), time.monotonic() - start, how, new)
 
     def _messages(self) -> float:
         """Return how many messages of workers it has read; 0 if it does not say."""

@@ -103,11 +103,12 @@ class ServerProbe:
 
 @dataclass(frozen=True)
 class Worker:
-    """An LMCache worker as the controller lists it."""
+    """An LMCache worker as the controller lists it; each rank of a server has one."""
 
     instance: str
     peer_init_url: str | None
     key_count: int
+    rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,14 @@ class ControllerProbe:
 
 @dataclass(frozen=True)
 class Admission:
-    """How the controller came to know of one prompt's chunks on prefill; ``how`` is empty if it did not."""
+    """How the controller came to know of one prompt's chunks on prefill; ``how`` is empty if it did not.
+
+    Every rank has a key for every chunk; ``by_rank`` holds how many of each came.
+    """
 
     prompt: int
     expected_keys: int
     new_keys: int
     seconds: float
     how: str
+    by_rank: tuple[int, ...] = ()

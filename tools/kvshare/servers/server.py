@@ -62,10 +62,15 @@ class ServerClient:
 
 
 def await_export(
-    servers: Mapping[str, ServerClient], since: Mapping[str, Reading | None], pulls: int, tokens: int
+    servers: Mapping[str, ServerClient],
+    since: Mapping[str, Reading | None],
+    pulls: int,
+    tokens: int,
+    ranks: int = 1,
 ) -> tuple[Reading, Reading] | None:
     """Return how the counters of prefill and decode rose since, once LMCache has exported what decode pulled.
 
+    Each rank transfers and copies its own share of a pull, and exports its counters in its own time.
     None where one of them does not tell.
     """
     owner, puller = since.get("prefill"), since.get("decode")
@@ -76,10 +81,13 @@ def await_export(
         owner_now, puller_now = servers["prefill"].read(), servers["decode"].read()
         return None if owner_now is None or puller_now is None else (owner_now - owner, puller_now - puller)
 
-    return poll(rises, lambda found: found is None or _tells(*found, pulls, tokens), EXPORT_DEADLINE_S)
+    shares = ranks * pulls
+    return poll(rises, lambda found: found is None or _tells(*found, shares, tokens), EXPORT_DEADLINE_S)
 
 
-def _tells(owner: Reading, puller: Reading, pulls: int, tokens: int) -> bool:
+def _tells(owner: Reading, puller: Reading, shares: int, tokens: int) -> bool:
     return (
-        owner.counters.transfers >= pulls and puller.copies >= pulls and puller.counters.hit_tokens >= tokens
+        owner.counters.transfers >= shares
+        and puller.copies >= shares
+        and puller.counters.hit_tokens >= tokens
     )

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Self
 
 from kvshare.config.settings import Settings, find_root, load_settings
+from kvshare.contract import gpus_of
 from kvshare.errors import FAILED, INTERRUPTED, KvshareError
 from kvshare.site.base import Site
 from kvshare.site.processes import Process, Processes
@@ -69,10 +70,10 @@ def process_environment(settings: Settings, service: str, caller: Mapping[str, s
     """Return a service's environment outside a container, over the ``caller``'s own."""
     given = service_environment(settings, service)
     given.pop("HF_HOME", None)  # a folder of the container
-    gpus = {name: settings.get(f"{name.upper()}_GPU", "0") for name in ("prefill", "decode")}
+    gpus = {name: gpus_of(settings.get(f"{name.upper()}_GPU", "0")) for name in ("prefill", "decode")}
     if settings.device == "cuda" and service in gpus:
-        given["CUDA_VISIBLE_DEVICES"] = gpus[service]
-        if len(set(gpus.values())) < len(gpus):
+        given["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[service])
+        if set(gpus["prefill"]) & set(gpus["decode"]):
             given["KVSHARE_VLLM_ARGS"] += f" {SHARED_GPU}"
     image = {**IMAGE, **(IMAGE_CPU if settings.device == "cpu" else {}), **LOOPBACK}
     users = {name: caller[name] for name in USERS if name in caller}

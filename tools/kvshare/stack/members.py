@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from kvshare.config.settings import Settings
+from kvshare.contract import ports_of_ranks, ranks_of
 from kvshare.errors import KvshareError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Server:
-    """One vLLM server and its LMCache worker; ``name`` tells decode nodes apart, ``service`` does not."""
+    """One vLLM server, an LMCache worker a rank; ``name`` tells decode nodes apart, ``service`` does not."""
 
     service: str
     name: str
@@ -18,9 +19,9 @@ class Server:
     host: str
     instance: str
     api_port: int
-    worker_port: int
-    p2p_init_port: int
-    p2p_lookup_port: int
+    worker_ports: tuple[int, ...]
+    p2p_init_ports: tuple[int, ...]
+    p2p_lookup_ports: tuple[int, ...]
     data_ports: tuple[int, int] = (0, 0)  # first and last of the range out of which UCX takes its own
 
     @property
@@ -31,12 +32,17 @@ class Server:
     @property
     def ports(self) -> tuple[int, ...]:
         """Every TCP port that it alone may listen on; UCX takes its own out of ``data_ports``."""
-        return (self.api_port, self.worker_port, self.p2p_init_port, self.p2p_lookup_port)
+        return (self.api_port, *self.worker_ports, *self.p2p_init_ports, *self.p2p_lookup_ports)
 
     @property
-    def peer_init_url(self) -> str:
-        """The address that peers dial first, as the controller must hand it out."""
-        return f"{self.host}:{self.p2p_init_port}"
+    def ranks(self) -> int:
+        """How many processes compute each layer together, each with KV of its own."""
+        return len(self.worker_ports)
+
+    @property
+    def peer_init_urls(self) -> tuple[str, ...]:
+        """The address that peers of each rank dial first, as the controller must hand it out."""
+        return tuple(f"{self.host}:{port}" for port in self.p2p_init_ports)
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,8 @@ class Stack:
 def parse_stack(configs: Sequence[Mapping[str, Any]], settings: Settings) -> Stack:
     """Return the stack from each decode node's `docker compose config` and the user's decisions.
 
-    KvshareError if a fact is missing, or two members of one machine want one port.
+    KvshareError if a fact is missing, servers differ in their number of GPUs, or two members of one machine
+    want one port.
     """
     try:
         facts = configs[0]["x-kvshare"]
@@ -122,14 +129,15 @@ def parse_stack(configs: Sequence[Mapping[str, Any]], settings: Settings) -> Sta
             project=configs[0]["name"],
             device=settings.device,
             controller=_controller(facts["controller"], settings),
-            prefill=_server("prefill", "prefill", facts, settings.prefill_context),
+            prefill=_server("prefill", "prefill", facts, settings.prefill_context, settings.device),
             decodes=tuple(
-                _server("decode", node.name, config["x-kvshare"], node.context)
+                _server("decode", node.name, config["x-kvshare"], node.context, settings.device)
                 for node, config in zip(settings.decode_nodes, configs, strict=True)
             ),
         )
     except KeyError as missing:
         raise KvshareError(f"compose.yaml has no {missing} where x-kvshare should state it.") from None
+    _require_equal_ranks(stack)
     _require_ports_apart(stack)
     return stack
 
@@ -152,6 +160,17 @@ def by_context(members: Iterable[Member]) -> dict[str, list[str]]:
     for member in members:
         grouped.setdefault(member.context, []).append(member.service)
     return grouped
+
+
+def _require_equal_ranks(stack: Stack) -> None:
+    """KvshareError if a server has another number of ranks than prefill, which splits KV otherwise."""
+    for decode in stack.decodes:
+        if decode.ranks != stack.prefill.ranks:
+            raise KvshareError(
+                f"prefill computes on {stack.prefill.ranks} GPUs and {decode.name} on {decode.ranks}, "
+                "and neither could use the other's KV: list as many in PREFILL_GPU as in DECODE_GPU "
+                "(DECODE_GPUS) of .env."
+            )
 
 
 def _require_ports_apart(stack: Stack) -> None:
@@ -180,9 +199,17 @@ def _controller(facts: Mapping[str, Any], settings: Settings) -> Controller:
     )
 
 
-def _server(service: str, name: str, every: Mapping[str, Any], context: str) -> Server:
-    facts = every[service]
-    first, _, last = str(every["server"]["UCX_TCP_PORT_RANGE"]).partition("-")
+def _server(service: str, name: str, every: Mapping[str, Any], context: str, device: str) -> Server:
+    facts, shared = every[service], every["server"]
+    first, _, last = str(shared["UCX_TCP_PORT_RANGE"]).partition("-")
+    try:
+        ranks = ranks_of(device, str(facts["KVSHARE_GPUS"]), str(shared["KVSHARE_CPU_RANKS"]))
+    except ValueError as error:
+        raise KvshareError(f"{name}: {error}; correct .env.") from None
+
+    def ports(fact: str) -> tuple[int, ...]:
+        return ports_of_ranks(int(facts[fact]), ranks, int(shared["KVSHARE_RANK_PORT_STEP"]))
+
     return Server(
         service=service,
         name=name,
@@ -190,8 +217,8 @@ def _server(service: str, name: str, every: Mapping[str, Any], context: str) -> 
         host=str(facts["KVSHARE_HOST"]),
         instance=str(facts["KVSHARE_INSTANCE"]),
         api_port=int(facts["KVSHARE_API_PORT"]),
-        worker_port=int(facts["KVSHARE_WORKER_PORT"]),
-        p2p_init_port=int(facts["KVSHARE_P2P_INIT_PORT"]),
-        p2p_lookup_port=int(facts["KVSHARE_P2P_LOOKUP_PORT"]),
+        worker_ports=ports("KVSHARE_WORKER_PORT"),
+        p2p_init_ports=ports("KVSHARE_P2P_INIT_PORT"),
+        p2p_lookup_ports=ports("KVSHARE_P2P_LOOKUP_PORT"),
         data_ports=(int(first), int(last or first)),
     )

@@ -5,7 +5,7 @@ x-kvshare in compose.yaml, by way of the resolved stack.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -139,12 +139,16 @@ def _server(member: Server) -> tuple[Port, ...]:
     def zmq(number: int, purpose: str, callers: tuple[Caller, ...]) -> Port:
         return _port(member, number, f"{member.service} {purpose}", worker, "ZeroMQ", NONE, callers)
 
+    def of_each_rank(numbers: tuple[int, ...], purpose: str, callers: tuple[Caller, ...]) -> Iterator[Port]:
+        for rank, number in enumerate(numbers):
+            yield zmq(number, f"{purpose} of rank {rank}" if member.ranks > 1 else purpose, callers)
+
     api = (Caller.CLIENTS, Caller.PREFILL)  # prefill: the client container of `kvshare verify` runs there
     return (
         _port(member, member.api_port, f"{member.service} API", "vllm serve", "HTTP", API_KEY, api),
-        zmq(member.worker_port, "LMCache worker", (Caller.PREFILL,)),  # the controller calls it
-        zmq(member.p2p_init_port, "P2P init", peers),
-        zmq(member.p2p_lookup_port, "P2P lookup", peers),
+        *of_each_rank(member.worker_ports, "LMCache worker", (Caller.PREFILL,)),  # the controller calls it
+        *of_each_rank(member.p2p_init_ports, "P2P init", peers),
+        *of_each_rank(member.p2p_lookup_ports, "P2P lookup", peers),
     )
 
 

@@ -28,6 +28,7 @@ class Spec:
     max_tokens: int = 16
     wait_s: float = 0.0
     deadline_s: float = 300.0
+    ranks: int = 1
 
 
 @dataclass(frozen=True)

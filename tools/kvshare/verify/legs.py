@@ -35,7 +35,9 @@ class _Run:
         self.narrate = narrate
         urls = {"prefill": spec.prefill, "decode": spec.decode}
         self.servers = {node: ServerClient(url, api_key) for node, url in urls.items()}
-        self.controller = ControllerClient(spec.controller, spec.prefill_instance, spec.chunk_size)
+        self.controller = ControllerClient(
+            spec.controller, spec.prefill_instance, spec.chunk_size, spec.ranks
+        )
         self.legs: list[Leg] = []
         self.admissions: list[Admission] = []
         self.pull: list[PullSample] = []
@@ -161,7 +163,7 @@ class _Run:
         pulls = sum(1 for leg in peers if leg.sources is not None and leg.sources.external_kv_transfer)
         self.narrate("waiting for LMCache to export its counters")
         if moved:
-            await_export(self.servers, start, pulls, moved)
+            await_export(self.servers, start, pulls, moved, self.spec.ranks)
         else:
             time.sleep(FLUSH_S)
 

@@ -110,6 +110,7 @@ def make_spec(stack: Stack, containers: tuple[Container, ...], options: Options,
         prompt_tokens=_prompt_tokens(options.prompt_tokens, pulls_from, chunk_size),
         chunk_size=chunk_size,
         seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
+        ranks=stack.prefill.ranks,
         wait_s=wait_s if _may_still_come(containers) else 0.0,
     )
     _require_room(pulls_from, spec, longest)

@@ -1,6 +1,7 @@
 """Whether containers get the GPUs that are pinned."""
 
 from kvshare.checking.registry import Category, NotChecked, NotNeeded, Outcome
+from kvshare.contract import gpus_of
 from kvshare.doctor.checks.shared import dotted, each, listed
 from kvshare.doctor.evidence import Evidence, Gpus
 from kvshare.site.contexts import version_of
@@ -39,17 +40,17 @@ def _driver(evidence: Evidence) -> Outcome:
     return each(evidence, bad, expected, "install a newer driver there", listed(drivers, ", "))
 
 
-@CHECKS.check("DOC-GPU-03", "the pinned GPU is there", ("DOC-GPU-01",))
+@CHECKS.check("DOC-GPU-03", "the pinned GPUs are there", ("DOC-GPU-01",))
 def _pinned(evidence: Evidence) -> Outcome:
     """`nvidia-smi -L` lists them there; a UUID stays with its card when another is added."""
     bad, good = {}, []
     for name, gpus in _gpus(evidence).items():
-        pinned = evidence.node(name).pinned_gpu
-        match = next((gpu for gpu in gpus.found if pinned in gpu[:2]), None)
-        if match is None:
+        pinned = gpus_of(evidence.node(name).pinned_gpus)
+        matches = {wanted: gpu for wanted in pinned for gpu in gpus.found if wanted in gpu[:2]}
+        if missing := [wanted for wanted in pinned if wanted not in matches]:
             there = ", ".join(f"{index} ({uuid}, {model})" for index, uuid, model in gpus.found) or "none"
-            bad[name] = f"no GPU {pinned}, there is {there}"
+            bad[name] = f"no GPU {' or '.join(missing)}, there is {there}"
         else:
-            good.append(f"{name} {match[0]}, {match[2]}")
+            good.append(f"{name} {' and '.join(f'{gpu[0]}, {gpu[2]}' for gpu in matches.values())}")
     fix = "correct PREFILL_GPU, DECODE_GPU or DECODE_GPUS in .env"
     return each(evidence, bad, "each pinned index or UUID", fix, "; ".join(good))

@@ -98,7 +98,7 @@ def _clocks_agree(evidence: Evidence) -> Outcome:
 
 @CHECKS.check("DOC-HOST-04", "there is memory for LMCache's cache")
 def _memory_suffices(evidence: Evidence) -> Outcome:
-    """For each server `max_local_cpu_size` (configs/lmcache.yaml), and without a GPU what it takes itself."""
+    """For each rank `max_local_cpu_size` (configs/lmcache.yaml), and without a GPU what it takes itself."""
     bad, good = {}, []
     # What two contexts read alike to the byte is one machine.
     machines: dict[int, list[str]] = {}
@@ -121,7 +121,7 @@ def _needed_gib(evidence: Evidence, member: Member) -> float:
         return CONTROLLER_GIB
     facts = evidence.seen.get(member.name)
     cache = float(facts.lmcache.get("max_local_cpu_size", 0)) if facts else 0.0
-    return cache + (CPU_SERVER_GIB if evidence.stack.device == "cpu" else 0.0)
+    return member.ranks * (cache + (CPU_SERVER_GIB if evidence.stack.device == "cpu" else 0.0))
 
 
 @CHECKS.check("DOC-HOST-05", "that memory may be locked")

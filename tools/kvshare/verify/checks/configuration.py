@@ -143,3 +143,13 @@ def _vllm_args(evidence: Evidence) -> Outcome:
     fix = "set one VLLM_ARGS in .env, then make up"
     outcome = _same(evidence, "VLLM_ARGS", lambda f: f.vllm_args, fix)
     return Passed(outcome.detail or "none") if isinstance(outcome, Passed) else outcome
+
+
+@CHECKS.check("CONF-11", "the servers compute on as many GPUs")
+def _ranks(evidence: Evidence) -> Outcome:
+    """Each rank keeps the KV of its own heads: servers of other numbers of ranks share nothing.
+
+    Without a GPU the ranks are those of CPU_RANKS.
+    """
+    fix = "list as many GPUs in PREFILL_GPU as in DECODE_GPU of .env, then make up"
+    return _same(evidence, "number of GPUs", lambda f: f.ranks, fix)

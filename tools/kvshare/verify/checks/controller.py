@@ -1,6 +1,7 @@
 """Whether the controller knows the workers."""
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
+from kvshare.stack.members import Server
 from kvshare.verify.checks.shared import ONE_IMAGE_FIX, docker, down, logs, traffic_of, up
 from kvshare.verify.evidence import Evidence
 
@@ -55,7 +56,7 @@ def _no_decoding_error(evidence: Evidence) -> Outcome:
 
 @CHECKS.check("CTRL-04", "the workers are registered under their addresses", ("CTRL-01",))
 def _workers_registered(evidence: Evidence) -> Outcome:
-    """Each server that is up is listed with the address that its peer must dial.
+    """Each rank of each server that is up is listed with the address that its peer must dial.
 
     Another address: it was started with another HOST in `.env`, or a server of another stack has its name.
     Missing: it goes on trying, and its log says what comes of it.
@@ -65,17 +66,28 @@ def _workers_registered(evidence: Evidence) -> Outcome:
     servers = [server for server, probe in probes if probe.healthy]
     if not servers:
         return NotChecked("no server is up, see PRE-01 and DEC-01")
-    found = {worker.instance: worker.peer_init_url for worker in traffic.controller.workers}
-    bad = [server for server in servers if found.get(server.instance) != server.peer_init_url]
+    found = {(worker.instance, worker.rank): worker.peer_init_url for worker in traffic.controller.workers}
+    bad = [
+        (server, rank, url)
+        for server in servers
+        for rank, url in enumerate(server.peer_init_urls)
+        if found.get((server.instance, rank)) != url
+    ]
     if not bad:
-        return Passed(", ".join(f"{server.instance} at {server.peer_init_url}" for server in servers))
-    first = bad[0].service
+        return Passed(", ".join(f"{s.instance} at {' and '.join(s.peer_init_urls)}" for s in servers))
+    (first, rank, _) = bad[0]
     return Failed(
-        ", ".join(f"{server.instance} at {server.peer_init_url}" for server in bad),
+        ", ".join(f"{_rank_of(server, rank)} at {url}" for server, rank, url in bad),
         ", ".join(
-            f"{s.instance} at {found[s.instance]}" if s.instance in found else f"{s.instance} missing"
-            for s in bad
+            f"{_rank_of(s, r)} at {found[s.instance, r]}"
+            if (s.instance, r) in found
+            else f"{_rank_of(s, r)} missing"
+            for s, r, _ in bad
         ),
-        tuple(server.service for server in bad),
-        up(evidence, first) if bad[0].instance in found else logs(evidence, first),
+        tuple(dict.fromkeys(server.service for server, *_ in bad)),
+        up(evidence, first.service) if (first.instance, rank) in found else logs(evidence, first.service),
     )
+
+
+def _rank_of(server: Server, rank: int) -> str:
+    return f"rank {rank} of {server.instance}" if server.ranks > 1 else server.instance

@@ -55,7 +55,7 @@ def _ledger_balances(evidence: Evidence) -> Outcome:
 
 @CHECKS.check("KV-PEER-03", "the owner counts the transfers", ("KV-PEER-01",))
 def _owner_sent(evidence: Evidence) -> Outcome:
-    """The other side of the ledger.
+    """The other side of the ledger: for each pull one transfer of each rank.
 
     LMCache exports its counters every 2 s (`stats_log_interval` in configs/lmcache.yaml); all of vLLM's
     processes need PROMETHEUS_MULTIPROC_DIR.
@@ -64,11 +64,13 @@ def _owner_sent(evidence: Evidence) -> Outcome:
     start, end = traffic.owner_start, traffic.owner_end
     if start is None or end is None:
         return NotChecked("the prefill server's /metrics cannot be read")
-    pulls, sent = len(ledger.of(traffic.legs, PEER)), round(end.transfers - start.transfers)
-    if sent >= pulls:
+    ranks, pulls = evidence.stack.prefill.ranks, len(ledger.of(traffic.legs, PEER))
+    due, sent = ranks * pulls, round(end.transfers - start.transfers)
+    if sent >= due:
         seconds = (end.transfer_seconds - start.transfer_seconds) / sent
-        return Passed(f"{sent} transfers, {seconds * 1000:.0f} ms each")
-    expected = f"lmcache:p2p_time_to_transfer_count +{pulls} or more"
+        of_ranks = f" of {ranks} ranks" if ranks > 1 else ""
+        return Passed(f"{sent} transfers{of_ranks}, {seconds * 1000:.0f} ms each")
+    expected = f"lmcache:p2p_time_to_transfer_count +{due} or more"
     return Failed(expected, f"+{sent}", ("prefill",), logs(evidence, "prefill", "P2P transfer finished"))
 
 

@@ -51,11 +51,15 @@ def _admitted(evidence: Evidence) -> Outcome:
     bad = next((admission for admission in admissions if not admission.how), None)
     if bad is None:
         slowest = max(admission.seconds for admission in admissions)
-        chunks = admissions[0].expected_keys
-        return Passed(f"{chunks} chunks a prompt, at most {slowest:.1f} s after the answer")
+        ranks = evidence.stack.prefill.ranks
+        chunks = f"{admissions[0].expected_keys // ranks} chunks a prompt"
+        chunks += f" on each of {ranks} ranks" if ranks > 1 else ""
+        return Passed(f"{chunks}, at most {slowest:.1f} s after the answer")
+    by_rank = f" ({', '.join(f'rank {rank} {new}' for rank, new in enumerate(bad.by_rank))})"
     return Failed(
         f"{bad.expected_keys} new keys of {evidence.stack.prefill.instance} for each prompt",
-        f"{bad.new_keys} for prompt {bad.prompt} after {bad.seconds:.0f} s",
+        f"{bad.new_keys}{by_rank if len(bad.by_rank) > 1 else ''} for prompt {bad.prompt} "
+        f"after {bad.seconds:.0f} s",
         ("prefill", "controller"),
         logs(evidence, "prefill"),
     )
