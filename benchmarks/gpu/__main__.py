@@ -10,6 +10,7 @@ parts: kernel   LMCache's transfer kernel: KV out of the cache and back, bit for
        without  the whole chain without packed-kv: must fail, on the answers
        with     the whole chain as the image has it: must be proven; then what --measure says
        fp8      the same with KV_CACHE_DTYPE=fp8
+       ranks    the same with each server tensor-parallel over all of --gpus
 measures: again         one prompt over and over on the node that pulls it
           ttft          time to first token, and where a pull's time goes
           bench         `kvshare bench` over lengths
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 Keep = Callable[[str, Any], None]  # what was measured, what it found
 
-PARTS = ("kernel", "without", "with", "fp8")
+PARTS = ("kernel", "without", "with", "fp8", "ranks")
 MEASURES = ("again", "ttft", "bench", "clients", "agreement", "never-slower", "slow-link")
 LENGTHS = (266, 522, 1034, 2058, 4106, 8202, 16394, 32522)
 RIGHT = {"KV-RIGHT-01", "KV-RIGHT-02"}
@@ -86,6 +87,8 @@ def chain(options: argparse.Namespace, part: str, keep: Keep) -> bool:
 
     packed = part != "without"
     os.environ["KV_CACHE_DTYPE"] = "fp8" if part == "fp8" else "auto"
+    gpus = options.gpus if part == "ranks" else options.gpus.split(",")[0]
+    os.environ.update(PREFILL_GPU=gpus, DECODE_GPU=gpus, CPU_RANKS=str(len(gpus.split(","))))
     with chain.serving(options.device, packed, options.state / part) as native:
         evidence = options.state / f"evidence-{part}.json"
         judged = chain.verify(native, options.prompts, options.prompt_tokens, evidence)
@@ -220,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--size", choices=("8b", "small"), default="8b")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the script")
+    parser.add_argument("--gpus", default="0,1", help="of `ranks`; the first of the others (default: 0,1)")
     parser.add_argument("--vllm-args", help="instead of compose.yaml's")
     parser.add_argument("--max-model-len", type=int, default=32768, metavar="TOKENS")
     parser.add_argument("--prompts", type=int, default=5)

@@ -42,7 +42,8 @@ def run(stack: Stack, logs: dict[str, Path], times: int) -> tuple[dict[str, Any]
             at.servers["decode"].http.post("/reset_prefix_cache", {})
         answers.append(_ask(at, "decode", prompt, str(number)))
     pulled = (_pulled(at) - before) // reusable(TOKENS, CHUNK)
-    written = poll(lambda: _transfers(at) - transfers, lambda count: count >= pulled, EXPORT_DEADLINE_S)
+    due = pulled * stack.prefill.ranks
+    written = poll(lambda: _transfers(at) - transfers, lambda count: count >= due, EXPORT_DEADLINE_S)
     distances = [tolerance.distance(honest, answer.output) for answer in answers]
     limit = tolerance.floor_of("bfloat16")
     tokens = Counter(tuple(p.token for p in a.output) == tuple(p.token for p in honest) for a in answers)
@@ -56,7 +57,7 @@ def run(stack: Stack, logs: dict[str, Path], times: int) -> tuple[dict[str, Any]
         "double_frees": sum(len(DOUBLE.findall(log.read_text(errors="replace"))) for log in logs.values()),
     }
     good = max(distances) <= limit and found["double_frees"] == 0 and found["slowest_ms"] < 3000
-    return found, good and written == pulled == times // 2
+    return found, good and written == due and pulled == times // 2
 
 
 def _ask(at: Measurement, node: str, prompt: Prompt, name: str) -> Completion:

@@ -1,4 +1,4 @@
-"""The whole chain on one GPU: three plain processes (kvshare.site.native), kvshare's own legs and checks."""
+"""The whole chain on one machine: plain processes (kvshare.site.native), kvshare's own legs and checks."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ def summary(judged: Judgement) -> dict[str, Any]:
     assert traffic is not None, "the legs were sent"
     assert decode is not None, "the processes told their configuration"
     return {
+        "ranks": decode.ranks,
         "max_local_cpu_size": decode.lmcache["max_local_cpu_size"],
         "proven": judged.proven,
         "sentence": judged.sentence,

@@ -67,7 +67,9 @@ class Measurement:
         self.stack = stack
         self.logs = logs
         self.servers = {"prefill": ServerClient(stack.prefill.url), "decode": ServerClient(stack.decode.url)}
-        self.controller = ControllerClient(stack.controller.url, stack.prefill.instance, CHUNK)
+        self.controller = ControllerClient(
+            stack.controller.url, stack.prefill.instance, CHUNK, stack.prefill.ranks
+        )
         self.model = self.servers["prefill"].await_healthy(0).model or ""
 
     def run(self, chunks: Sequence[int], repetitions: int, seed: int) -> list[Length]:

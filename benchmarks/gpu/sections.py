@@ -68,15 +68,29 @@ def _with(found: dict[str, Any]) -> str:
 """
 
 
+def _ranks(found: dict[str, Any]) -> str:
+    return f"""## Tensor-parallel over {found["ranks"]} GPUs
+
+Both servers on the same GPUs, {found["ranks"]} ranks each; a rank pulls the KV of its heads from its peer's
+same rank.
+
+{_checks(found)}
+"""
+
+
 def _checks(found: dict[str, Any]) -> str:
     rows = [[check, _told(found["checks"][check])] for check in SHOWN if check in found["checks"]]
     prompts = f"{found['prompts']} prompts of {found['prompt_tokens']:,} tokens"
     return f"""`kvshare verify`'s legs and checks, {prompts}.
-Servers: `{found["vllm_args"]}`, {found["max_local_cpu_size"]} GiB of LMCache memory each.
+Servers: `{found["vllm_args"]}`, {found["max_local_cpu_size"]} GiB of LMCache memory {_each(found)}.
 
 {table(["check", "found"], rows)}
 
 `{found["sentence"]}`"""
+
+
+def _each(found: dict[str, Any]) -> str:
+    return "each rank" if found.get("ranks", 1) > 1 else "each"
 
 
 def _bandwidth(places: dict[str, list[dict[str, Any]]]) -> str:
@@ -326,5 +340,9 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "with/slow-link": _slow_link,
     "with/ttft": _ttft,
     "fp8": _fp8,
+    "ranks": _ranks,
+    "ranks/again": lambda found: _again(found).replace(" times\n", " times, tensor-parallel\n", 1),
+    "ranks/bench": lambda found: f"## `kvshare bench`, tensor-parallel\n\n{_bench(found)}",
+    "ranks/clients": lambda found: _clients(found).replace(" shared\n", " shared, tensor-parallel\n", 1),
     "fp8/bench": lambda found: f"## `kvshare bench` with `KV_CACHE_DTYPE=fp8`\n\n{_bench(found)}",
 }
