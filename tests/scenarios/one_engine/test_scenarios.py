@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -70,7 +69,7 @@ def test_a_taken_port_is_named_with_its_process(rig: Rig) -> None:
 
 def test_a_healthy_stack_is_proven(rig: Rig) -> None:
     rig.use()
-    outcome = rig.verify(prompts=3)
+    outcome = rig.verify("--prompt-tokens", "1546", prompts=3)
     assert outcome.code == 0, outcome.said
     assert outcome.report["proven"] is True
     assert outcome.failed_ids() == []
@@ -110,6 +109,13 @@ def test_a_prompt_shorter_than_a_chunk_is_refused(rig: Rig) -> None:
     assert outcome.code == 2
     assert "chunk" in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_a_stopped_controller_is_named(rig: Rig) -> None:
+    rig.compose("stop", "controller")
+    outcome = rig.verify("--wait", "5")
+    assert outcome.code == 1, outcome.said
+    assert outcome.report["cause"] == "CTRL-01"
 
 
 def test_reuse_is_proven_with_workers_of_their_own(rig: Rig, long: bool) -> None:
@@ -178,50 +184,7 @@ def test_a_server_that_cannot_start_shows_its_last_words(rig: Rig) -> None:
     assert time.monotonic() - started < 60
 
 
-def test_an_undecodable_message_is_counted_and_stops_nothing(rig: Rig) -> None:
-    rig.use()
-    before = rejected_messages()
-    with socket.create_connection(("127.0.0.1", 8300), timeout=10) as wire:
-        send_undecodable_message(wire)
-    assert rejected_messages() == before + 1
-    outcome = rig.verify()
-    assert outcome.code == 0, outcome.said
-
-
-def rejected_messages() -> float:
-    """What the controller's counter of messages that it could not read says, over all its sockets."""
-    with urllib.request.urlopen("http://127.0.0.1:9000/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    counted = [line for line in lines if line.startswith("lmcache:rejected_messages_total{")]
-    return sum(float(line.rsplit(" ", 1)[1]) for line in counted)
-
-
-def test_a_stopped_controller_is_named(rig: Rig) -> None:
-    rig.compose("stop", "controller")
-    outcome = rig.verify("--wait", "5")
-    assert outcome.code == 1, outcome.said
-    assert outcome.report["cause"] == "CTRL-01"
-
-
 def test_after_all_faults_the_stack_is_proven_again(rig: Rig) -> None:
     rig.use()
     outcome = rig.verify()
-    if outcome.code != 0:
-        # After a controller restart the workers synchronise by heartbeat; until then no key is admitted.
-        assert outcome.report["cause"] in ("CTRL-04", "PRE-03"), outcome.said
-        outcome = rig.verify()
     assert outcome.code == 0, outcome.said
-
-
-def send_undecodable_message(wire: socket.socket) -> None:
-    """Push nine bytes that are no msgpack, as a ZMTP 3.0 PUSH peer without security would (RFC 23)."""
-    greeting = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
-    ready = b"\x05READY" + b"\x0bSocket-Type" + (4).to_bytes(4, "big") + b"PUSH"
-    wire.sendall(greeting)
-    received = b""
-    while len(received) < 64:
-        received += wire.recv(64 - len(received))
-    wire.sendall(b"\x04" + bytes([len(ready)]) + ready)
-    wire.recv(256)
-    wire.sendall(b"\x00\x09" + b"\xc1" * 9)
-    time.sleep(0.5)

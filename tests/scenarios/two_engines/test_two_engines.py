@@ -157,7 +157,7 @@ def last_words(outcomes: list[Outcome]) -> str:
 def test_reuse_is_proven_over_a_gigabit_with_five_milliseconds(rig: TwoMachines) -> None:
     network.shape(DECODE, GIGABIT)
     try:
-        outcome = rig.verify()
+        outcome = rig.verify("--prompt-tokens", "1546")
     finally:
         network.unshape(DECODE)
     assert outcome.code == 0, outcome.said

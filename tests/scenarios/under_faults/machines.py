@@ -37,7 +37,7 @@ class Stack:
         for host in (PREFILL, DECODE):
             network.heal(host)
             network.unshape(host)
-        if not all(self.is_running(service) for service in HOST_OF):
+        if self.machines.overlays or not all(self.is_running(service) for service in HOST_OF):
             self.up()
         for host in (PREFILL, DECODE):
             traffic.wait_until_up(host)
@@ -48,6 +48,7 @@ class Stack:
         files = ":".join([CPU_FILES, *map(str, overlays)])
         outcome = self.machines.up(node, COMPOSE_FILE=files)
         assert outcome.code == 0, outcome.err
+        self.machines.overlays = overlays
 
     def kill(self, service: str) -> None:
         """End a service as a power cut would; it stays down."""

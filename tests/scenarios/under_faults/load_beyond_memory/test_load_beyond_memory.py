@@ -17,8 +17,8 @@ from tests.scenarios.under_faults.traffic import CHUNK, Traffic
 
 HERE = Path(__file__).parent
 CLIENTS, TOKENS = 8, 522
-SECONDS, SECONDS_LONG = 30, 1800
-PATIENCE_S = 240  # beyond that time, for a machine that is too slow to fill the caches in it
+SECONDS, SECONDS_LONG = 12, 1800
+PATIENCE_S = 240  # beyond that time, until the caches are full
 WARM_SHARE = 1 / 6  # of the time, after which memory is first looked at: 5 of 30 minutes
 TIMES_THE_CACHE, TIMES_THE_CACHE_LONG = 1, 5
 GROWTH = 1.05

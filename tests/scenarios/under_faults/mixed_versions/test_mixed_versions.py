@@ -39,7 +39,6 @@ def test_another_version_and_missing_patches_are_named(
 ) -> None:
     stack.up(HERE / "overlay.yaml", node="decode")
     outcome = stack.verify()
-    stack.up()
     named = outcome.failed_ids()
     record(
         figures.of(
