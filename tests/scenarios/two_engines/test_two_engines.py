@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import json
-import shlex
 import socketserver
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.conftest import ROOT
 from tests.rig import engines, network
-from tests.rig.__main__ import settings_for
-from tests.rig.network import DECODE, DECODE_2, OPERATOR, PREFILL, Link
+from tests.rig.network import DECODE, PREFILL, Link
 from tests.rig.sshd import SshServer
 from tests.scenarios.conftest import Outcome, TwoMachines
+from tests.scenarios.two_engines.conftest import KEY
+from tests.scenarios.two_engines.machines import nothing_named, nothing_runs, over_ssh, refuses_the_key
 from tests.scenarios.under_faults.traffic import ADMITTED_S, CHUNKS_OF_TOKENS, Traffic
 
 IN_A_ROW, IN_A_ROW_LONG = 2, 20
-SSH_TIMEOUT_S = 240
-TWO_DECODE_NODES = settings_for(2)
-THREE_SERVERS_GIB = 9.5
 GIGABIT, SLOW = Link(rate=1e9 / 8, delay=0.0025), Link(rate=40e6 / 8)
 
 pytestmark = pytest.mark.timeout(900)
-
-
-def nothing_runs() -> bool:
-    return not any(engines.docker(host, "ps", "--quiet") for host in (PREFILL, DECODE))
 
 
 # Before anything is up: what is refused, and that nothing was started.
@@ -119,7 +109,8 @@ def test_an_unreachable_engine_is_named(rig: TwoMachines) -> None:
 # One node after the other.
 
 
-def test_each_node_is_started_on_its_own_machine(rig: TwoMachines) -> None:
+def test_each_node_is_started_on_its_own_machine(guarded: TwoMachines) -> None:
+    rig = guarded
     prefill = rig.make("up", "NODE=prefill")
     assert prefill.code == 0, prefill.err
     assert f"prefill goes to {PREFILL.address}, context {engines.context_of(PREFILL)}" in prefill.err
@@ -128,11 +119,6 @@ def test_each_node_is_started_on_its_own_machine(rig: TwoMachines) -> None:
     assert decode.code == 0, decode.err
     assert f"decode goes to {DECODE.address}, context {engines.context_of(DECODE)}" in decode.err
     assert nothing_named(PREFILL, "decode")
-
-
-def nothing_named(host: network.Host, service: str) -> bool:
-    label = f"label=com.docker.compose.service={service}"
-    return not engines.docker(host, "ps", "--quiet", "--filter", label)
 
 
 def test_nothing_is_mounted_from_the_operators_machine(rig: TwoMachines) -> None:
@@ -177,7 +163,7 @@ def test_a_pull_that_does_not_pay_is_proven_and_called_that(rig: TwoMachines) ->
 @pytest.mark.usefixtures("rig")
 def test_what_vllm_holds_itself_is_not_pulled() -> None:
     """Decode's vLLM holds a prompt that it has pulled; its LMCache does not, and prefill's does."""
-    traffic = Traffic(seed=77)
+    traffic = Traffic(seed=77, api_key=KEY)
     declined, moved = traffic.declined(DECODE), traffic.sources(DECODE)
     known = traffic.know(1)
     time.sleep(ADMITTED_S)
@@ -192,34 +178,11 @@ def test_what_vllm_holds_itself_is_not_pulled() -> None:
 # The same over ssh, from the operator's own host.
 
 
-def over_ssh(rig: TwoMachines, server: SshServer, *arguments: str, terminal: bool = False) -> Outcome:
-    """Run the tool on the operator's host; in a terminal, ssh could ask there and wait for an answer."""
-    command = OPERATOR.command(str(ROOT / ".venv/bin/kvshare"), *arguments)
-    if terminal:
-        command = ["script", "--quiet", "--return", "--command", shlex.join(command), "/dev/null"]
-    result = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**rig.environment, **server.environment(), "DECODE_CONTEXT": server.context},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SSH_TIMEOUT_S,
-    )
-    return Outcome(result.returncode, result.stdout, result.stderr)
-
-
 @pytest.mark.parametrize("terminal", [False, True])
 def test_an_unknown_host_key_is_refused_with_the_command_that_adds_it(
     rig: TwoMachines, ssh: SshServer, terminal: bool
 ) -> None:
     refuses_the_key(over_ssh(rig, ssh, "up", "decode", terminal=terminal))
-
-
-def refuses_the_key(outcome: Outcome) -> None:
-    said = " ".join((outcome.out + outcome.err).split())
-    assert outcome.code == 2, said
-    assert f"ssh-keyscan {DECODE.address} >> ~/.ssh/known_hosts" in said
 
 
 def test_a_known_host_is_reached_over_ssh(rig: TwoMachines, ssh: SshServer) -> None:
@@ -242,65 +205,3 @@ def test_a_host_whose_cable_is_cut_is_named(rig: TwoMachines, ssh: SshServer) ->
     assert shown.code == 3, shown.said
     assert f"context {ssh.context}: no Docker engine answers" in shown.err
     assert [row["state"] for row in json.loads(shown.out)] == ["running", "running", "unknown"]
-
-
-def test_down_serves_the_others_where_a_host_key_is_unknown(rig: TwoMachines, ssh: SshServer) -> None:
-    refuses_the_key(over_ssh(rig, ssh, "down", terminal=True))
-    assert nothing_named(PREFILL, "prefill")
-    assert not nothing_named(DECODE, "decode")
-
-
-def test_down_leaves_nothing_running(rig: TwoMachines) -> None:
-    assert rig.kvshare("down").code == 0
-    assert nothing_runs()
-
-
-# All at once, with a second decode node.
-
-
-@pytest.fixture(scope="module")
-def decode_2(rig: TwoMachines, long: bool) -> None:
-    """The second decode node's engine, with no image yet; the rig stops it at its end."""
-    del rig
-    if not long:
-        pytest.skip("a third engine and a third server take minutes: make test-long")
-    need, have = THREE_SERVERS_GIB, psutil.virtual_memory().available / 2**30
-    if have < need:
-        pytest.skip(f"three servers need {need} GiB, and {have:.1f} GiB are available")
-    engines.start(DECODE_2)
-
-
-@pytest.mark.usefixtures("decode_2")
-def test_a_missing_image_is_named_before_anything_starts(rig: TwoMachines) -> None:
-    outcome = rig.up(**TWO_DECODE_NODES)
-    assert outcome.code == 2
-    assert f"context {engines.context_of(DECODE_2)} has no image kvshare/engine-cpu:0.1.0" in outcome.err
-    assert nothing_runs()
-
-
-@pytest.mark.usefixtures("decode_2")
-def test_images_are_shipped_from_engine_to_engine(rig: TwoMachines) -> None:
-    shipped = rig.run("ship", "decode-2", **TWO_DECODE_NODES)
-    assert shipped.code == 0, shipped.err
-    assert f"goes from context default to context {engines.context_of(DECODE_2)}" in shipped.err
-    again = rig.run("ship", **TWO_DECODE_NODES)
-    assert again.code == 0, again.err
-    assert "nothing to ship" in again.err
-
-
-@pytest.mark.usefixtures("decode_2")
-def test_reuse_is_proven_on_each_of_two_decode_nodes(rig: TwoMachines) -> None:
-    started = rig.up(**TWO_DECODE_NODES)
-    assert started.code == 0, started.err
-    outcome = rig.run(*rig.verification(), **TWO_DECODE_NODES)
-    assert outcome.code == 0, outcome.said
-    assert [report["proven"] for report in outcome.report["nodes"].values()] == [True, True]
-
-
-@pytest.mark.usefixtures("decode_2")
-def test_a_silent_engine_does_not_keep_the_others_from_stopping(rig: TwoMachines) -> None:
-    engines.stop(DECODE_2)
-    outcome = rig.run("down", **TWO_DECODE_NODES)
-    assert outcome.code == 3, outcome.err
-    assert f"context {engines.context_of(DECODE_2)}" in outcome.err
-    assert nothing_runs()

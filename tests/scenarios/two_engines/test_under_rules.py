@@ -1,49 +1,23 @@
-"""The whole stack with an API key, behind its own firewall rules: it works, and nothing else gets in."""
+"""The stack of test_two_engines, which is proven behind its own firewall rules: nothing else gets in."""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.rig import engines, network
+from tests.rig import engines
 from tests.rig.doors import scan, unlike
 from tests.rig.network import DECODE, OPERATOR, PREFILL, Host
 from tests.scenarios.conftest import TwoMachines
+from tests.scenarios.two_engines.conftest import KEY
 
-KEY = "sk-not-a-real-key"
 # Of the loopback network, and nobody's: what answers there, past every rule, listens on all addresses.
 ANOTHER_ADDRESS = "127.0.0.9"
 CLIENTS = "clients"
 
 pytestmark = pytest.mark.timeout(900)
-
-
-@pytest.fixture(scope="module")
-def guarded(rig: TwoMachines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoMachines]:
-    """The stack started behind the rules, and with a key; both are taken away again."""
-    network.require("nft")
-    key = tmp_path_factory.mktemp("secrets") / "key"
-    key.write_text(f"{KEY}\n")
-    rig.settings["API_KEY_FILE"] = str(key)
-    rig.kvshare("down")
-    hosts = {"prefill": PREFILL, "decode": DECODE}
-    try:
-        for node, host in hosts.items():
-            rules = rig.kvshare("ports", "--format", "nft", "--node", node)
-            assert rules.code == 0, rules.err
-            subprocess.run(host.command("nft", "-f", "-"), input=rules.out, text=True, check=True, timeout=60)
-        started = rig.up()
-        assert started.code == 0, started.err
-        yield rig
-    finally:
-        del rig.settings["API_KEY_FILE"]
-        for host in hosts.values():
-            subprocess.run(host.command("nft", "delete", "table", "inet", "kvshare"), timeout=60)
-        rig.kvshare("down")
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +36,6 @@ def open_to(source: Host, target: Host, table: list[dict[str, Any]]) -> list[ran
         for row in table
         if row["host"] == target.address and (source.address in row["from"] or CLIENTS in row["callers"])
     ]
-
-
-def test_reuse_is_proven(guarded: TwoMachines) -> None:
-    outcome = guarded.verify(prompts=2)
-    assert outcome.code == 0, outcome.said
 
 
 @pytest.mark.parametrize(

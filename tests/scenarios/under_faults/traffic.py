@@ -62,6 +62,7 @@ class Traffic:
     """The requests of one scenario; ``addresses`` may change when a server returns elsewhere."""
 
     seed: int
+    api_key: str | None = None
     addresses: dict[Host, str] = field(default_factory=lambda: {host: host.address for host in PORTS})
     sent: list[Sent] = field(default_factory=list)
     _drawn: int = 0
@@ -194,7 +195,7 @@ class Traffic:
 
     def http(self, host: Host) -> Http:
         """A new connection: the server may close a kept one, idle for 5 s, just as it is used again."""
-        return Http(f"http://{self.addresses[host]}:{PORTS.get(host, PORTS[DECODE])}")
+        return Http(f"http://{self.addresses[host]}:{PORTS.get(host, PORTS[DECODE])}", self.api_key)
 
     def _learn(self, host: Host, prompt: tuple[int, ...]) -> Known:
         return Known(prompt, self._complete(self.http(host), prompt).output)
