@@ -12,6 +12,7 @@ from rich.console import Console
 from kvshare.checking.rendering import table
 from kvshare.errors import CouldNotCheckError
 from kvshare.site.base import Site, State, fetch
+from kvshare.site.containers import Containers
 from kvshare.site.contexts import seconds_of
 from kvshare.stack.members import Member, Server
 
@@ -48,9 +49,12 @@ class ServiceStatus:
         return self.state == "running" and self.health == "healthy" and self.registered is not False
 
 
-def status(site: Site) -> tuple[ServiceStatus, ...]:
-    """Return how each member is; an engine or a controller that does not answer leaves gaps, and says why."""
-    found = site.look()
+def status(site: Containers) -> tuple[ServiceStatus, ...]:
+    """Return how each member was at the last look, for which a silent engine is not waited again.
+
+    An engine or a controller that does not answer leaves gaps, and says why.
+    """
+    found = site.found
     keys = _keys(site, found.get(site.stack.controller.name))
     return tuple(_status(site, member, found.get(member.name), keys) for member in site.stack.members)
 

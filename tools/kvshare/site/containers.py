@@ -31,26 +31,26 @@ class Containers:
         self.stack, self.settings = stack, settings
         self.members = stack.members if members is None else tuple(members)
         self.silent: Mapping[str, KvshareError] = {}
-        self._found: dict[str, State] = {}
+        self.found: dict[str, State] = {}  # at the last look
         self._since: dict[str, int] = {}
         self.look()
 
     def look(self) -> Mapping[str, State]:
         """Return how the members are now; an engine that does not answer is in ``silent``."""
         found, self.silent = at_once(self._containers, by_context(self.members))
-        self._found = {
+        self.found = {
             member.name: _state(found[member.context][member.service])
             for member in self.members
             if member.service in found.get(member.context, {})
         }
-        return self._found
+        return self.found
 
     def container(self, member: Member) -> str:
         """Return the id of a member's container."""
-        if member.name not in self._found:
+        if member.name not in self.found:
             missing = CouldNotCheckError(f"{member.name} has no container on context {member.context}.")
             raise self.silent.get(member.context, missing)
-        return str(self._found[member.name].described["Id"])
+        return str(self.found[member.name].described["Id"])
 
     def log(self, member: Member, whole: bool = False) -> str:
         """Return a member's log, standard error included."""
@@ -67,7 +67,7 @@ class Containers:
         try:
             return answered(self.beside(member, "cat", FINGERPRINT))
         except ProcessError:
-            name = self._found[member.name].name
+            name = self.found[member.name].name
             raise EngineError(member.context, f"{FINGERPRINT} is not in {name}") from None
 
     @contextmanager
