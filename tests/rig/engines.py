@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from tests.rig import network
 from tests.rig.network import DECODE, DECODE_2, DECODE_3, PREFILL, STATE, Host, RigError, run
 
 DATA = Path("/var/lib/kvshare-rig")
+THIN = Path(__file__).with_name("thin.py")
 START_TIMEOUT_S, STOP_TIMEOUT_S, LOAD_TIMEOUT_S = 60, 60, 900
 PAIR = (PREFILL, DECODE)
 HOSTS = (*PAIR, DECODE_2, DECODE_3)
 IMAGES = ("kvshare/engine-cpu:0.1.0", "kvshare/client:0.1.0")
+LAYERS = ("docker", "image", "inspect", "--format", "{{range .RootFS.Layers}}{{println .}}{{end}}")
 
 
 def context_of(host: Host) -> str:
@@ -126,9 +131,10 @@ def load_images(hosts: Iterable[Host]) -> None:
     lacking = [h for h in hosts if any(_image_id(h, image) != wanted[image] for image in IMAGES)]
     if not lacking:
         return
+    thin = shlex.join([sys.executable, str(THIN), *sorted(_known_layers(lacking))])
     loads = " ".join(f">(docker --host unix://{socket_of(host)} load --quiet)" for host in lacking)
     # One reading for all: bash's own `wait` waits for the loads too.
-    script = f"set -o pipefail; docker save {' '.join(IMAGES)} | tee {loads} > /dev/null; wait"
+    script = f"set -o pipefail; docker save {' '.join(IMAGES)} | {thin} | tee {loads} > /dev/null; wait"
     run(["bash", "-c", script], LOAD_TIMEOUT_S)
     for host in lacking:
         for image in IMAGES:
@@ -162,6 +168,19 @@ def _image_id(host: Host, image: str) -> str:
         return docker(host, "image", "inspect", "--format", "{{.Id}}", image)
     except RigError:
         return ""
+
+
+def _known_layers(hosts: Iterable[Host]) -> set[str]:
+    """The layers of this machine's images that every engine has already, each on the same ones beneath it."""
+    everything, lacking = set[str](), set[str]()
+    for image in IMAGES:
+        own = run([*LAYERS, image]).split()
+        everything.update(own)
+        for host in hosts:
+            theirs = docker(host, *LAYERS[1:], image).split() if _image_id(host, image) else []
+            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(own, theirs, strict=False)))
+            lacking.update(own[same:])
+    return everything - lacking
 
 
 def _wait_until_it_answers(host: Host) -> None:
