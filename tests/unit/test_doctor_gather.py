@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,7 @@ from kvshare.doctor.services import service_of
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.site import attached, contexts
 from kvshare.site.attached import EngineError
+from kvshare.site.base import answered, held
 from kvshare.site.engine import Place, engine
 from tests.unit.build import STACK
 from tests.unit.doctor_build import IMAGE, environment, healthy, running
@@ -48,6 +49,35 @@ def config(context: str) -> dict[str, Any]:
     return {"services": services, "volumes": {"models": {"name": "kvshare_models"}}}
 
 
+@dataclass(frozen=True)
+class FakeContainer:
+    """One of the containers of ``FakeOneOffs``."""
+
+    of: FakeOneOffs
+    context: str
+    place: Place
+    arguments: tuple[str, ...]
+
+    def answer(self, said: str, timeout_s: float) -> str:
+        del timeout_s
+        self.of.runs.append((self.context, self.place, self.arguments, said))
+        self._fail(self.of.refuses(self.place))
+        return self.of._answer(self.context, self.arguments)
+
+    def first_line(self) -> str:
+        self.of.held.append((self.context, self.arguments))
+        self._fail()
+        found = Ports((5001, 5003), 5002) if self.arguments[1] == "link-serve" else Held((), ())
+        return json.dumps(asdict(found))
+
+    def end(self) -> None:
+        """Nothing is there that could end."""
+
+    def _fail(self, refused: str = "") -> None:
+        if error := self.of.errors.get((self.context, self.arguments[1])) or refused:
+            raise CouldNotCheckError(error)
+
+
 class FakeOneOffs:
     """Containers on two machines; what they print is set by probe, errors by context and probe."""
 
@@ -64,19 +94,9 @@ class FakeOneOffs:
         self.image = image
         return self
 
-    def run(
-        self,
-        context: str,
-        place: Place,
-        arguments: Sequence[str],
-        stdin: str = "",
-        timeout_s: float = 0,
-    ) -> str:
-        del timeout_s
-        self.runs.append((context, place, tuple(arguments), stdin))
-        if error := self.errors.get((context, arguments[1])) or self.refuses(place):
-            raise CouldNotCheckError(error)
-        return self._answer(context, arguments)
+    @contextmanager
+    def start(self, context: str, place: Place, *arguments: str) -> Iterator[FakeContainer]:
+        yield FakeContainer(self, context, place, arguments)
 
     def _answer(self, context: str, arguments: Sequence[str]) -> str:
         if arguments[0] == "nvidia-smi":
@@ -92,17 +112,6 @@ class FakeOneOffs:
         host, _, port = endpoint.rpartition(":")
         nobody = int(port) == network.HIGHEST_CONTROL_PORT
         return Answer(host, int(port), 0.001, "connection refused" if nobody and not self.deceived else "")
-
-    @contextmanager
-    def hold(self, context: str, place: Place, arguments: Sequence[str]) -> Iterator[str]:
-        del place
-        self.held.append((context, tuple(arguments)))
-        if error := self.errors.get((context, arguments[1])):
-            raise CouldNotCheckError(error)
-        if arguments[1] == "link-serve":
-            yield json.dumps(asdict(Ports((5001, 5003), 5002)))
-            return
-        yield json.dumps(asdict(Held((), ())))
 
     def remove_leftovers(self, names: Sequence[str]) -> None:
         self.cleaned += names
@@ -441,7 +450,7 @@ def removed(docker: FakeDocker) -> list[str]:
 def test_a_container_that_does_not_end_is_removed(fake_docker: FakeDocker) -> None:
     fake_docker.runs("gpu-b", "exec sleep 60")
     with pytest.raises(CouldNotCheckError, match="did not end in 1 s"):
-        OneOffs("image").run("gpu-b", Place(), ("probe",), timeout_s=1)
+        answered(OneOffs("image").start("gpu-b", Place(), "probe"), timeout_s=1)
     assert '"AutoRemove": true' in created(fake_docker)
     assert not any("/images/create" in call for call in fake_docker.calls("gpu-b")), "nothing is pulled"
     assert [path.startswith("/containers/kvshare-doctor-") for path in removed(fake_docker)] == [True]
@@ -450,7 +459,7 @@ def test_a_container_that_does_not_end_is_removed(fake_docker: FakeDocker) -> No
 def test_a_container_gets_its_input_and_no_rights(fake_docker: FakeDocker) -> None:
     fake_docker.runs("gpu-b", "cat")
     place = Place({"A": "b"}, (("volume", "kvshare_models", "/models"),), (("memlock", -1, -1),), gpus=True)
-    assert OneOffs("image").run("gpu-b", place, ("probe",), "hub_token") == "hub_token"
+    assert answered(OneOffs("image").start("gpu-b", place, "probe"), "hub_token") == "hub_token"
     made = json.loads(created(fake_docker).partition(" {")[2].join(["{", ""]))
     assert (made["Image"], made["Cmd"], made["Env"], made["OpenStdin"]) == ("image", ["probe"], ["A=b"], True)
     host = made["HostConfig"]
@@ -467,12 +476,12 @@ def test_a_container_gets_its_input_and_no_rights(fake_docker: FakeDocker) -> No
 def test_what_a_container_says_when_it_fails_is_the_reason(fake_docker: FakeDocker) -> None:
     fake_docker.runs("gpu-b", "echo 'docker: Error response from daemon: no such image.' >&2; exit 125")
     with pytest.raises(CouldNotCheckError, match=r"no such image$"):
-        OneOffs("image").run("gpu-b", Place(), ("probe",))
+        answered(OneOffs("image").start("gpu-b", Place(), "probe"))
 
 
 def test_a_held_container_ends_when_its_input_closes(fake_docker: FakeDocker, tmp_path: Path) -> None:
     fake_docker.runs("gpu-b", f"echo ready; cat > /dev/null; echo ended >> {tmp_path}/ended")
-    with OneOffs("image").hold("gpu-b", Place(), ("probe", "listen")) as said:
+    with held(OneOffs("image").start("gpu-b", Place(), "probe", "listen")) as said:
         assert said == "ready"
     assert (tmp_path / "ended").exists()
     assert removed(fake_docker) == []
@@ -483,7 +492,7 @@ def test_a_held_container_that_does_not_end_is_removed(
 ) -> None:
     monkeypatch.setattr(attached, "END_TIMEOUT_S", 0.2)
     fake_docker.runs("gpu-b", "echo ready; exec sleep 60")
-    with OneOffs("image").hold("gpu-b", Place(), ("probe", "listen")):
+    with held(OneOffs("image").start("gpu-b", Place(), "probe", "listen")):
         pass
     assert len(removed(fake_docker)) == 1
 
@@ -497,7 +506,7 @@ def test_a_held_container_that_never_is_ready_ends_in_a_sentence(
     one_offs = OneOffs("i")
     with (
         pytest.raises(CouldNotCheckError, match="was not ready"),
-        one_offs.hold("gpu-b", Place(), ("probe",)),
+        held(one_offs.start("gpu-b", Place(), "probe")),
     ):
         pass
     assert len(removed(fake_docker)) == 1
@@ -507,7 +516,7 @@ def test_a_held_container_that_fails_says_why(fake_docker: FakeDocker) -> None:
     fake_docker.runs("gpu-b", "echo 'kvshare: expected a probe and found none' >&2; exit 2")
     with (
         pytest.raises(CouldNotCheckError, match="expected a probe"),
-        OneOffs("i").hold("gpu-b", Place(), ("probe",)),
+        held(OneOffs("i").start("gpu-b", Place(), "probe")),
     ):
         pass
 

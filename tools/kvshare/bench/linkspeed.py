@@ -5,13 +5,14 @@ to the one that asks (decode): that is the way the KV goes.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 from kvshare.bench.gather import PROBE
 from kvshare.bench.results import Link
 from kvshare.contract import Fingerprint
 from kvshare.errors import CouldNotCheckError
 from kvshare.servers import linkprobe
-from kvshare.site.base import Site, answered, held
+from kvshare.site.base import Site
 
 NO_PROBE = "the engine image has no probe for it: type make image"
 
@@ -21,13 +22,10 @@ def measure(site: Site, prints: Mapping[str, Fingerprint]) -> Link:
     prefill, decode = site.stack.prefill, site.stack.decode
     here, there = prints[prefill.name].ucx, prints[decode.name].ucx
 
-    def near(*arguments: str) -> str:
-        started = site.beside(prefill, *PROBE, *arguments, environment=here)
-        return answered(started, timeout_s=linkprobe.MEASURE_TIMEOUT_S)
-
+    near = partial(site.beside, prefill, *PROBE, environment=here)
+    far = partial(site.beside, decode, *PROBE, environment=there)
     try:
-        far = held(site.beside(decode, *PROBE, "link-serve", environment=there))
-        found, _ = linkprobe.measure(far, near, decode.host)
+        found, _ = linkprobe.measure(near, far, decode.host)
     except CouldNotCheckError as failure:
         return Link(None, "", failure.message.rstrip("."))
     except ValueError:

@@ -34,15 +34,12 @@ def _measure(
     reason = _obstacle(evidence, source, target)
     if reason:
         return Link(source.name, target.name, not_tried=reason)
-    here, there = (_place(node, services[node.name]) for node in (source, target))
-
-    def near(*arguments: str) -> str:
-        limit = linkprobe.MEASURE_TIMEOUT_S
-        return one_offs.run(source.context, here, ("probe", *arguments), timeout_s=limit)
-
+    near, far = (
+        partial(one_offs.start, node.context, _place(node, services[node.name]), "probe")
+        for node in (source, target)
+    )
     try:
-        far = one_offs.hold(target.context, there, ("probe", "link-serve"))
-        found, lanes = linkprobe.measure(far, near, target.host)
+        found, lanes = linkprobe.measure(near, far, target.host)
     except (CouldNotCheckError, ValueError) as error:
         return Link(source.name, target.name, error=getattr(error, "message", str(error)))
     return Link(source.name, target.name, found.bytes_per_s, found.latency_s, found.error, lanes=lanes)

@@ -11,7 +11,7 @@ from kvshare.contract import Answer, Endpoint, Held
 from kvshare.doctor.containers import OneOffs
 from kvshare.doctor.evidence import OPERATOR, Dialed, Evidence
 from kvshare.errors import CouldNotCheckError
-from kvshare.site.base import at_once
+from kvshare.site.base import answered, at_once, held
 from kvshare.site.engine import Place
 from kvshare.stack.members import Member, Server, Stack
 from kvshare.stack.ports import NONE, Caller, Port, ports_of, ranges_of
@@ -39,13 +39,13 @@ def listen(evidence: Evidence, one_offs: OneOffs, listeners: ExitStack) -> Liste
         wanted = [*_to_hold(evidence, context), *data]
         try:
             texts = (f"{place.host}:{place.port}" for place in wanted)
-            said = listeners.enter_context(one_offs.hold(context, Place(), ("probe", "listen", *texts)))
+            said = listeners.enter_context(held(one_offs.start(context, Place(), "probe", "listen", *texts)))
         except CouldNotCheckError as error:
             refused.append(f"context {context}: {error.message}")
             continue
-        held = records.loads(Held, said)
+        ports = records.loads(Held, said)
         free |= {place.host: place.port for place in data}
-        refused += [f"{r.host}:{r.port}: {r.error}" for r in held.refused]
+        refused += [f"{r.host}:{r.port}: {r.error}" for r in ports.refused]
     return Listeners(free, tuple(refused))
 
 
@@ -55,7 +55,8 @@ def dial(evidence: Evidence, one_offs: OneOffs, free: Mapping[str, int]) -> tupl
 
     def of_context(context: str) -> list[Dialed]:
         mine = planned[context]
-        said = one_offs.run(context, Place(), ("probe", "dial", *(f"{one.host}:{one.port}" for one in mine)))
+        texts = (f"{one.host}:{one.port}" for one in mine)
+        said = answered(one_offs.start(context, Place(), "probe", "dial", *texts))
         answers = records.loads(tuple[Answer, ...], said)
         return [replace(one, error=answer.error) for one, answer in zip(mine, answers, strict=True)]
 

@@ -9,6 +9,7 @@ from kvshare.doctor.containers import OneOffs
 from kvshare.doctor.evidence import Gpus, Node
 from kvshare.doctor.services import Service
 from kvshare.errors import CouldNotCheckError
+from kvshare.site.base import answered
 from kvshare.site.engine import Place
 
 _GPU_QUERY = ("nvidia-smi", "--query-gpu=index,uuid,name,driver_version", "--format=csv,noheader")
@@ -31,7 +32,7 @@ def look(node: Node, service: Service, volumes: tuple[str, ...], token: str, one
         if place in places[:number]:
             continue
         try:
-            facts = _facts(one_offs.run(node.context, place, ("probe", "facts"), said))
+            facts = _facts(answered(one_offs.start(node.context, place, "probe", "facts"), said))
         except CouldNotCheckError as error:
             refusals.append(error.message)
         else:
@@ -42,7 +43,7 @@ def look(node: Node, service: Service, volumes: tuple[str, ...], token: str, one
 def gpus(node: Node, one_offs: OneOffs) -> Gpus:
     """Return the GPUs that a container on the node's machine gets."""
     try:
-        return parse_gpus(one_offs.run(node.context, Place(gpus=True), _GPU_QUERY))
+        return parse_gpus(answered(one_offs.start(node.context, Place(gpus=True), *_GPU_QUERY)))
     except CouldNotCheckError as error:
         return Gpus(error=error.message)
 
