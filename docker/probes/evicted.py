@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from probes import ProbeError
-from probes.controller import free_ports, running_controller
-from probes.node import running_node, settings_for
+from probes.node import two_nodes
 from probes.stand_in import StandIn
 
 CHUNKS = 3
@@ -12,13 +11,7 @@ CHUNKS = 3
 
 def probe() -> None:
     """Raises ProbeError unless such a pull is a miss, after which all of the node's memory is free."""
-    ports = free_ports()
-    with (
-        running_controller(ports),
-        running_node(settings_for("a", ports)) as a,
-        running_node(settings_for("b", ports)) as b,
-    ):
-        a.wait_until_synced(ports)
+    with two_nodes() as (ports, a, b):
         a.ask("store", seed=1, chunks=CHUNKS)
         if not b.pull_until_hit(seed=1, chunks=CHUNKS)["hits"]:
             raise ProbeError("A prompt of a peer should be pulled.")

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from probes import ProbeError
-from probes.controller import free_ports, running_controller
-from probes.node import CHUNK, running_node, settings_for
+from probes.node import CHUNK, two_nodes
 
 PAGES = 4
 
 
 def probe() -> None:
     """Raises ProbeError unless a node pulls as much as it has pages for, and can pull again."""
-    ports = free_ports()
-    with (
-        running_controller(ports),
-        running_node(settings_for("a", ports)) as a,
-        running_node(settings_for("b", ports, pages=PAGES)) as b,
-    ):
-        a.wait_until_synced(ports)
+    with two_nodes(pages=PAGES) as (_, a, b):
         a.ask("store", seed=1, chunks=2 * PAGES)
         a.ask("store", seed=2, chunks=1)
         for seed, chunks, expected in ((1, 2 * PAGES, PAGES), (2, 1, 1)):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from probes import ProbeError
-from probes.controller import free_ports, running_controller
-from probes.node import CHUNK, Node, running_node, settings_for
+from probes.node import CHUNK, Node, two_nodes
 
 CHUNKS = 3
 CONTROLLER_ASKED = "Got layout info from controller"
@@ -12,13 +11,7 @@ CONTROLLER_ASKED = "Got layout info from controller"
 
 def probe() -> None:
     """Raises ProbeError unless a pull is made where vLLM lacks most of it, and only there."""
-    ports = free_ports()
-    with (
-        running_controller(ports),
-        running_node(settings_for("owner", ports)) as owner,
-        running_node(settings_for("other", ports)) as other,
-    ):
-        owner.wait_until_synced(ports)
+    with two_nodes() as (_, owner, other):
         for seed in (1, 2, 3):
             owner.ask("store", seed=seed, chunks=CHUNKS)
         if other.pull_until_hit(seed=1, chunks=CHUNKS)["hits"] != CHUNKS * CHUNK:

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from probes import ProbeError
-from probes.controller import Ports, free_ports, get
+from probes.controller import Ports, free_ports, get, running_controller
 from probes.forks import Fork
 
 CHUNK = 16
@@ -133,6 +133,19 @@ def running_node(settings: Settings) -> Iterator[Node]:
         yield node
     finally:
         node.fork.kill()
+
+
+@contextlib.contextmanager
+def two_nodes(**changes: Any) -> Iterator[tuple[Ports, Node, Node]]:
+    """A controller and two nodes: what the first stores, the second, of changed settings, can pull."""
+    ports = free_ports()
+    with (
+        running_controller(ports),
+        running_node(settings_for("a", ports)) as first,
+        running_node(settings_for("b", ports, **changes)) as second,
+    ):
+        first.wait_until_synced(ports)
+        yield ports, first, second
 
 
 def config_of(settings: Settings) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import os
 import signal
 
 from probes import ProbeError
-from probes.controller import free_ports, request, running_controller
-from probes.node import Node, running_node, settings_for
+from probes.controller import request
+from probes.node import Node, running_node, settings_for, two_nodes
 
 CHUNKS = 3
 SOON_S = 10.0
@@ -15,14 +15,7 @@ SOON_S = 10.0
 
 def probe() -> None:
     """Raises ProbeError unless a node serves others after writing to a stopped one, and then that one."""
-    ports = free_ports()
-    with (
-        running_controller(ports),
-        running_node(settings_for("a", ports)) as a,
-        running_node(settings_for("b", ports)) as b,
-        running_node(settings_for("c", ports)) as c,
-    ):
-        a.wait_until_synced(ports)
+    with two_nodes() as (ports, a, b), running_node(settings_for("c", ports)) as c:
         a.ask("store", seed=1, chunks=CHUNKS)
         for node in (b, c):
             _require_pull(node, "at first")

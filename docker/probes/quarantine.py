@@ -7,8 +7,7 @@ import signal
 import time
 
 from probes import ProbeError
-from probes.controller import free_ports, running_controller
-from probes.node import running_node, settings_for
+from probes.node import two_nodes
 
 CHUNKS = 3
 PAGES = 8
@@ -18,13 +17,7 @@ ANSWERED_S = 2.0
 
 def probe() -> None:
     """Raises ProbeError unless what a node stored after a failed pull still has its values later."""
-    ports = free_ports()
-    with (
-        running_controller(ports),
-        running_node(settings_for("a", ports)) as a,
-        running_node(settings_for("b", ports, pages=PAGES)) as b,
-    ):
-        a.wait_until_synced(ports)
+    with two_nodes(pages=PAGES) as (_, a, b):
         for seed in (1, 2):
             a.ask("store", seed=seed, chunks=CHUNKS)
         if not b.pull_until_hit(seed=1, chunks=CHUNKS)["hits"]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import zmq
 
-from probes.controller import Ports, request
+from probes.controller import Ports, free_ports, request, running_controller
 from probes.noise import send
 
 LOCATION = "LocalCPUBackend"
@@ -61,3 +62,13 @@ class StandIn:
 
     def _says(self, kind: str, content: Mapping[str, object]) -> dict[str, object]:
         return {"type": kind, "instance_id": self.instance, "worker_id": self.worker_id, **content}
+
+
+@contextmanager
+def registered() -> Iterator[StandIn]:
+    """A stand-in that a running controller knows."""
+    ports = free_ports()
+    with running_controller(ports):
+        worker = StandIn(ports, "stand-in")
+        worker.register()
+        yield worker

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from probes import ProbeError, happens
-from probes.controller import free_ports, running_controller
-from probes.stand_in import StandIn
+from probes.stand_in import registered
 
 KEYS = (1, 2, 3)
 
 
 def probe() -> None:
     """Raises ProbeError unless a worker that leaves a number out is asked for its keys, and not before."""
-    ports = free_ports()
-    with running_controller(ports):
-        worker = StandIn(ports, "stand-in")
-        worker.register()
+    with registered() as worker:
         worker.begin_sync(KEYS)
         worker.end_sync(KEYS)
         worker.report([4], first=1)

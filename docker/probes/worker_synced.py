@@ -6,8 +6,8 @@ import json
 import time
 
 from probes import ProbeError
-from probes.controller import Ports, free_ports, get, running_controller
-from probes.stand_in import StandIn
+from probes.controller import Ports, get
+from probes.stand_in import registered
 
 KEYS = (1, 2, 3)
 WITHIN_S = 10.0
@@ -16,14 +16,11 @@ QUESTIONS = ("", "?instance_id=stand-in", "?instance_id=stand-in&worker_id=0")
 
 def probe() -> None:
     """Raises ProbeError unless a worker is not synchronised, and is once it has sent its keys."""
-    ports = free_ports()
-    with running_controller(ports):
-        worker = StandIn(ports, "stand-in")
-        worker.register()
-        _require(ports, synced=False)
+    with registered() as worker:
+        _require(worker.ports, synced=False)
         worker.begin_sync(KEYS)
         worker.end_sync(KEYS)
-        _require(ports, synced=True)
+        _require(worker.ports, synced=True)
 
 
 def _require(ports: Ports, *, synced: bool) -> None:
