@@ -22,7 +22,9 @@ from kvshare.servers.readings import (
 )
 from kvshare.stack.members import Controller, Server, Stack
 from kvshare.verify.evidence import (
+    CHANGED,
     CONTROL,
+    JUDGED,
     PEER,
     REFERENCE,
     SAME_SPLIT,
@@ -123,6 +125,7 @@ def leg(kind: str, prompt: int) -> Leg:
         SAME_SPLIT: ("prefill", 150.0, Sources(TOKENS - REUSABLE, REUSABLE, 0), 0.0),
         PEER: ("decode", 700.0, Sources(TOKENS - REUSABLE, 0, REUSABLE), 2e-6),
         CONTROL: ("decode", 3600.0, Sources(TOKENS, 0, 0), 0.0),
+        CHANGED: ("prefill", 3500.0, Sources(TOKENS, 0, 0), 0.5),
     }[kind]
     return Leg(
         prompt=prompt,
@@ -141,6 +144,7 @@ def legs() -> tuple[Leg, ...]:
     made = [leg(CONTROL, PROMPTS + 1)]
     for prompt in range(PROMPTS + 1):
         made += [leg(REFERENCE, prompt), leg(SAME_SPLIT, prompt), leg(PEER, prompt)]
+    made.append(leg(CHANGED, JUDGED))
     return tuple(made)
 
 

@@ -12,9 +12,9 @@ import pytest
 from kvshare.checking.patches import expected_patches
 from kvshare.checking.registry import ERROR, SKIPPED, SUCCESS, WARNING, Result
 from kvshare.verify import checks
-from kvshare.verify.evidence import PEER, Evidence
+from kvshare.verify.evidence import CHANGED, JUDGED, PEER, Evidence, Leg
 from kvshare.verify.judgement import Judgement, judge
-from tests.unit.build import edit, edit_legs, proven, two_ranks
+from tests.unit.build import edit, edit_legs, leg, proven, two_ranks
 from tests.unit.faults import FAULTS, Fault, moved
 
 ALL = checks.select((), ())
@@ -65,6 +65,29 @@ def test_fault_is_named_by_its_check(name: str, fault: Fault) -> None:
         assert judgement.cause.check.id == fault.cause
         assert not judgement.proven
     assert judgement.exit_code == fault.exit_code
+
+
+def test_a_model_whose_answers_hang_on_nothing_proves_nothing() -> None:
+    alike = edit_legs(proven(), CHANGED, moved(0.0096))
+    judgement = judge(alike, ALL)
+    detail = result(judgement, "KV-RIGHT-01").detail
+    assert detail.startswith(
+        "not checked: cannot tell right KV from wrong: one chunk changed moves the answer"
+    )
+    assert (judgement.exit_code, judgement.proven) == (3, False)
+
+
+@pytest.mark.parametrize(
+    "seen", [(), (replace(leg(CHANGED, JUDGED), error="503"),)], ids=["not sent", "failed"]
+)
+def test_without_the_changed_prompt_a_verification_cannot_tell(seen: tuple[Leg, ...]) -> None:
+    kept = edit(proven(), "traffic.legs", lambda legs: (*(x for x in legs if x.leg != CHANGED), *seen))
+    assert judge(kept, ALL).exit_code == 3
+
+
+def test_wrong_answers_fail_however_little_they_could_move() -> None:
+    evidence = edit_legs(FAULTS["corrupted-v"].evidence, CHANGED, moved(0.0))
+    assert judge(evidence, ALL).exit_code == 1
 
 
 def test_what_cannot_be_judged_is_skipped_with_the_reason() -> None:

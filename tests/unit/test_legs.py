@@ -12,7 +12,7 @@ from kvshare.errors import KvshareError
 from kvshare.servers import wait
 from kvshare.servers.readings import Sources
 from kvshare.verify import legs
-from kvshare.verify.evidence import CONTROL, PEER, REFERENCE, SAME_SPLIT, Spec, Traffic
+from kvshare.verify.evidence import CHANGED, CONTROL, PEER, REFERENCE, SAME_SPLIT, Spec, Traffic
 from kvshare.verify.ledger import of
 from tests.unit.fake_stack import FakeStack, serve
 
@@ -45,7 +45,9 @@ def run(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_every_leg_is_sent_and_accounted_for(run: Run, stack: FakeStack) -> None:
     seen = run()
     order = [(leg.leg, leg.prompt) for leg in seen.legs]
-    assert order == [(CONTROL, 3)] + [(leg, n) for n in range(3) for leg in (REFERENCE, SAME_SPLIT, PEER)]
+    of_prompts = [(leg, n) for n in range(3) for leg in (REFERENCE, SAME_SPLIT, PEER)]
+    assert order == [(CONTROL, 3), *of_prompts, (CHANGED, 1)]
+    assert {leg.sources for leg in of(seen.legs, CHANGED)} == {Sources(522, 0, 0)}
     assert {leg.sources for leg in of(seen.legs, CONTROL)} == {Sources(522, 0, 0)}
     assert {leg.sources for leg in of(seen.legs, REFERENCE)} == {Sources(522, 0, 0)}
     assert {leg.sources for leg in of(seen.legs, SAME_SPLIT)} == {Sources(10, 512, 0)}
@@ -103,7 +105,7 @@ def test_controller_that_is_down_leaves_the_servers_legs(run: Run, stack: FakeSt
     assert not seen.controller.answers
     assert seen.controller.error is not None
     assert "503" in seen.controller.error
-    assert len(seen.legs) == 10
+    assert len(seen.legs) == 11
     assert seen.admissions == ()
 
 
@@ -111,7 +113,7 @@ def test_decode_that_is_down_leaves_prefills_legs(run: Run, stack: FakeStack) ->
     stack.decode.healthy = False
     seen = run()
     assert not seen.decode.healthy
-    assert {leg.leg for leg in seen.legs} == {REFERENCE, SAME_SPLIT}
+    assert {leg.leg for leg in seen.legs} == {REFERENCE, SAME_SPLIT, CHANGED}
 
 
 def test_prefill_that_is_down_leaves_the_control(run: Run, stack: FakeStack) -> None:
@@ -139,7 +141,7 @@ def test_api_key_is_sent(run: Run, stack: FakeStack) -> None:
     refused = run()
     assert refused.prefill.error is not None
     assert "wants an API key" in refused.prefill.error
-    assert len(run(api_key="s3cret").legs) == 10
+    assert len(run(api_key="s3cret").legs) == 11
 
 
 def test_waits_for_health_within_the_deadline(run: Run, stack: FakeStack) -> None:

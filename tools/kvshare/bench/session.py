@@ -13,7 +13,7 @@ from kvshare.bench import load, rules
 from kvshare.bench.observed import ArmRun, Closing, Line, Opening, PointEnd, Repetition
 from kvshare.bench.spec import COLD, LOCAL_LMCACHE, NEEDS_COLD, NODE_OF, PEER, RECOMPUTE, BenchSpec, Point
 from kvshare.errors import KvshareError
-from kvshare.servers.completion import Ask
+from kvshare.servers.completion import VLLM_ONLY, Ask
 from kvshare.servers.controller import ControllerClient
 from kvshare.servers.http import RequestFailedError
 from kvshare.servers.prompts import Prompt, draw_prompt, require_prompt_tokens, reusable
@@ -155,7 +155,7 @@ class _Session:
         node = NODE_OF[arm]
         self.serial += 1
         # A salt that begins so is in vLLM's keys and not in LMCache's (patch identity).
-        salt = f"vllm-only:{self.spec.seed}-{self.serial}" if arm == LOCAL_LMCACHE else None
+        salt = f"{VLLM_ONLY}{self.spec.seed}-{self.serial}" if arm == LOCAL_LMCACHE else None
         asks = [
             Ask(f"kvbench-{self.spec.seed}-{self.serial}-{arm}-{i}", prompt, point.output_tokens, salt)
             for i, prompt in enumerate(prompts)

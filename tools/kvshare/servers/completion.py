@@ -10,6 +10,7 @@ from kvshare.servers.readings import Position
 
 PATH = "/v1/completions"
 TOP_LOGPROBS = 5
+VLLM_ONLY = "vllm-only:"  # a salt that begins so is none of LMCache's business (docs/patches.md, identity)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,22 @@ def draw_prompt(draw: random.Random, tokens: int, vocab: int) -> Prompt:
     return tuple(draw.randrange(FIRST_TOKEN_ID, vocab) for _ in range(tokens))
 
 
+def quoting(prompt: Prompt, chunk: int, chunk_size: int) -> Prompt:
+    """Return the prompt with a tail that repeats tokens from the middle of its chunk number ``chunk``.
+
+    A trained model goes on with what followed them there, so its answer hangs on that chunk.
+    """
+    end = reusable(len(prompt), chunk_size)
+    begin = chunk * chunk_size + chunk_size // 2
+    return prompt[:end] + prompt[begin : begin + len(prompt) - end]
+
+
+def with_other_chunk(prompt: Prompt, chunk: int, chunk_size: int, vocab: int, seed: int) -> Prompt:
+    """Return the prompt with other tokens in its chunk number ``chunk``, and the same tail."""
+    other = draw_prompt(random.Random(seed), chunk_size, vocab)
+    return prompt[: chunk * chunk_size] + other + prompt[(chunk + 1) * chunk_size :]
+
+
 def make_prompts(count: int, tokens: int, vocab: int, seed: int) -> tuple[Prompt, ...]:
     """Return ``count`` prompts of random token ids in [3, vocab), a function of the seed alone."""
     if vocab <= FIRST_TOKEN_ID + 1:

@@ -15,7 +15,7 @@ from kvshare.servers.readings import Counters, Sources
 from kvshare.verify import evidence, ledger
 from kvshare.verify.checks.answers import answer_limit
 from kvshare.verify.checks.verdict import Worth, worth
-from kvshare.verify.evidence import LEGS, PEER, WARM_UP, Traffic
+from kvshare.verify.evidence import CHANGED, LEGS, PEER, WARM_UP, Traffic
 from kvshare.verify.judgement import Judgement, exit_code_of
 
 SCHEMA_VERSION = 1
@@ -34,6 +34,7 @@ Version = Annotated[int, one_of(SCHEMA_VERSION)]
 Tokens = Annotated[int, Meta(ge=0)]
 Milliseconds = Annotated[float, Meta(ge=0)]
 LegName = Annotated[str, one_of(*LEGS)]
+SentName = Annotated[str, one_of(*LEGS, CHANGED)]
 ByLeg = Annotated[dict[LegName, T], Meta(min_length=len(LEGS))]
 Exit = Annotated[ExitCode, Meta(description="0 nothing failed, 1 a check failed, 3 could not be judged.")]
 
@@ -43,7 +44,7 @@ class Leg(Document):
 
     prompt: Annotated[int, Meta(ge=0)]
     warm_up: Annotated[bool, Meta(description="Checked like all others; its time is left out.")]
-    leg: LegName
+    leg: SentName
     node: Annotated[str, one_of("prefill", "decode")]
     request_id: Annotated[str, Meta(description="Sent as X-Request-Id; the servers' logs hold it.")]
     tokens: Tokens

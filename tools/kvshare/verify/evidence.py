@@ -8,6 +8,8 @@ from kvshare.stack.members import Stack
 
 REFERENCE, SAME_SPLIT, PEER, CONTROL = "reference", "same split", "peer", "control"
 LEGS = (REFERENCE, SAME_SPLIT, PEER, CONTROL)
+CHANGED = "one chunk changed"  # what the answer would be if the KV of one chunk were another's
+JUDGED = 1  # the number of the prompt that CHANGED is made from
 WARM_UP = 0  # the number of the prompt whose times count in no median: it warms both servers up
 
 

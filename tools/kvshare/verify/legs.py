@@ -7,13 +7,24 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from kvshare.servers.completion import Ask, complete
+from kvshare.servers.completion import VLLM_ONLY, Ask, complete
 from kvshare.servers.controller import ControllerClient, Mark
 from kvshare.servers.http import RequestFailedError
-from kvshare.servers.prompts import Prompt, make_prompts, require_prompt_tokens
+from kvshare.servers.prompts import Prompt, make_prompts, quoting, require_prompt_tokens, with_other_chunk
 from kvshare.servers.readings import Admission, Counters, PullSample, Reading, ServerProbe
 from kvshare.servers.server import FLUSH_S, ServerClient, await_export
-from kvshare.verify.evidence import CONTROL, PEER, REFERENCE, SAME_SPLIT, WARM_UP, Leg, Spec, Traffic
+from kvshare.verify.evidence import (
+    CHANGED,
+    CONTROL,
+    JUDGED,
+    PEER,
+    REFERENCE,
+    SAME_SPLIT,
+    WARM_UP,
+    Leg,
+    Spec,
+    Traffic,
+)
 from kvshare.verify.ledger import of, total_sources
 
 ADMISSION_DEADLINE_S = 15.0
@@ -92,6 +103,8 @@ class _Run:
         *prompts, control = make_prompts(
             self.spec.prompts + 2, self.spec.prompt_tokens, self.spec.vocab, self.spec.seed
         )
+        chunks = self.spec.prompt_tokens // self.spec.chunk_size
+        prompts = [quoting(p, n % chunks, self.spec.chunk_size) for n, p in enumerate(prompts)]
         self._send(CONTROL, "decode", len(prompts), control)
         control_ended = time.monotonic()
         after_control = None
@@ -106,9 +119,17 @@ class _Run:
                 time.sleep(max(0.0, FLUSH_S - (time.monotonic() - control_ended)))
                 after_control = self.servers["prefill"].read()
             self._send(PEER, "decode", number, prompt)
+        self._send_changed(prompts[JUDGED], JUDGED % chunks)
         return after_control
 
-    def _send(self, name: str, node: str, number: int, prompt: Prompt) -> None:
+    def _send_changed(self, prompt: Prompt, chunk: int) -> None:
+        """Send a prompt once more with the chunk changed that its tail quotes, past LMCache."""
+        changed = with_other_chunk(
+            prompt, chunk, self.spec.chunk_size, self.spec.vocab, self.spec.seed + len(prompt)
+        )
+        self._send(CHANGED, "prefill", JUDGED, changed, f"{VLLM_ONLY}{self.spec.seed}")
+
+    def _send(self, name: str, node: str, number: int, prompt: Prompt, salt: str | None = None) -> None:
         """Send one leg if its server is up, and keep what came of it."""
         if not self._is_up(node):
             return
@@ -119,7 +140,7 @@ class _Run:
         try:
             self._require_time()
             answer = complete(
-                server.http, model, Ask(request_id, prompt, self.spec.max_tokens, logprobs=True)
+                server.http, model, Ask(request_id, prompt, self.spec.max_tokens, salt, logprobs=True)
             )
         except RequestFailedError as error:
             leg = replace(leg, error=str(error))
@@ -173,9 +194,8 @@ def _counters(reading: Reading | None) -> Counters | None:
 
 
 def _describe(leg: Leg, prompts: int) -> str:
-    label = (
-        "control" if leg.leg == CONTROL else f"{leg.leg} {'warm-up' if leg.prompt == WARM_UP else leg.prompt}"
-    )
+    of_prompt = f"{leg.leg} {'warm-up' if leg.prompt == WARM_UP else leg.prompt}"
+    label = leg.leg if leg.leg in (CONTROL, CHANGED) else of_prompt
     if leg.error is not None or leg.ttft_ms is None:
         return f"{label} on {leg.node}: {leg.error}"
     moved = (
@@ -183,6 +203,6 @@ def _describe(leg: Leg, prompts: int) -> str:
         if leg.sources and leg.leg in (PEER, CONTROL)
         else ""
     )
-    of_prompts = "" if leg.leg == CONTROL or leg.prompt == WARM_UP else f" of {prompts}"
+    of_prompts = "" if leg.leg in (CONTROL, CHANGED) or leg.prompt == WARM_UP else f" of {prompts}"
     times = f"{leg.tokens} tokens, first token after {leg.ttft_ms:.0f} ms"
     return f"{label}{of_prompts} on {leg.node}: {times}{moved}"

@@ -30,6 +30,10 @@ FLOORS = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.1, "fp8": 0.3}
 NOISE_FACTOR = 5.0  # how far beyond the noise of this very run a difference must lie to count
 CEILING_FACTOR = 3.0  # noise may raise a limit to this many floors; more would hide corruption
 
+SENSITIVITY = (
+    10.0  # how many limits one changed chunk must move an answer by, for a verification to say anything
+)
+
 _ALIASES = {"float": "float32", "half": "float16", "auto": "bfloat16"}
 
 

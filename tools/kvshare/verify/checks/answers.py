@@ -3,7 +3,7 @@
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.verify import ledger, tolerance
 from kvshare.verify.checks.shared import ALONE, fingerprints, traffic_of
-from kvshare.verify.evidence import PEER, REFERENCE, SAME_SPLIT, Evidence, Leg, Traffic
+from kvshare.verify.evidence import CHANGED, JUDGED, PEER, REFERENCE, SAME_SPLIT, Evidence, Leg, Traffic
 
 CHECKS: Category[Evidence] = Category("answers")
 _ANSWERED = ("PRE-01", "PRE-04", "DEC-01", "DEC-02")
@@ -13,6 +13,10 @@ _TRUST_NONE = "trust no answer of this pair: docs/patches.md, packed KV"
 @CHECKS.check("KV-RIGHT-01", "the answers from pulled KV have the right log-probabilities", _ANSWERED)
 def _right_logprobs(evidence: Evidence) -> Outcome:
     """Those of the same prompt from prefill's own cache, within the [tolerance](#tolerance).
+
+    One prompt is sent once more with one chunk changed: where that moves the answer by less than ten times
+    the tolerance, wrong KV could pass for noise, and the verification cannot tell (exit code 3). Models of
+    random weights in 16 bits are like that.
 
     Take the pair out of service, and look at IMG-02: without `packed-kv` LMCache returns wrong KV on a GPU.
     """
@@ -24,6 +28,8 @@ def _right_logprobs(evidence: Evidence) -> Outcome:
         return NotChecked("no prompt has both legs")
     worst = max(distances, key=lambda prompt: distances[prompt])
     if distances[worst] <= limit.value:
+        if reason := _cannot_tell(evidence, limit):
+            return NotChecked(reason)
         return Passed(f"off by {distances[worst]:.2g} at most, limit {reasons}")
     bad = sum(1 for value in distances.values() if value > limit.value)
     return Failed(
@@ -74,6 +80,24 @@ def _honest_legs_agree(evidence: Evidence) -> Outcome:
         f"{limit.noise:.3g}, so the limit of KV-RIGHT-01 was drawn at {limit.value:.2g}",
         ("prefill",),
         ALONE,
+    )
+
+
+def _cannot_tell(evidence: Evidence, limit: tolerance.Limit) -> str | None:
+    """Return why wrong KV might pass for noise: the same tail after another chunk is answered much alike."""
+    traffic = traffic_of(evidence)
+    honest = [leg for leg in ledger.of(traffic.legs, SAME_SPLIT) if leg.prompt == JUDGED]
+    changed = ledger.of(traffic.legs, CHANGED)
+    if not honest or not changed:
+        return "the prompt with one chunk changed was not sent"
+    if changed[0].error is not None:
+        return f"the prompt with one chunk changed was not answered: {changed[0].error}"
+    moved = tolerance.distance(honest[0].output, changed[0].output)
+    if moved >= tolerance.SENSITIVITY * limit.value:
+        return None
+    return (
+        f"cannot tell right KV from wrong: one chunk changed moves the answer by {moved:.2g}, "
+        f"{moved / limit.value:.2g} times the limit and not {tolerance.SENSITIVITY:g} times"
     )
 
 
