@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,12 @@ class Rig:
     def compose(self, *arguments: str) -> str:
         command = ["docker", "compose", "--profile", "*", *arguments]
         result = subprocess.run(
-            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=START_TIMEOUT_S
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=START_TIMEOUT_S,
         )
         assert result.returncode == 0, result.stderr
         return result.stdout
@@ -89,6 +95,18 @@ class Rig:
     def environment(self) -> dict[str, str]:
         files = ":".join([CPU_FILES, *(str(overlay.relative_to(ROOT)) for overlay in self._overlays)])
         return {**os.environ, "DEVICE": "cpu", "COMPOSE_FILE": files, "NO_COLOR": "1", **self._decisions}
+
+    def docker(self, *arguments: str) -> str:
+        command = ["docker", *arguments]
+        result = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=START_TIMEOUT_S,
+            check=True,
+        )
+        return result.stdout.strip()
 
     def use(self, *overlays: Path, **decisions: str) -> None:
         """Start the stack with these overlays and decisions; Compose recreates only what they change."""
@@ -108,6 +126,20 @@ class Rig:
         self._seed += 1
         numbers = ("--seed", str(self._seed), "--prompts", str(prompts), "--prompt-tokens", SHORT)
         return ("verify", "--output", "json", *numbers)
+
+
+@contextmanager
+def on_this_machine() -> Iterator[Rig]:
+    """The stack on this machine's own engine; at the end its containers are gone, and the engine still runs.
+
+    So are those of a demo before: an engine starts them again with itself, and Ctrl-C leaves them alone.
+    """
+    rig = Rig()
+    rig.down()
+    try:
+        yield rig
+    finally:
+        rig.down()
 
 
 class TwoMachines(Rig):
@@ -130,7 +162,12 @@ class TwoMachines(Rig):
         """A target of the Makefile; what is to be set up is, and not again."""
         command = ["make", "--old-file=setup", target, *variables]
         result = subprocess.run(
-            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=START_TIMEOUT_S
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=START_TIMEOUT_S,
         )
         return Outcome(result.returncode, result.stdout, result.stderr)
 

@@ -6,17 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.scenarios.conftest import Rig
+from tests.scenarios.conftest import Rig, on_this_machine
 
 
 @pytest.fixture(scope="package")
 def rig(images: dict[str, str]) -> Iterator[Rig]:
-    """The stack on images of this tree; at the end its containers are gone, and the engine still runs.
-
-    So are those of a demo before: an engine starts them again with itself, and Ctrl-C leaves them alone.
-    """
+    """The stack on images of this tree."""
     del images
-    rig = Rig()
-    rig.down()
-    yield rig
-    rig.down()
+    with on_this_machine() as rig:
+        yield rig

@@ -1,4 +1,4 @@
-"""The long form of every fault, or of what pytest is told; writes docs/reliability.md (make test-faults).
+"""The long form of every fault and of the oracle, or what pytest is told; into docs/reliability.md.
 
 `--docs` writes it from what was measured, and runs nothing.
 """
@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 from tests.scenarios.under_faults.conftest import FIGURES
 from tests.scenarios.under_faults.figures import RESULTS, Figures, render
 
+HERE = Path(__file__).parent
 DOCUMENT = ROOT / "docs/reliability.md"
 
 
@@ -47,4 +48,8 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--docs"]:
         DOCUMENT.write_text(render(read(RESULTS)))
     else:
-        sys.exit(pytest.main([str(Path(__file__).parent), "--long", *sys.argv[1:]], plugins=[Keeper()]))
+        sys.exit(
+            pytest.main(
+                [str(HERE), str(HERE.parent / "under_traffic"), "--long", *sys.argv[1:]], plugins=[Keeper()]
+            )
+        )

@@ -106,7 +106,7 @@ def _row(result: Result) -> str:
     one, on = Figures(**result.found), result.on
     notes = ", ".join(f"{name} {value}" for name, value in one.notes.items()) or "–"
     cells = [
-        f"[{one.fault.replace('_', ' ')}](../tests/scenarios/under_faults/{one.fault}): {one.variant}",
+        f"[{one.fault.replace('_', ' ')}]({_folder(one.fault)}): {one.variant}",
         "yes" if one.passed else "**no**",
         one.injected,
         one.requests,
@@ -118,6 +118,12 @@ def _row(result: Result) -> str:
         f"{on.date}, {on.commit}",
     ]
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _folder(fault: str) -> str:
+    """Where a scenario lies, as a page in docs links it; the oracle lies beside the faults."""
+    scenarios = "../tests/scenarios"
+    return f"{scenarios}/{fault}" if fault == "under_traffic" else f"{scenarios}/under_faults/{fault}"
 
 
 def _seconds(value: float | None) -> str:

@@ -87,7 +87,7 @@ class Stack:
     def memory_bytes(self, service: str) -> int:
         """Anonymous memory of all the service's processes, in bytes."""
         pids = self._docker(service, "top", container(service), "-eo", "pid").split()[1:]
-        return sum(_anonymous_bytes(int(pid)) for pid in pids)
+        return sum(anonymous_bytes(int(pid)) for pid in pids)
 
     @contextmanager
     def survivors(self, *services: str, must_not_say: Sequence[str] = ()) -> Iterator[None]:
@@ -110,7 +110,7 @@ class Stack:
         return engines.docker(host, *arguments, both=both)
 
 
-def _anonymous_bytes(pid: int) -> int:
+def anonymous_bytes(pid: int) -> int:
     """Source: proc(5), VmRSS is RssAnon, RssFile and RssShmem; 0 for a process that has ended."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()

@@ -1,0 +1,210 @@
+"""The pair under traffic, and a third server without sharing that answers the same requests."""
+
+import itertools
+import re
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import requests
+from prometheus_client.samples import Sample
+
+from kvshare.servers import metrics
+from tests.scenarios.conftest import Rig
+from tests.scenarios.under_faults.machines import MUST_NOT_SAY, anonymous_bytes
+from tests.scenarios.under_traffic.answers import Answer, ask, problem
+from tests.scenarios.under_traffic.requests import BURST, Case, Request, Wave
+from tests.scenarios.under_traffic.shrink import as_test, shrink
+
+PORTS = {"prefill": 8010, "decode": 8011, "alone": 8012}
+SERVERS = ("prefill", "decode")
+ALONE = "kvshare-alone"
+HEALTHY_S = 240.0
+ADMITTED_S = 0.5  # by when the controller has heard of a wave's prompts
+QUIET_S = 30.0  # by when nothing of an ended request may be held
+# What must be zero once nobody asks: gauges of vLLM's and of LMCache's.
+MUST_BE_ZERO = (
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:kv_cache_usage_perc",
+    "lmcache:pinned_memory_objs_count",
+    "lmcache:storage_events_ongoing_count",
+    "lmcache:storage_events_done_count",
+)
+CAUSE = re.compile(r"\b[A-Z]\w+(Error|Exception): ")  # the last line of a traceback
+TRIES = 60  # cases that are tried to shrink one
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A request and what was wrong with its answer."""
+
+    request: Request
+    sentence: str
+
+
+@dataclass
+class Oracle:
+    """Plays cases; every run has other letters, so that no case meets another's cache."""
+
+    rig: Rig
+    seed: int
+    played: list[Request] = field(default_factory=list)
+    statuses: dict[int | None, int] = field(default_factory=dict)
+    longest_s: float = 0.0
+    _runs: Iterator[int] = field(default_factory=itertools.count)
+
+    def require(self, case: Case) -> None:
+        """Play a case; AssertionError with the smallest case that still fails, as a test."""
+        if problems := self.play(case):
+            smallest = shrink(case, lambda smaller: bool(self.play(smaller)), TRIES)
+            said = "\n".join(f"{one.sentence}\n    {one.request}" for one in problems[:5])
+            said += "\n" + "\n".join(self.causes())
+            raise AssertionError(f"{len(problems)} problems, the first ones:\n{said}\n\n{as_test(smallest)}")
+
+    def play(self, case: Case) -> list[Problem]:
+        """Return what was wrong with the answers of a case's requests."""
+        run = f"{self.seed}-{next(self._runs)}"
+        with ThreadPoolExecutor(4 * BURST) as threads:
+            found = [one for wave in case for one in self._wave(threads, wave, run)]
+        self._await_healthy()
+        return found
+
+    def _wave(self, threads: ThreadPoolExecutor, wave: Wave, run: str) -> list[Problem]:
+        shared = [threads.submit(self._timed, request, run) for request in wave]
+        alone = [threads.submit(_alone, request, run) for request in wave]
+        pairs = zip(wave, shared, alone, strict=True)
+        found = [(request, problem(request, a.result(), b.result())) for request, a, b in pairs]
+        self.played += wave
+        time.sleep(ADMITTED_S)
+        return [Problem(request, sentence) for request, sentence in found if sentence]
+
+    def _timed(self, request: Request, run: str) -> Answer:
+        begun = time.monotonic()
+        answer = ask(url(request.node), request, run)
+        self.longest_s = max(self.longest_s, time.monotonic() - begun)
+        self.statuses[answer.status] = self.statuses.get(answer.status, 0) + 1
+        return answer
+
+    def _await_healthy(self) -> None:
+        """Wait for a server that a request has ended, so that the next case finds it."""
+        end = time.monotonic() + HEALTHY_S
+        while not all(_is_healthy(name) for name in PORTS):
+            assert time.monotonic() < end, "a server did not come back"
+            time.sleep(1)
+
+    def started_at(self) -> dict[str, str]:
+        """When each server's container was started last."""
+        ids = self.rig.compose("ps", "--quiet", *SERVERS).split()
+        return {one: self.rig.docker("inspect", "--format={{.State.StartedAt}}", one) for one in ids}
+
+    def causes(self) -> list[str]:
+        """Why engines have ended, as each server's log has it."""
+        logs = {name: self.rig.compose("logs", name) for name in SERVERS} | {
+            "alone": self.rig.docker("logs", ALONE)
+        }
+        return [
+            f"{name}: {line[-300:]}"
+            for name, text in logs.items()
+            for line in text.splitlines()
+            if "EngineCore" in line and CAUSE.search(line)
+        ]
+
+    def memory_bytes(self) -> int:
+        """Anonymous memory of all processes of both servers."""
+        ids = self.rig.compose("ps", "--quiet", *SERVERS).split()
+        pids = [pid for one in ids for pid in self.rig.docker("top", one, "-eo", "pid").split()[1:]]
+        return sum(anonymous_bytes(int(pid)) for pid in pids)
+
+    def left_behind(self) -> dict[str, float]:
+        """What servers still hold though nobody asks; waits until they hold nothing, or QUIET_S."""
+        end = time.monotonic() + QUIET_S
+        while (held := _held()) and time.monotonic() < end:
+            time.sleep(1)
+        return held
+
+    def said(self) -> list[str]:
+        """What a server must never log and has."""
+        logs = self.rig.compose("logs", *SERVERS)
+        return [words for words in MUST_NOT_SAY if words in logs]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What the pair did since it was started; the scenario proves nothing where one of these is zero."""
+
+    pulled_tokens: float
+    preemptions: float
+    evicted_keys: float
+
+    def __sub__(self, other: "Moved") -> "Moved":
+        return Moved(
+            self.pulled_tokens - other.pulled_tokens,
+            self.preemptions - other.preemptions,
+            self.evicted_keys - other.evicted_keys,
+        )
+
+
+def moved() -> Moved:
+    both = [_scrape(server) for server in SERVERS]
+
+    def counted(name: str, **labels: str) -> float:
+        return sum(metrics.total(one, name, **labels) or 0.0 for one in both)
+
+    return Moved(
+        counted(metrics.PROMPT_TOKENS, source="external_kv_transfer"),
+        counted("vllm:num_preemptions_total"),
+        counted("lmcache:local_cpu_evict_keys_count_total"),
+    )
+
+
+@contextmanager
+def server_alone(rig: Rig, options: str) -> Iterator[None]:
+    """A server of the same image and model that shares nothing and caches nothing."""
+    environment = {
+        "KVSHARE_API_PORT": str(PORTS["alone"]),
+        "KVSHARE_KV_TRANSFER_CONFIG": "",
+        "KVSHARE_USER_VLLM_ARGS": f"{options} --no-enable-prefix-caching",
+    }
+    given = [word for name, value in environment.items() for word in ("--env", f"{name}={value}")]
+    rig.compose("run", "--detach", "--no-deps", "--name", ALONE, *given, "decode")
+    rig.docker("update", "--restart=unless-stopped", ALONE)
+    try:
+        end = time.monotonic() + HEALTHY_S
+        while not _is_healthy("alone"):
+            assert time.monotonic() < end, rig.docker("logs", "--tail", "50", ALONE)
+            time.sleep(1)
+        yield
+    finally:
+        rig.docker("rm", "--force", ALONE)
+
+
+def url(server: str) -> str:
+    return f"http://127.0.0.1:{PORTS[server]}"
+
+
+def _alone(request: Request, run: str) -> Answer:
+    """What the server alone says; nobody hangs up there, and it is told nothing for LMCache."""
+    if request.refused or request.hang_up_s is not None:
+        return Answer(None)
+    return ask(url("alone"), request, run, kv_transfer_params=None)
+
+
+def _is_healthy(server: str) -> bool:
+    try:
+        return requests.get(f"{url(server)}/health", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def _scrape(server: str) -> Sequence[Sample]:
+    return metrics.parse(requests.get(f"{url(server)}/metrics", timeout=30).text)
+
+
+def _held() -> dict[str, float]:
+    found = {
+        (server, name): metrics.total(_scrape(server), name) for server in SERVERS for name in MUST_BE_ZERO
+    }
+    return {f"{name} of {server}": value for (server, name), value in found.items() if value}

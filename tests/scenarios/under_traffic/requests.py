@@ -1,0 +1,212 @@
+"""Requests as users send them, drawn from a seed: a case is a sequence of waves, a wave is sent at once."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz "
+NODES = ("prefill", "decode")
+MODEL = "/models/kvshare-demo"
+MAX_MODEL_LEN = 1600
+FAMILIES = 6
+# Lengths around the edges of LMCache's chunks (256 tokens) and of vLLM's blocks (16).
+SHARED = (0, 17, 255, 256, 257, 511, 512, 513, 600, 768, 1024, 1280)
+OWN = (1, 2, 15, 16, 17, 60, 250, 256)
+WAVE, BURST = 5, 10
+BURST_EVERY = 6  # waves
+
+# What LMCache would choke on: each is answered with 400.
+HOSTILE: tuple[Any, ...] = (
+    {"disagg_spec": {}},
+    {"ret_first_tok": 1},
+    {"lmcache.tag.x": ["a"]},
+    {"lmcache.tag.x": "a@b"},
+    {"lmcache.identity": "mine"},
+    {"do_remote_prefill": True, "remote_block_ids": [0]},
+    "text",
+)
+# What vLLM answers as it likes: with the same status wherever it is asked.
+ODD: tuple[dict[str, Any], ...] = (
+    {"max_tokens": 0},
+    {"max_tokens": -1},
+    {"temperature": -1},
+    {"top_p": 2},
+    {"n": 0},
+    {"logprobs": 100},
+    {"stop": ["e"] * 17},
+    {"model": "nobody"},
+    {"cache_salt": ""},
+    {"prompt": ""},
+    {"prompt": [3] * (MAX_MODEL_LEN + 1)},
+    {"prompt": [-1]},
+    {"prompt": [10**9]},
+    {"priority": "high"},
+    {"truncate_prompt_tokens": 300},
+    {"logit_bias": {"100": 100, "101": -100}},
+    {"logit_bias": {"100000": 1}},
+    {"allowed_token_ids": [100, 101, 102]},
+    {"bad_words": ["a", "e"]},
+    {"min_tokens": 4, "max_tokens": 4},
+    {"min_tokens": 9, "max_tokens": 4},
+    {"structured_outputs": {"choice": ["yes", "no"]}},
+    {"suffix": "x"},
+    {"kv_transfer_params": None},
+    {"kv_transfer_params": {}},
+    {"kv_transfer_params": {"lmcache.skip_save": True}},
+    {"kv_transfer_params": {"lmcache.tag.team": "one"}},
+    {"vllm_xargs": {"note": "x"}},
+    {"nobody_knows_this": [1, {"a": None}]},
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt: so many first letters of a family's text, then letters of its own; a letter is a token."""
+
+    family: int
+    shared: int
+    own: int
+    seed: int
+
+    def letters(self, run: str) -> str:
+        """The text; another ``run`` has other letters, so that nothing of it is cached anywhere."""
+        return _letters(f"{run} {self.family}", self.shared) + _letters(f"{run} own {self.seed}", self.own)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A completion at one node; several texts are several prompts of one request.
+
+    Attributes:
+        fields: of the body, beside the prompt.
+        hang_up_s: after how many seconds the client goes away, if it does.
+        refused: whether it must be answered with 400, whatever a server without sharing says.
+    """
+
+    node: str
+    texts: tuple[Text, ...]
+    fields: dict[str, Any] = field(default_factory=dict)
+    hang_up_s: float | None = None
+    refused: bool = False
+
+    def body(self, run: str) -> dict[str, Any]:
+        prompts = [text.letters(run) for text in self.texts]
+        body = {
+            "prompt": prompts[0] if len(prompts) == 1 else prompts,
+            **DEFAULTS,
+            **self.fields,
+        }
+        if body["stream"]:
+            body["stream_options"] = {"include_usage": True}
+        return body
+
+
+DEFAULTS: dict[str, Any] = {
+    "model": MODEL,
+    "max_tokens": 4,
+    "temperature": 0,
+    "logprobs": 5,
+    "return_tokens_as_token_ids": True,
+    "stream": False,
+}
+Wave = tuple[Request, ...]
+Case = tuple[Wave, ...]
+# With what share of requests what is added to their fields.
+Features = tuple[tuple[float, Callable[[random.Random], dict[str, Any]]], ...]
+
+
+def draw_case(seed: int, waves: int) -> Case:
+    """Return a case, a function of the seed alone."""
+    draw = random.Random(seed)
+    return tuple(_burst(draw) if n % BURST_EVERY == BURST_EVERY - 1 else _wave(draw) for n in range(waves))
+
+
+def _wave(draw: random.Random) -> Wave:
+    return tuple(_request(draw) for _ in range(draw.randint(1, WAVE)))
+
+
+def _burst(draw: random.Random) -> Wave:
+    """More than a server's memory holds, half of it on each: requests are preempted, chunks evicted."""
+    return tuple(_long(draw, NODES[number % 2]) for number in range(BURST))
+
+
+def _long(draw: random.Random, node: str) -> Request:
+    text = Text(
+        draw.randrange(FAMILIES),
+        draw.choice((512, 600)),
+        draw.choice(OWN),
+        draw.randrange(2**31),
+    )
+    fields = {
+        "max_tokens": draw.choice((120, 200)),
+        "ignore_eos": True,
+        **_sometimes(draw, 0.3, _reads_prompt),
+    }
+    return Request(node, (text,), fields | _sometimes(draw, 0.3, _priority))
+
+
+def _request(draw: random.Random) -> Request:
+    node, text = draw.choice(NODES), _text(draw)
+    chance = draw.random()
+    if chance < 0.08:
+        return Request(node, (text,), {"kv_transfer_params": draw.choice(HOSTILE)}, refused=True)
+    if chance < 0.2:
+        return Request(node, (text,), dict(draw.choice(ODD)))
+    texts = (text, *(_text(draw) for _ in range(2))) if draw.random() < 0.06 else (text,)
+    fields: dict[str, Any] = {"max_tokens": draw.choice((1, 2, 4, 8, 16))}
+    for share, feature in FEATURES:
+        fields |= _sometimes(draw, share, feature)
+    hang_up_s = draw.choice((0.02, 0.1, 0.3, 0.8)) if draw.random() < 0.12 else None
+    return Request(node, texts, fields, hang_up_s)
+
+
+def _text(draw: random.Random) -> Text:
+    return Text(
+        draw.randrange(FAMILIES),
+        draw.choice(SHARED),
+        draw.choice(OWN),
+        draw.randrange(2**31),
+    )
+
+
+def _sometimes(
+    draw: random.Random,
+    share: float,
+    feature: Callable[[random.Random], dict[str, Any]],
+) -> dict[str, Any]:
+    return feature(draw) if draw.random() < share else {}
+
+
+def _reads_prompt(draw: random.Random) -> dict[str, Any]:
+    return {"prompt_logprobs": draw.choice((0, 1))}
+
+
+def _priority(draw: random.Random) -> dict[str, Any]:
+    return {"priority": draw.choice((-1, 1, 5))}
+
+
+def _penalties(draw: random.Random) -> dict[str, Any]:
+    return {
+        draw.choice(("presence_penalty", "frequency_penalty")): 0.5,
+        "repetition_penalty": 1.1,
+    }
+
+
+# Neither adapters nor a `seed`: on a CPU vLLM 0.32.0 ends by itself, with adapters where two requests meet
+# and one reads its prompt's log-probabilities (the shapes of lora_ops.py), with a seed where a prompt is
+# computed in pieces (torch's generator there cannot be set back). one_engine/test_tenants.py has adapters.
+FEATURES: Features = (
+    (0.10, _reads_prompt),
+    (0.05, lambda _: {"echo": True}),
+    (0.35, lambda draw: {"cache_salt": draw.choice(("one", "two", "vllm-only:three"))}),
+    (0.15, lambda _: {"n": 2}),
+    (0.15, lambda draw: {"stop": draw.sample(LETTERS, 4), "max_tokens": 16}),
+    (0.10, _penalties),
+    (0.30, lambda _: {"stream": True}),
+    (0.15, _priority),
+)
+
+
+def _letters(seed: str, count: int) -> str:
+    return "".join(random.Random(seed).choices(LETTERS, k=count))

@@ -1,0 +1,60 @@
+"""Requests as users send them: each is answered as by a server alone, and nothing is left behind."""
+
+import time
+
+import pytest
+
+from tests.scenarios.under_faults.conftest import FIGURES
+from tests.scenarios.under_faults.figures import Figures
+from tests.scenarios.under_traffic.conftest import HERE, SEED
+from tests.scenarios.under_traffic.oracle import Moved, Oracle, moved
+from tests.scenarios.under_traffic.requests import draw_case
+
+WAVES = 18
+SECONDS_LONG = 3600
+GROWTH_LONG = 1.05  # of memory, after the first tenth of the time
+
+pytestmark = pytest.mark.timeout(5400)
+
+
+def test_every_request_is_answered_as_by_a_server_alone(
+    oracle: Oracle, long: bool, request: pytest.FixtureRequest
+) -> None:
+    started, begun, before = oracle.started_at(), time.monotonic(), moved()
+    seconds, warm, seed = SECONDS_LONG if long else 0, oracle.memory_bytes(), SEED
+    oracle.require(draw_case(seed, WAVES))
+    while time.monotonic() < begun + seconds:
+        if time.monotonic() < begun + seconds / 10:
+            warm = oracle.memory_bytes()
+        seed += 1
+        oracle.require(draw_case(seed, WAVES))
+    did, grown = moved() - before, oracle.memory_bytes() / warm
+    request.config.stash.setdefault(FIGURES, {})[request.node.nodeid] = figures(oracle, did, grown, seconds)
+    assert did.pulled_tokens, did
+    assert did.preemptions, did
+    assert did.evicted_keys, did
+    assert oracle.started_at() == started
+    assert oracle.left_behind() == {}
+    assert oracle.said() == []
+    if long:
+        assert grown <= GROWTH_LONG
+
+
+def figures(oracle: Oracle, did: Moved, grown: float, seconds: float) -> Figures:
+    """The line of this scenario; it is only reached with every answer right."""
+    return Figures(
+        fault=HERE.name,
+        variant=f"requests as users send them, {seconds / 60:g} minutes" if seconds else "one case",
+        injected=sum(one.refused for one in oracle.played),
+        requests=len(oracle.played),
+        failures=0,
+        wrong=0,
+        longest_wait_s=round(oracle.longest_s, 2),
+        notes={
+            "pulled": f"{did.pulled_tokens:.0f} tokens",
+            "preempted": f"{did.preemptions:.0f} requests",
+            "evicted": f"{did.evicted_keys:.0f} keys",
+            "hung up": f"{sum(one.hang_up_s is not None for one in oracle.played)}",
+            "memory": f"{grown:.2f} times",
+        },
+    )

@@ -1,0 +1,104 @@
+"""The oracle's own parts: a case is its seed's alone, unlike answers are told, a failure is made small."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from kvshare.servers.readings import Position
+from tests.scenarios.under_traffic.answers import Answer, Choice, problem
+from tests.scenarios.under_traffic.requests import BURST, MAX_MODEL_LEN, Case, Request, Text, draw_case
+from tests.scenarios.under_traffic.shrink import as_test, shrink
+
+TEXT = Text(1, 512, 17, 3)
+ASKED = Request("decode", (TEXT,))
+FIRST, SECOND = Position(5, ((5, -0.1), (6, -2.0))), Position(7, ((7, -0.3), (8, -0.4)))
+RIGHT = Answer(200, (Choice((FIRST, SECOND), "length"),))
+
+
+def with_positions(*positions: Position, finish: str = "length") -> Answer:
+    return Answer(200, (Choice(positions, finish),))
+
+
+def test_a_case_is_a_function_of_its_seed() -> None:
+    assert draw_case(1, 12) == draw_case(1, 12)
+    assert draw_case(1, 12) != draw_case(2, 12)
+    assert max(map(len, draw_case(1, 12))) == BURST
+
+
+def test_what_shares_a_prefix_does_so_in_every_run() -> None:
+    a, b = Text(1, 512, 17, 3), Text(1, 256, 99, 4)
+    assert a.letters("x")[:256] == b.letters("x")[:256]
+    assert a.letters("x")[:256] != a.letters("y")[:256]
+    assert len(a.letters("x")) == 529
+
+
+def test_a_prompt_and_its_answer_fit_the_model() -> None:
+    texts = [text for wave in draw_case(5, 200) for request in wave for text in request.texts]
+    assert max(text.shared + text.own for text in texts) < MAX_MODEL_LEN
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (RIGHT, None),
+        (with_positions(FIRST, replace(SECOND, top=((7, -0.3005), (8, -0.4)))), None),
+        (
+            with_positions(FIRST, replace(SECOND, top=((7, -0.302), (8, -0.4)))),
+            "wrong: log-probabilities off by 0.002",
+        ),
+        (with_positions(FIRST, replace(SECOND, token=8)), "wrong: token 2 is another, 0.1 less likely"),
+        (with_positions(FIRST), "wrong: 1 tokens, length; alone 2 tokens, length"),
+        (with_positions(FIRST, SECOND, finish="stop"), "wrong: 2 tokens, stop; alone 2 tokens, length"),
+        (Answer(200), "0 choices, alone 1"),
+        (Answer(500, error="ended"), "status 500 (ended), alone 200 (None)"),
+        (Answer(200, error="in the stream"), "status 200 (in the stream), alone 200 (None)"),
+        (Answer(None, error="no answer", hung=True), "hung"),
+        (Answer(None, left=True), None),
+    ],
+)
+def test_an_answer_is_held_against_the_one_of_a_server_alone(answer: Answer, said: str | None) -> None:
+    assert problem(ASKED, answer, RIGHT) == said
+
+
+def test_what_must_be_refused_is_held_against_nobody() -> None:
+    hostile = replace(ASKED, refused=True)
+    assert problem(hostile, Answer(400, error="no"), Answer(None)) is None
+    assert problem(hostile, RIGHT, Answer(None)) == "status 200 for 400: None"
+
+
+def test_a_failure_is_made_as_small_as_it_gets() -> None:
+    def fails(case: Case) -> bool:
+        """One salt after the other, on two nodes."""
+        salts = [request.fields.get("cache_salt") for wave in case for request in wave]
+        return "one" in salts and "two" in salts[salts.index("one") :]
+
+    case = next(case for seed in range(50) if fails(case := draw_case(seed, 20)))
+    smallest = shrink(case, fails, 2000)
+    assert [len(request.fields) for wave in smallest for request in wave] == [1, 1]
+    assert all(text.own == 1 and not text.shared for wave in smallest for one in wave for text in one.texts)
+
+
+def test_a_small_case_is_printed_as_the_test_that_it_is() -> None:
+    case = ((ASKED,), (replace(ASKED, fields={"n": 2}),))
+    found: dict[str, Case] = {}
+
+    class Oracle:
+        def require(self, case: Case) -> None:
+            found["case"] = case
+
+    names = {"Request": Request, "Text": Text, "Oracle": Oracle}
+    exec(as_test(case), names)
+    names["test_this_case"](Oracle())
+    assert found["case"] == case
+
+
+def test_no_more_is_tried_than_allowed() -> None:
+    tried = []
+
+    def fails(case: Case) -> bool:
+        tried.append(case)
+        return random.Random(len(tried)).random() < 0.5
+
+    shrink(draw_case(1, 20), fails, 7)
+    assert len(tried) == 7
