@@ -136,7 +136,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_legs_print_evidence_on_stdout_and_progress_on_stderr() -> None:
     with serve(FakeStack()) as spec:
         result = invoke("legs", "--spec", records.dumps(spec))
-    assert len(records.loads(Traffic, result.stdout).legs) == 10
+    assert len(records.loads(Traffic, result.stdout).legs) == 11
     assert "control on decode: 522 tokens" in result.stderr
 
 
