@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.rig import engines, network
 from tests.rig.__main__ import SETTINGS
+from tests.scenarios.under_faults.figures import Figures
 
 CPU_FILES = "compose.yaml:compose.cpu.yaml"
 START_TIMEOUT_S = 400
@@ -25,6 +27,8 @@ VERIFY_TIMEOUT_S = 180
 SEED = 41
 # Two chunks and a rest show what is not about time as well as the six that the tool takes, and sooner.
 SHORT = "522"
+FIGURES = pytest.StashKey[dict[str, Figures]]()  # by the test's id
+LETTERS = "abcdefghijklmnopqrstuvwxyz "
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,7 @@ class Rig:
     def compose(self, *arguments: str) -> str:
         command = ["docker", "compose", "--profile", "*", *arguments]
         result = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=START_TIMEOUT_S,
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=START_TIMEOUT_S
         )
         assert result.returncode == 0, result.stderr
         return result.stdout
@@ -128,6 +127,18 @@ class Rig:
         return ("verify", "--output", "json", *numbers)
 
 
+def run_beside_models(image: str, script: Path) -> None:
+    """Run a script of Python in the engine image, where /models is the stack's own."""
+    command = ("docker", "run", "--rm", "--interactive", "--network=none", "--volume=kvshare_models:/models")
+    run = (*command, "--entrypoint=python", image, "-")
+    subprocess.run(run, input=script.read_text(), text=True, check=True, timeout=120)
+
+
+def letters(seed: int | str, count: int) -> str:
+    """A prompt of the demo model: random letters and spaces, a token each."""
+    return "".join(random.Random(seed).choices(LETTERS, k=count))
+
+
 @contextmanager
 def on_this_machine() -> Iterator[Rig]:
     """The stack on this machine's own engine; at the end its containers are gone, and the engine still runs.
@@ -162,12 +173,7 @@ class TwoMachines(Rig):
         """A target of the Makefile; what is to be set up is, and not again."""
         command = ["make", "--old-file=setup", target, *variables]
         result = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=START_TIMEOUT_S,
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=START_TIMEOUT_S
         )
         return Outcome(result.returncode, result.stdout, result.stderr)
 
@@ -183,6 +189,24 @@ def two_machines(images: dict[str, str]) -> Iterator[TwoMachines]:
     network.require("ip", "nsenter", "dockerd", "sshd", "ssh-keygen", "script")
     with engines.running(engines.PAIR):
         yield TwoMachines()
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Callable[[Figures], Figures]:
+    """Keep a fault's figures, for the line at the end of the run and for docs/reliability.md."""
+
+    def keep(figures: Figures) -> Figures:
+        request.config.stash.setdefault(FIGURES, {})[request.node.nodeid] = figures
+        return figures
+
+    return keep
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if figures := config.stash.get(FIGURES, {}):
+        terminalreporter.section("faults")
+        for one in figures.values():
+            terminalreporter.write_line(one.line)
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:

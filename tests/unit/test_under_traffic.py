@@ -28,9 +28,9 @@ def test_a_case_is_a_function_of_its_seed() -> None:
 
 def test_what_shares_a_prefix_does_so_in_every_run() -> None:
     a, b = Text(1, 512, 17, 3), Text(1, 256, 99, 4)
-    assert a.letters("x")[:256] == b.letters("x")[:256]
-    assert a.letters("x")[:256] != a.letters("y")[:256]
-    assert len(a.letters("x")) == 529
+    assert a.written("x")[:256] == b.written("x")[:256]
+    assert a.written("x")[:256] != a.written("y")[:256]
+    assert len(a.written("x")) == 529
 
 
 def test_a_prompt_and_its_answer_fit_the_model() -> None:

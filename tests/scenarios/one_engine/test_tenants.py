@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 import requests
 
 from kvshare.servers import metrics
-from tests.scenarios.conftest import Rig
+from tests.scenarios.conftest import Rig, letters, run_beside_models
 
 HERE = Path(__file__).parent / "tenants"
 BASE, TOKENS, WHOLE_CHUNKS = "/models/kvshare-demo", 700, 512
@@ -64,10 +62,7 @@ PREFILL, DECODE = Server("http://127.0.0.1:8010"), Server("http://127.0.0.1:8011
 @pytest.fixture(scope="module", autouse=True)
 def stack(rig: Rig, images: dict[str, str]) -> Rig:
     """Both servers with options that nobody but .env gives them."""
-    command = ("docker", "run", "--rm", "--interactive", "--network=none", "--volume=kvshare_models:/models")
-    script = (HERE / "adapters.py").read_text()
-    run = (*command, "--entrypoint=python", images["prefill"], "-")
-    subprocess.run(run, input=script, text=True, check=True, timeout=120)
+    run_beside_models(images["prefill"], HERE / "adapters.py")
     rig.use(VLLM_ARGS=f"{ADAPTERS} {TOOLS}")
     return rig
 
@@ -85,9 +80,8 @@ def test_a_chat_may_call_tools_by_a_template_of_ones_own() -> None:
     assert response.json()["usage"]["prompt_tokens"] == len("now?")
 
 
-def prompt(seed: int, letters: int = TOKENS) -> str:
-    """Letters, a token each."""
-    return "".join(random.Random(seed).choices("abcdefghijklmnopqrstuvwxyz ", k=letters))
+def prompt(seed: int, tokens: int = TOKENS) -> str:
+    return letters(seed, tokens)
 
 
 def held_by_prefill(text: str, **fields: Any) -> Answer:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.scenarios.conftest import Rig
+from tests.scenarios.conftest import Rig, run_beside_models
 from tests.scenarios.one_engine.test_scenarios import broken_connector
 
 HERE = Path(__file__).parent
@@ -26,10 +25,7 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module", autouse=True)
 def stack(rig: Rig, images: dict[str, str]) -> Rig:
-    command = ("docker", "run", "--rm", "--interactive", "--network=none", "--volume=kvshare_models:/models")
-    script = (HERE / "two_ranks/model.py").read_text()
-    run = (*command, "--entrypoint=python", images["prefill"], "-")
-    subprocess.run(run, input=script, text=True, check=True, timeout=120)
+    run_beside_models(images["prefill"], HERE / "two_ranks/model.py")
     rig.use(**TWO_RANKS)
     return rig
 

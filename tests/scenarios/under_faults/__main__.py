@@ -14,7 +14,7 @@ import pytest
 from benchmarks.machine import Machine, machine
 from benchmarks.results import Result, keep, read
 from tests.conftest import ROOT
-from tests.scenarios.under_faults.conftest import FIGURES
+from tests.scenarios.conftest import FIGURES
 from tests.scenarios.under_faults.figures import RESULTS, Figures, render
 
 HERE = Path(__file__).parent

@@ -12,6 +12,8 @@ import requests
 from prometheus_client.samples import Sample
 
 from kvshare.servers import metrics
+from kvshare.servers.readings import Sums
+from kvshare.servers.wait import poll
 from tests.scenarios.conftest import Rig
 from tests.scenarios.under_faults.machines import MUST_NOT_SAY, anonymous_bytes
 from tests.scenarios.under_traffic.answers import Answer, ask, problem
@@ -52,7 +54,6 @@ class Oracle:
     rig: Rig
     seed: int
     played: list[Request] = field(default_factory=list)
-    statuses: dict[int | None, int] = field(default_factory=dict)
     longest_s: float = 0.0
     _runs: Iterator[int] = field(default_factory=itertools.count)
 
@@ -85,20 +86,18 @@ class Oracle:
         begun = time.monotonic()
         answer = ask(url(request.node), request, run)
         self.longest_s = max(self.longest_s, time.monotonic() - begun)
-        self.statuses[answer.status] = self.statuses.get(answer.status, 0) + 1
         return answer
 
     def _await_healthy(self) -> None:
         """Wait for a server that a request has ended, so that the next case finds it."""
-        end = time.monotonic() + HEALTHY_S
-        while not all(_is_healthy(name) for name in PORTS):
-            assert time.monotonic() < end, "a server did not come back"
-            time.sleep(1)
+        assert poll(lambda: all(map(_is_healthy, PORTS)), bool, HEALTHY_S), "a server did not come back"
 
     def started_at(self) -> dict[str, str]:
         """When each server's container was started last."""
-        ids = self.rig.compose("ps", "--quiet", *SERVERS).split()
-        return {one: self.rig.docker("inspect", "--format={{.State.StartedAt}}", one) for one in ids}
+        return {
+            one: self.rig.docker("inspect", "--format={{.State.StartedAt}}", one)
+            for one in self._containers()
+        }
 
     def causes(self) -> list[str]:
         """Why engines have ended, as each server's log has it."""
@@ -114,37 +113,30 @@ class Oracle:
 
     def memory_bytes(self) -> int:
         """Anonymous memory of all processes of both servers."""
-        ids = self.rig.compose("ps", "--quiet", *SERVERS).split()
-        pids = [pid for one in ids for pid in self.rig.docker("top", one, "-eo", "pid").split()[1:]]
+        tops = (self.rig.docker("top", one, "-eo", "pid") for one in self._containers())
+        pids = (pid for top in tops for pid in top.split()[1:])
         return sum(anonymous_bytes(int(pid)) for pid in pids)
 
     def left_behind(self) -> dict[str, float]:
         """What servers still hold though nobody asks; waits until they hold nothing, or QUIET_S."""
-        end = time.monotonic() + QUIET_S
-        while (held := _held()) and time.monotonic() < end:
-            time.sleep(1)
-        return held
+        return poll(_held, lambda held: not held, QUIET_S)
 
     def said(self) -> list[str]:
         """What a server must never log and has."""
         logs = self.rig.compose("logs", *SERVERS)
         return [words for words in MUST_NOT_SAY if words in logs]
 
+    def _containers(self) -> list[str]:
+        return self.rig.compose("ps", "--quiet", *SERVERS).split()
+
 
 @dataclass(frozen=True)
-class Moved:
+class Moved(Sums):
     """What the pair did since it was started; the scenario proves nothing where one of these is zero."""
 
     pulled_tokens: float
     preemptions: float
     evicted_keys: float
-
-    def __sub__(self, other: "Moved") -> "Moved":
-        return Moved(
-            self.pulled_tokens - other.pulled_tokens,
-            self.preemptions - other.preemptions,
-            self.evicted_keys - other.evicted_keys,
-        )
 
 
 def moved() -> Moved:
@@ -172,10 +164,8 @@ def server_alone(rig: Rig, options: str) -> Iterator[None]:
     rig.compose("run", "--detach", "--no-deps", "--name", ALONE, *given, "decode")
     rig.docker("update", "--restart=unless-stopped", ALONE)
     try:
-        end = time.monotonic() + HEALTHY_S
-        while not _is_healthy("alone"):
-            assert time.monotonic() < end, rig.docker("logs", "--tail", "50", ALONE)
-            time.sleep(1)
+        up = poll(lambda: _is_healthy("alone"), bool, HEALTHY_S)
+        assert up, rig.docker("logs", "--tail", "50", ALONE)
         yield
     finally:
         rig.docker("rm", "--force", ALONE)
@@ -204,7 +194,10 @@ def _scrape(server: str) -> Sequence[Sample]:
 
 
 def _held() -> dict[str, float]:
-    found = {
-        (server, name): metrics.total(_scrape(server), name) for server in SERVERS for name in MUST_BE_ZERO
+    scraped = {server: _scrape(server) for server in SERVERS}
+    return {
+        f"{name} of {server}": value
+        for server, samples in scraped.items()
+        for name in MUST_BE_ZERO
+        if (value := metrics.total(samples, name))
     }
-    return {f"{name} of {server}": value for (server, name), value in found.items() if value}

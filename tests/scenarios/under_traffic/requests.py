@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz "
+from tests.scenarios.conftest import LETTERS, letters
+
 NODES = ("prefill", "decode")
 MODEL = "/models/kvshare-demo"
 MAX_MODEL_LEN = 1600
@@ -69,9 +70,9 @@ class Text:
     own: int
     seed: int
 
-    def letters(self, run: str) -> str:
+    def written(self, run: str) -> str:
         """The text; another ``run`` has other letters, so that nothing of it is cached anywhere."""
-        return _letters(f"{run} {self.family}", self.shared) + _letters(f"{run} own {self.seed}", self.own)
+        return letters(f"{run} {self.family}", self.shared) + letters(f"{run} own {self.seed}", self.own)
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,8 @@ class Request:
     refused: bool = False
 
     def body(self, run: str) -> dict[str, Any]:
-        prompts = [text.letters(run) for text in self.texts]
-        body = {
-            "prompt": prompts[0] if len(prompts) == 1 else prompts,
-            **DEFAULTS,
-            **self.fields,
-        }
+        prompts = [text.written(run) for text in self.texts]
+        body = {"prompt": prompts[0] if len(prompts) == 1 else prompts, **DEFAULTS, **self.fields}
         if body["stream"]:
             body["stream_options"] = {"include_usage": True}
         return body
@@ -132,12 +129,7 @@ def _burst(draw: random.Random) -> Wave:
 
 
 def _long(draw: random.Random, node: str) -> Request:
-    text = Text(
-        draw.randrange(FAMILIES),
-        draw.choice((512, 600)),
-        draw.choice(OWN),
-        draw.randrange(2**31),
-    )
+    text = Text(draw.randrange(FAMILIES), draw.choice((512, 600)), draw.choice(OWN), draw.randrange(2**31))
     fields = {
         "max_tokens": draw.choice((120, 200)),
         "ignore_eos": True,
@@ -162,18 +154,11 @@ def _request(draw: random.Random) -> Request:
 
 
 def _text(draw: random.Random) -> Text:
-    return Text(
-        draw.randrange(FAMILIES),
-        draw.choice(SHARED),
-        draw.choice(OWN),
-        draw.randrange(2**31),
-    )
+    return Text(draw.randrange(FAMILIES), draw.choice(SHARED), draw.choice(OWN), draw.randrange(2**31))
 
 
 def _sometimes(
-    draw: random.Random,
-    share: float,
-    feature: Callable[[random.Random], dict[str, Any]],
+    draw: random.Random, share: float, feature: Callable[[random.Random], dict[str, Any]]
 ) -> dict[str, Any]:
     return feature(draw) if draw.random() < share else {}
 
@@ -187,10 +172,7 @@ def _priority(draw: random.Random) -> dict[str, Any]:
 
 
 def _penalties(draw: random.Random) -> dict[str, Any]:
-    return {
-        draw.choice(("presence_penalty", "frequency_penalty")): 0.5,
-        "repetition_penalty": 1.1,
-    }
+    return {draw.choice(("presence_penalty", "frequency_penalty")): 0.5, "repetition_penalty": 1.1}
 
 
 # Neither adapters nor a `seed`: on a CPU vLLM 0.32.0 ends by itself, with adapters where two requests meet
@@ -206,7 +188,3 @@ FEATURES: Features = (
     (0.30, lambda _: {"stream": True}),
     (0.15, _priority),
 )
-
-
-def _letters(seed: str, count: int) -> str:
-    return "".join(random.Random(seed).choices(LETTERS, k=count))

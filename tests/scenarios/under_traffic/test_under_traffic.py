@@ -1,10 +1,10 @@
 """Requests as users send them: each is answered as by a server alone, and nothing is left behind."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 
-from tests.scenarios.under_faults.conftest import FIGURES
 from tests.scenarios.under_faults.figures import Figures
 from tests.scenarios.under_traffic.conftest import HERE, SEED
 from tests.scenarios.under_traffic.oracle import Moved, Oracle, moved
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(5400)
 
 
 def test_every_request_is_answered_as_by_a_server_alone(
-    oracle: Oracle, long: bool, request: pytest.FixtureRequest
+    oracle: Oracle, long: bool, record: Callable[[Figures], Figures]
 ) -> None:
     started, begun, before = oracle.started_at(), time.monotonic(), moved()
     seconds, warm, seed = SECONDS_LONG if long else 0, oracle.memory_bytes(), SEED
@@ -29,7 +29,7 @@ def test_every_request_is_answered_as_by_a_server_alone(
         seed += 1
         oracle.require(draw_case(seed, WAVES))
     did, grown = moved() - before, oracle.memory_bytes() / warm
-    request.config.stash.setdefault(FIGURES, {})[request.node.nodeid] = figures(oracle, did, grown, seconds)
+    record(figures(oracle, did, grown, seconds))
     assert did.pulled_tokens, did
     assert did.preemptions, did
     assert did.evicted_keys, did

@@ -12,7 +12,7 @@ def counted(metric: str) -> Any:
 
 
 @dataclass(frozen=True)
-class _Sums:
+class Sums:
     """Sums and differences of a data class, field by field; None where either side has none."""
 
     def __add__(self, other: Self) -> Self:
@@ -27,7 +27,7 @@ class _Sums:
 
 
 @dataclass(frozen=True)
-class Sources(_Sums):
+class Sources(Sums):
     """Prompt tokens by where their KV came from, as vLLM counts them."""
 
     local_compute: int = 0
@@ -41,7 +41,7 @@ class Sources(_Sums):
 
 
 @dataclass(frozen=True)
-class EngineTimes(_Sums):
+class EngineTimes(Sums):
     """Sums of vLLM's own request times, in seconds, over ``requests`` requests.
 
     Source: ``vllm/v1/metrics/stats.py`` of vLLM 0.32.0: queue = queued to first scheduled (a wait for remote
@@ -56,7 +56,7 @@ class EngineTimes(_Sums):
 
 
 @dataclass(frozen=True)
-class Counters(_Sums):
+class Counters(Sums):
     """LMCache's counters on one server since its start; sums of seconds and of tokens a second."""
 
     hit_tokens: float = counted("lmcache:num_hit_tokens_total")
@@ -68,7 +68,7 @@ class Counters(_Sums):
 
 
 @dataclass(frozen=True)
-class Reading(_Sums):
+class Reading(Sums):
     """All counters of one server at one moment, or their rise between two.
 
     Attributes:
