@@ -217,6 +217,12 @@ def test_the_slowest_of_several_links_decides() -> None:
     assert "decode-1" not in found.where
 
 
+def test_a_length_that_nothing_is_known_of_leaves_the_timeout_unjudged() -> None:
+    diagnosis = judge(on_each(healthy(), max_model_len=None), ALL)
+    assert result(diagnosis, "DOC-CONF-06").result == "skipped"
+    assert result(diagnosis, "DOC-CONF-09").result == "success"
+
+
 def test_a_model_that_nothing_is_known_of_leaves_the_timeout_unjudged() -> None:
     evidence = on(with_gpus(), "decode", model=Model("some/model", False), hub=Hub("h", True, 200))
     diagnosis = judge(evidence, ALL)

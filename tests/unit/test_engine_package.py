@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docker/engine"))
 
-from kvshare.contract import refusal_of  # noqa: E402
+from kvshare.contract import refusal_of, refusal_of_drafts  # noqa: E402
 from kvshare_engine import controller, fingerprint, health, server, transport  # noqa: E402
 from kvshare_engine.environment import Controller, Server  # noqa: E402
 
@@ -105,10 +105,12 @@ def test_a_server_serves_its_model_on_its_own_address_and_shares_its_cache() -> 
     ],
 )
 def test_a_draft_model_is_refused_before_anything_is_loaded(
-    option: str, capsys: pytest.CaptureFixture[str]
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for name, value in {**DECODE, "KVSHARE_VLLM_ARGS": f"--enforce-eager {option}"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as exit_:
-        server.require_no_draft_model(f"--enforce-eager {option}")
+        server.run()
     assert exit_.value.code == 2
     said = capsys.readouterr().err
     assert "expected no draft model and found" in said
@@ -119,7 +121,7 @@ def test_a_draft_model_is_refused_before_anything_is_loaded(
     "option", ["", '--speculative-config \'{"method": "ngram"}\'', "--spec-method ngram"]
 )
 def test_drafts_that_need_no_model_are_served(option: str) -> None:
-    server.require_no_draft_model(f"--enforce-eager {option}")
+    assert refusal_of_drafts(f"--enforce-eager {option}") == ""
 
 
 @pytest.mark.parametrize(
@@ -180,6 +182,22 @@ def test_a_server_without_a_transfer_config_shares_nothing() -> None:
     assert not any("kv-transfer" in argument for argument in server.command(alone, "some/model"))
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("1600", "1600"),
+        ("32k", "32000"),
+        ("32K", "32768"),
+        ("1.5k", "1500"),
+        ("auto", "auto"),
+        ("-1", "auto"),
+    ],
+)
+def test_the_longest_prompt_is_said_in_each_of_vllms_ways(given: str, told: str) -> None:
+    of = Server.from_environment({**DECODE, "KVSHARE_MAX_MODEL_LEN": given})
+    assert f"--max-model-len={told}" in server.command(of, "some/model")
+
+
 def test_lmcache_is_told_what_differs_from_node_to_node() -> None:
     environment = server.lmcache_environment(
         Server.from_environment(DECODE), Controller.from_environment(CONTROLLER)
@@ -204,6 +222,12 @@ def test_lmcache_is_told_what_differs_from_node_to_node() -> None:
         ({"KVSHARE_API_PORT": "70000"}, "expected a port from 1 to 65535"),
         ({"KVSHARE_GPUS": "0,0"}, "'0,0' is no list of GPUs, each named once, such as 0,1; correct .env"),
         ({"KVSHARE_DEVICE": "cpu", "KVSHARE_CPU_RANKS": "no"}, "CPU_RANKS=no is no number of ranks"),
+        ({"KVSHARE_HOST": "::1"}, "KVSHARE_HOST has ::1, and kvshare speaks IPv4 alone"),
+        (
+            {"KVSHARE_MODEL": "/models/a@2"},
+            "MODEL=/models/a@2 has an @, at which LMCache takes its keys apart",
+        ),
+        ({"KVSHARE_MAX_MODEL_LEN": "long"}, "MAX_MODEL_LEN=long is no length: set it to tokens"),
     ],
 )
 def test_a_missing_or_wrong_fact_ends_the_container_with_a_sentence(

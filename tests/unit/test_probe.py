@@ -74,6 +74,18 @@ def test_the_hub_is_not_asked_for_what_is_there(monkeypatch: pytest.MonkeyPatch)
     assert gathered({**LOOPBACK, "KVSHARE_MODEL": "/models/absent"}).hub is None
 
 
+@pytest.mark.usefixtures("no_engine_inside")
+@pytest.mark.parametrize(
+    ("model", "length", "longest"),
+    [("demo", "auto", 8192), ("demo", "4k", 4000), ("/models/absent", "auto", None)],
+)
+def test_a_length_that_vllm_chooses_is_at_most_the_models(
+    model: str, length: str, longest: int | None
+) -> None:
+    found = gathered({**LOOPBACK, "KVSHARE_MODEL": model, "KVSHARE_MAX_MODEL_LEN": length})
+    assert found.max_model_len == longest
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [

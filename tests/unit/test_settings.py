@@ -18,6 +18,7 @@ COMPOSE_FILE=compose.yaml:compose.cpu.yaml
 PREFILL_CONTEXT=default
 DECODE_CONTEXT=default
 MODEL=
+MAX_MODEL_LEN=1600
 VLLM_ARGS=
 TRANSPORT=tcp
 DECODE_HOST=127.0.0.1
@@ -202,6 +203,33 @@ def test_an_option_of_vllm_that_kvshare_owns_is_refused_with_where_to_set_it(fol
     env(folder, "VLLM_ARGS=--max-num-seqs 8 --max_model_len=4096\n")
     with pytest.raises(KvshareError, match=r"VLLM_ARGS has --max_model_len=4096, .* set MAX_MODEL_LEN in"):
         load_settings(folder, {})
+
+
+@pytest.mark.parametrize(
+    ("decision", "sentence"),
+    [
+        ("DECODE_HOST=::1", "DECODE_HOST has ::1, and kvshare speaks IPv4 alone"),
+        ("DECODE_HOSTS=10.0.0.2,[fd00::2]", r"DECODE_HOSTS has \[fd00::2\], and kvshare speaks IPv4 alone"),
+        ("DECODE_HOST=10.0.0.2:8011", "give the machine's IPv4 address, without a port"),
+        ("MODEL=/models/llama@v2", "MODEL=/models/llama@v2 has an @, at which LMCache takes its keys apart"),
+        (
+            "MAX_MODEL_LEN=32kb",
+            "MAX_MODEL_LEN=32kb is no length: set it to tokens, as 8192 or 32k, or to auto",
+        ),
+        ("MAX_MODEL_LEN=1.5K", "MAX_MODEL_LEN=1.5K is no length"),
+        ("VLLM_ARGS=--spec-model small", "expected no draft model and found one for speculative decoding"),
+    ],
+)
+def test_what_would_fail_late_is_refused_where_it_enters(folder: Path, decision: str, sentence: str) -> None:
+    env(folder, f"{decision}\n")
+    with pytest.raises(KvshareError, match=sentence):
+        load_settings(folder, {})
+
+
+@pytest.mark.parametrize("length", ["1600", "32k", "32K", "1.5k", "auto", "-1", ""])
+def test_a_length_is_written_in_each_of_vllms_ways(folder: Path, length: str) -> None:
+    env(folder, f"MAX_MODEL_LEN={length}\n")
+    assert load_settings(folder, {}).get("MAX_MODEL_LEN") == length
 
 
 def test_the_hub_token_is_read_from_its_file_for_compose_alone(folder: Path) -> None:

@@ -3,6 +3,9 @@
 The image carries a copy of this file, so it stands on nothing but Python. Sizes are bytes, times seconds.
 """
 
+import argparse
+import json
+import re
 import shlex
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -78,6 +81,72 @@ def refusal_of(vllm_args: str) -> str:
 def _abbreviates(name: str, option: str) -> bool:
     """Return whether vLLM would take a name for that option, of which it is the beginning."""
     return len(name) > len("--h") and name.startswith("--") and option.startswith(name)
+
+
+# Of speculative decoding what needs no second model, whose layers LMCache would take for the first one's.
+DRAFTS_WITHOUT_A_MODEL = ("ngram", "suffix")
+
+
+def refusal_of_drafts(vllm_args: str) -> str:
+    """Return why options, which a shell can read, must not speculate so, in a sentence; '' if they may."""
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--speculative-config", "--speculative_config", "-sc", default="{}")
+    options.add_argument("--spec-method", "--spec_method")
+    options.add_argument("--spec-model", "--spec_model")
+    given, _ = options.parse_known_args(shlex.split(vllm_args))
+    try:
+        config = dict(json.loads(given.speculative_config))
+    except (ValueError, TypeError):
+        return ""  # vLLM says what is wrong with it
+    method = given.spec_method or config.get("method")
+    drafts = given.spec_model or config or method
+    if not drafts or method in DRAFTS_WITHOUT_A_MODEL:
+        return ""
+    return (
+        f"expected no draft model and found {method or 'one'} for speculative decoding, "
+        "whose layers LMCache takes for the model's own: take it out of VLLM_ARGS."
+    )
+
+
+# --- decisions that would fail late, or not at all and share nothing ----------------------------------------
+
+_LENGTH = re.compile(r"(\d+)([KMGT]?)|(\d+(?:\.\d+)?)([kmgt])")
+
+
+def length_of(text: str) -> int | None:
+    """Return MAX_MODEL_LEN in tokens as vLLM reads it, 32k as 32,000 and 32K as 32,768; None for auto.
+
+    ValueError if it is no length. Source: ``human_readable_int_or_auto`` of vLLM 0.32.0
+    (``vllm/utils/argparse_utils.py``).
+    """
+    text = text.strip()
+    if text.lower() in ("auto", "-1"):
+        return None
+    if not (found := _LENGTH.fullmatch(text)):
+        raise ValueError(f"MAX_MODEL_LEN={text} is no length: set it to tokens, as 8192 or 32k, or to auto")
+    whole, binary, number, decimal = found.groups()
+    if number is not None:
+        return int(float(number) * 1000 ** ("kmgt".index(decimal) + 1))
+    return int(whole) << 10 * " KMGT".index(binary or " ")
+
+
+def refusal_of_host(name: str, host: str) -> str:
+    """Return why a node cannot have that address, in a sentence; '' if it may."""
+    if ":" not in host:
+        return ""
+    return (
+        f"{name} has {host}, and kvshare speaks IPv4 alone: give the machine's IPv4 address, without a port."
+    )
+
+
+def refusal_of_model(model: str) -> str:
+    """Return why a model of that name cannot share KV, in a sentence; '' if it can."""
+    if "@" not in model:
+        return ""
+    return (
+        f"MODEL={model} has an @, at which LMCache takes its keys apart, so that nothing would be shared: "
+        "rename the folder."
+    )
 
 
 # --- what a server or the controller says of itself at its start --------------------------------------------
@@ -158,7 +227,10 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Model:
-    """The model: whether it lies on this machine, and the figures that its KV's size follows from."""
+    """The model: whether it lies on this machine, and the figures that its KV's size follows from.
+
+    ``longest`` is the longest prompt that it was made for, in tokens.
+    """
 
     name: str
     found: bool
@@ -166,6 +238,7 @@ class Model:
     kv_heads: int | None = None
     head_dim: int | None = None
     dtype: str | None = None
+    longest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +265,8 @@ class Ucx:
 class Facts:
     """One machine and one server on it, seen from a container; ``memlock`` is None if unlimited.
 
+    ``max_model_len`` is what the model allows where vLLM is to choose, None where that is not known either.
+
     ``disk_free`` is where the engine keeps its data, in which the container's own root lies.
     """
 
@@ -210,7 +285,7 @@ class Facts:
     patches: tuple[str, ...]
     python_hash_seed: str | None
     dtype: str
-    max_model_len: int
+    max_model_len: int | None
     lmcache: dict[str, Any]
 
     @property

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from kvshare import contract
-from kvshare.contract import ports_of_ranks, ranks_of
+from kvshare.contract import length_of, ports_of_ranks, ranks_of, refusal_of_host, refusal_of_model
 
 FINGERPRINT = Path(contract.FINGERPRINT)
 STATE_DIR = FINGERPRINT.parent  # a tmpfs; nothing in it outlives the container
@@ -21,7 +21,7 @@ DEMO_MODEL = "demo"
 
 def refuse(sentence: str) -> NoReturn:
     """End the container with exit code 2 and one sentence: expected, found, what to do."""
-    print(f"kvshare: {sentence}", file=sys.stderr)
+    print(f"kvshare: {sentence.removesuffix('.')}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -39,6 +39,27 @@ def port(name: str, environment: Mapping[str, str] = os.environ) -> int:
             f"expected a port from 1 to 65535 in {name} and found '{value}'; see x-kvshare in compose.yaml"
         )
     return int(value)
+
+
+def host(name: str, environment: Mapping[str, str] = os.environ) -> str:
+    value = required(name, environment)
+    if refusal := refusal_of_host(name, value):
+        refuse(refusal)
+    return value
+
+
+def model(environment: Mapping[str, str]) -> str:
+    value = required("KVSHARE_MODEL", environment)
+    if refusal := refusal_of_model(value):
+        refuse(refusal)
+    return value
+
+
+def length(environment: Mapping[str, str]) -> int | None:
+    try:
+        return length_of(required("KVSHARE_MAX_MODEL_LEN", environment))
+    except ValueError as error:
+        refuse(f"{error}; correct .env")
 
 
 def ranks(environment: Mapping[str, str]) -> int:
@@ -66,7 +87,7 @@ class Controller:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Controller:
         return cls(
-            host=required("KVSHARE_CONTROLLER_HOST", environment),
+            host=host("KVSHARE_CONTROLLER_HOST", environment),
             http_port=port("KVSHARE_CONTROLLER_HTTP_PORT", environment),
             pull_port=port("KVSHARE_CONTROLLER_PULL_PORT", environment),
             reply_port=port("KVSHARE_CONTROLLER_REPLY_PORT", environment),
@@ -90,7 +111,7 @@ class Server:
     model_revision: str
     dtype: str
     kv_cache_dtype: str
-    max_model_len: int
+    max_model_len: int | None  # None: as long as the model and the memory allow
     kv_transfer_config: str
     vllm_args: str
     user_args: str
@@ -116,17 +137,17 @@ class Server:
         return cls(
             role=required("KVSHARE_ROLE", environment),
             instance=required("KVSHARE_INSTANCE", environment),
-            host=required("KVSHARE_HOST", environment),
+            host=host("KVSHARE_HOST", environment),
             api_port=port("KVSHARE_API_PORT", environment),
             ranks=count,
             worker_ports=ports("KVSHARE_WORKER_PORT"),
             p2p_init_ports=ports("KVSHARE_P2P_INIT_PORT"),
             p2p_lookup_ports=ports("KVSHARE_P2P_LOOKUP_PORT"),
-            model=required("KVSHARE_MODEL", environment),
+            model=model(environment),
             model_revision=environment.get("KVSHARE_MODEL_REVISION", ""),
             dtype=required("KVSHARE_DTYPE", environment),
             kv_cache_dtype=required("KVSHARE_KV_CACHE_DTYPE", environment),
-            max_model_len=int(required("KVSHARE_MAX_MODEL_LEN", environment)),
+            max_model_len=length(environment),
             kv_transfer_config=environment.get("KVSHARE_KV_TRANSFER_CONFIG", ""),
             vllm_args=environment.get("KVSHARE_VLLM_ARGS", ""),
             user_args=environment.get("KVSHARE_USER_VLLM_ARGS", ""),

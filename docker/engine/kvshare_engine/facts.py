@@ -61,7 +61,7 @@ def gather(of: Server, controller: Controller, hub_token: str) -> Facts:
         patches=common.patch_ids,
         python_hash_seed=common.python_hash_seed,
         dtype=of.kv_dtype,
-        max_model_len=of.max_model_len,
+        max_model_len=of.max_model_len or model.longest,
         lmcache=fingerprint.lmcache_settings(LMCACHE_CONFIG, settings),
     )
 
@@ -176,4 +176,5 @@ def _described(name: str, found: bool, config: Mapping[str, Any]) -> Model:
         kv_heads=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or (width // heads if width and heads else None),
         dtype=config.get("dtype") or config.get("torch_dtype"),
+        longest=config.get("max_position_embeddings"),
     )

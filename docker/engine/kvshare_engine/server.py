@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shlex
 import shutil
 from pathlib import Path
 
-from kvshare.contract import refusal_of
+from kvshare.contract import refusal_of, refusal_of_drafts
 from kvshare_engine import demo_model, fingerprint, transport
 from kvshare_engine.environment import (
     DEMO_MODEL,
@@ -24,8 +22,6 @@ DEMO_MODEL_PATH = Path("/models/kvshare-demo")
 # What a client may tell LMCache is looked at where its request enters.
 REQUESTS = "kvshare_engine.requests.KvTransferParams"
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-# Of speculative decoding what needs no second model, whose layers LMCache would take for the first one's.
-DRAFTS_WITHOUT_A_MODEL = ("ngram", "suffix")
 # Files where Compose was given a secret, /dev/null where not.
 HF_TOKEN_SECRET = Path("/run/secrets/hf_token")
 API_KEY_SECRET = Path("/run/secrets/api_key")
@@ -56,7 +52,7 @@ def command(server: Server, model: str) -> list[str]:
         f"--port={server.api_port}",
         f"--dtype={server.dtype}",
         f"--kv-cache-dtype={server.kv_cache_dtype}",
-        f"--max-model-len={server.max_model_len}",
+        f"--max-model-len={server.max_model_len or 'auto'}",
         f"--middleware={REQUESTS}",
         *executor(server),
         *shlex.split(server.vllm_args),
@@ -84,26 +80,6 @@ def _listed(ports: tuple[int, ...]) -> str:
     return ",".join(map(str, ports))
 
 
-def require_no_draft_model(vllm_args: str) -> None:
-    """End the container if vLLM is told to speculate with a draft model."""
-    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    options.add_argument("--speculative-config", "--speculative_config", "-sc", default="{}")
-    options.add_argument("--spec-method", "--spec_method")
-    options.add_argument("--spec-model", "--spec_model")
-    given, _ = options.parse_known_args(shlex.split(vllm_args))
-    try:
-        config = dict(json.loads(given.speculative_config))
-    except (ValueError, TypeError):
-        return  # vLLM says what is wrong with it
-    method = given.spec_method or config.get("method")
-    drafts = given.spec_model or config or method
-    if drafts and method not in DRAFTS_WITHOUT_A_MODEL:
-        refuse(
-            f"expected no draft model and found {method or 'one'} for speculative decoding, "
-            "whose layers LMCache takes for the model's own; take it out of VLLM_ARGS"
-        )
-
-
 def model_path(model: str) -> str:
     """The model as vLLM is given it: made here if it is the demo's, looked up if it is a path."""
     if model == DEMO_MODEL:
@@ -128,9 +104,9 @@ def secrets(hub_token: Path = HF_TOKEN_SECRET, api_key: Path = API_KEY_SECRET) -
 
 def run() -> None:
     server = Server.from_environment()
-    if refusal := refusal_of(server.user_args):
-        refuse(refusal.removesuffix("."))
-    require_no_draft_model(f"{server.vllm_args} {server.user_args}")
+    options = f"{server.vllm_args} {server.user_args}"
+    if refusal := refusal_of(server.user_args) or refusal_of_drafts(options):
+        refuse(refusal)
     controller = Controller.from_environment()
     shutil.rmtree(METRICS_DIR, ignore_errors=True)
     METRICS_DIR.mkdir(parents=True)

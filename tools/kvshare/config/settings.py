@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kvshare.config import dotenv, threshold
-from kvshare.contract import refusal_of
+from kvshare.contract import length_of, refusal_of, refusal_of_drafts, refusal_of_host, refusal_of_model
 from kvshare.errors import KvshareError, did_you_mean
 
 DEVICES = ("cpu", "cuda")
@@ -73,7 +73,7 @@ class Settings:
         if not self.get("DECODE_HOSTS"):
             rest = self.get("DECODE_CONTEXT", "default"), self.get("DECODE_GPU", "0")
             return (DecodeNode("decode", 1, self.get("DECODE_HOST", "127.0.0.1"), *rest),)
-        hosts, contexts = self._list("DECODE_HOSTS"), self._list("DECODE_CONTEXTS")
+        hosts, contexts = self.list_of("DECODE_HOSTS"), self.list_of("DECODE_CONTEXTS")
         gpus = self._gpus_by_node() or (self.get("DECODE_GPU", "0"),) * len(hosts)
         for name, values in (("DECODE_CONTEXTS", contexts), ("DECODE_GPUS", gpus)):
             if len(values) != len(hosts):
@@ -107,7 +107,7 @@ class Settings:
     @property
     def clients(self) -> tuple[str, ...]:
         """Addresses and networks that may use the servers' API; none means anyone."""
-        return self._list("CLIENTS")
+        return self.list_of("CLIENTS")
 
     def _secret(self, file: str, value: str) -> str:
         """What the file named by ``file`` holds, else ``value`` itself; KvshareError if it cannot be read."""
@@ -123,9 +123,10 @@ class Settings:
     def _gpus_by_node(self) -> tuple[str, ...]:
         """What DECODE_GPUS gives each node: ``0,1`` of two nodes one GPU each, ``0,1;0,1`` two each."""
         given = self.get("DECODE_GPUS")
-        return tuple(given.split(";")) if ";" in given else self._list("DECODE_GPUS")
+        return tuple(given.split(";")) if ";" in given else self.list_of("DECODE_GPUS")
 
-    def _list(self, name: str) -> tuple[str, ...]:
+    def list_of(self, name: str) -> tuple[str, ...]:
+        """Return the parts of a decision that commas or spaces separate."""
         return tuple(self.get(name).replace(",", " ").split())
 
 
@@ -180,7 +181,7 @@ def _validate_choices(settings: Settings) -> None:
             f"{threshold.NAME}={least} is no number of tokens: set it to 0, to what "
             f"make bench ARGS=--calibrate finds, or to {threshold.NEVER}."
         )
-    if refusal := refusal_of(settings.get("VLLM_ARGS")):
+    for refusal in filter(None, _refusals(settings)):
         raise KvshareError(refusal)
     files = [Path(name).name for name in settings.compose_files]
     if (CPU_FILE in files) != (settings.device == "cpu") or (RDMA_FILE in files) != (
@@ -191,6 +192,19 @@ def _validate_choices(settings: Settings) -> None:
             f"COMPOSE_FILE={':'.join(settings.compose_files)} disagree: "
             f"set COMPOSE_FILE={_compose_files(settings.device, settings.transport)} in .env."
         )
+
+
+def _refusals(settings: Settings) -> Iterator[str]:
+    """Why the servers could not do as decided, which they would say late or not at all."""
+    for name in ("PREFILL_HOST", "DECODE_HOST", "DECODE_HOSTS"):
+        yield from (refusal_of_host(name, host) for host in settings.list_of(name))
+    yield refusal_of_model(settings.get("MODEL"))
+    try:
+        length_of(settings.get("MAX_MODEL_LEN", "auto"))
+    except ValueError as error:
+        yield f"{error}."
+    yield refusal_of(settings.get("VLLM_ARGS"))
+    yield refusal_of_drafts(settings.get("VLLM_ARGS"))
 
 
 def _compose_files(device: str, transport: str) -> str:

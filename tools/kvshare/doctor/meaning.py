@@ -46,18 +46,18 @@ def meanings(evidence: Evidence) -> dict[str, tuple[Link, Meaning]]:
 
 
 def _meaning(link: Link, bytes_per_s: float, facts: Facts, tokens_per_s: float) -> Meaning | None:
-    """Return what a link means on the peer that asks; None where the model's KV is unknown."""
-    model = facts.model
+    """Return what a link means on the peer that asks; None where the model's KV or its length is unknown."""
+    model, longest = facts.model, facts.max_model_len
     dtype = (model.dtype or "bfloat16") if facts.dtype == "auto" else facts.dtype
     size = kv_bytes_per_token(model.name, model.layers, model.kv_heads, model.head_dim, dtype)
-    if size is None:
+    if size is None or longest is None:
         return None
     chunk = int(facts.lmcache.get("chunk_size", LMCACHE_CHUNK))
     pull = pull_over(size, bytes_per_s, link.latency_s or 0.0, link.lanes)
-    longest_s = pull.seconds(facts.max_model_len)
+    longest_s = pull.seconds(longest)
     return Meaning(
         token_bytes=size,
-        longest_tokens=facts.max_model_len,
+        longest_tokens=longest,
         longest_s=longest_s,
         timeout_ms=facts.lookup_timeout_ms,
         fits_tokens=int(pull.tokens(facts.lookup_timeout_ms / 1000)) // chunk * chunk,

@@ -2,6 +2,7 @@
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.config import threshold
+from kvshare.contract import length_of
 from kvshare.doctor.checks.shared import same
 from kvshare.doctor.evidence import Evidence
 from kvshare.doctor.meaning import LMCACHE_CHUNK, meanings
@@ -155,16 +156,27 @@ def _model_in_reach(evidence: Evidence) -> Outcome:
 
 @CHECKS.check("DOC-CONF-09", "MAX_MODEL_LEN holds a chunk")
 def _length_holds_a_chunk(evidence: Evidence) -> Outcome:
-    """Prompts are shared in whole chunks, of which the longest has to hold one and a token to compute."""
+    """Prompts are shared in whole chunks, of which the longest has to hold one and a token to compute.
+
+    As vLLM reads it: 32k is 32,000 tokens, 32K 32,768, and auto what the model and the memory allow.
+    """
     lengths = _set(evidence, "KVSHARE_MAX_MODEL_LEN")
     seen = {name: facts.lmcache for name, facts in evidence.seen.items()}
     chunks = {name: int(seen.get(name, {}).get("chunk_size", LMCACHE_CHUNK)) for name in lengths}
-    bad = {n: v for n, v in lengths.items() if not v.isdecimal() or int(v) <= chunks[n]}
+    bad = {n: v for n, v in lengths.items() if not _holds(v, chunks[n])}
     if not bad:
         return Passed(", ".join(dict.fromkeys(lengths.values())))
     found = ", ".join(f"MAX_MODEL_LEN={value}" for value in dict.fromkeys(bad.values()))
     expected = f"a number above the chunk size, {max(chunks.values())} tokens"
     return Failed(expected, found, tuple(bad), "correct MAX_MODEL_LEN in .env")
+
+
+def _holds(length: str, chunk: int) -> bool:
+    try:
+        tokens = length_of(length)
+    except ValueError:
+        return False
+    return tokens is None or tokens > chunk
 
 
 @CHECKS.check("DOC-CONF-10", "VLLM_ARGS is the same")
