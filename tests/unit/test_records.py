@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -62,3 +64,24 @@ def test_tuples_of_fixed_length_keep_it() -> None:
         match=r"`array` of length 2, got 3 - at `\$\.traffic\.legs\[0\]\.output\[0\]\.top",
     ):
         records.cls_from(Evidence, data)
+
+
+# Types that nobody has met yet, each by four threads at once.
+AT_ONCE = """
+import sys, threading
+from dataclasses import field, make_dataclass
+from kvshare import records
+sys.setswitchinterval(1e-6)
+for number in range(100):
+    inner = make_dataclass(f"Inner{number}", [(f"x{i}", int, field(default=0)) for i in range(20)])
+    outer = make_dataclass("Outer", [(f"y{i}", inner) for i in range(5)])
+    text = records.dumps(outer(*(inner() for _ in range(5))))
+    ready = threading.Barrier(4)
+    threads = [threading.Thread(target=lambda: (ready.wait(), records.loads(outer, text))) for _ in range(4)]
+    for each in threads: each.start()
+    for each in threads: each.join()
+"""
+
+
+def test_threads_that_are_the_first_to_read_a_type_read_it() -> None:
+    subprocess.run([sys.executable, "-c", AT_ONCE], check=True)

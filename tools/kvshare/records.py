@@ -1,11 +1,13 @@
 """Records to JSON and back, to be saved and to cross from the client container."""
 
 import json
+from threading import Lock
 from typing import Any, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+_CONVERTING = Lock()  # msgspec 0.22.0 may crash where two threads are the first to meet a type
 
 
 class Document(msgspec.Struct):
@@ -30,7 +32,8 @@ def loads(cls: type[T], text: str | bytes, ignore_unknown: bool = False) -> T:
 def cls_from(cls: type[T], data: Any, ignore_unknown: bool = False) -> T:
     """Return a ``cls`` from plain JSON data; ValueError names the field that does not fit, or is unknown."""
     try:
-        record = msgspec.convert(data, cls)
+        with _CONVERTING:
+            record = msgspec.convert(data, cls)
     except msgspec.ValidationError as error:
         raise ValueError(f"{cls.__name__}: {error}") from None
     if not ignore_unknown:
