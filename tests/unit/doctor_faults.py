@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from kvshare.contract import Endpoint, Hub, Model, Ucx
 from kvshare.doctor.evidence import OPERATOR, Clock, Evidence, Gpus, Link, Operator
+from kvshare.refusals import unshareable
 from kvshare.site.disk import GIB
 from tests.unit.doctor_build import (
     IMAGE,
@@ -89,6 +90,11 @@ def _model_at(path: str) -> Evidence:
     return with_environment(evidence, "decode", KVSHARE_MODEL=path)
 
 
+def _shares_nothing() -> Evidence:
+    why = unshareable({"layer_types": ["linear_attention"]}, "cpu")
+    return on_each(healthy(), model=Model("/models/next", True, 10, 5, 64, unshareable=why))
+
+
 def _slow_link() -> Evidence:
     """A gigabit for a model of 128 KiB a token and prompts of 32K tokens."""
     evidence = replace(with_gpus(), links=(Link("prefill", "decode", 0.117e9, 0.000_2),))
@@ -156,6 +162,11 @@ FAULTS: Mapping[str, Fault] = {
         "DOC-HOST-07",
         on(healthy(), "decode", model=Model("/models/llama", False)),
         "no config.json at /models/llama",
+    ),
+    "models-not-ours": Fault(
+        "DOC-HOST-07",
+        on(healthy(), "decode", model=Model("demo", False, writable=False)),
+        "demo is to go into the models volume, which user 2000 may not write",
     ),
     "gated-without-token": Fault("DOC-HOST-07", _gated(Hub(HUB, False, 401)), "no token was given"),
     "gated-with-token": Fault("DOC-HOST-07", _gated(Hub(HUB, True, 403)), "the token given is not enough"),
@@ -270,6 +281,9 @@ FAULTS: Mapping[str, Fault] = {
         "DOC-CONF-10",
         with_environment(healthy(), "decode", KVSHARE_USER_VLLM_ARGS="--quantization fp8"),
         "prefill has none and decode --quantization fp8",
+    ),
+    "hybrid-model": Fault(
+        "DOC-CONF-11", _shares_nothing(), "/models/next: layers of it keep a running state (linear_attention)"
     ),
     "timeout-too-small": Fault("DOC-CONF-06", _slow_link(), "3000 ms lets 1792 tokens through"),
     "never-pays": Fault(

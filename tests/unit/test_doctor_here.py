@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from kvshare.config.settings import Settings
-from kvshare.contract import Endpoint
+from kvshare.contract import Endpoint, folder_of
 from kvshare.doctor import engines, here
 from kvshare.errors import KvshareError
 from kvshare.site import disk, images
@@ -206,11 +207,36 @@ def test_a_model_path_outside_the_volume_is_refused(machine: Here) -> None:
         machine.require()
 
 
-@pytest.mark.parametrize("model", ["", "demo", "meta-llama/Meta-Llama-3.1-8B-Instruct"])
-def test_a_name_is_left_to_the_server(machine: Here, model: str) -> None:
-    machine.settings = Settings(ROOT, {"MODEL": model, "MODELS": "/srv/models"})
-    machine.environment["KVSHARE_MODEL"] = model
+NAMES = ("demo", "meta-llama/Meta-Llama-3.1-8B-Instruct")
+
+
+@pytest.mark.parametrize("model", NAMES)
+def test_a_name_is_left_to_the_server_that_can_put_it_there(
+    machine: Here, model: str, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o777)
+    machine.settings = Settings(ROOT, {"MODEL": model, "MODELS": str(tmp_path)})
     machine.require()
+
+
+@pytest.mark.parametrize("model", ["", *NAMES])
+def test_a_models_folder_that_the_server_may_not_write_is_named(
+    machine: Here, model: str, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o755)
+    machine.settings = Settings(ROOT, {"MODEL": model, "MODELS": str(tmp_path)})
+    may_not = f"{model or 'demo'} is to go into the models volume, which user 2000 may not write.*chown 2000"
+    with pytest.raises(KvshareError, match=may_not):
+        machine.require()
+    (tmp_path / folder_of(model or "demo")).mkdir(parents=True)
+    machine.require()
+
+
+def test_a_model_that_shares_no_kv_is_refused_before_anything_starts(machine: Here, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"is_encoder_decoder": True}))
+    machine.settings = Settings(ROOT, {"MODEL": "/models/.", "MODELS": str(tmp_path)})
+    with pytest.raises(KvshareError, match=r"it is an encoder-decoder, .*\(DOC-CONF-11\)"):
+        machine.require()
 
 
 @pytest.mark.parametrize("value", ["256", "many"])

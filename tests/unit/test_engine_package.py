@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docker/engine"))
 
-from kvshare.contract import refusal_of, refusal_of_drafts  # noqa: E402
-from kvshare_engine import controller, fingerprint, health, server, transport  # noqa: E402
+from kvshare.refusals import refusal_of, refusal_of_drafts  # noqa: E402
+from kvshare_engine import controller, fingerprint, health, models, server, transport  # noqa: E402
 from kvshare_engine.environment import Controller, Server  # noqa: E402
 
 CONTROLLER = {
@@ -58,14 +58,15 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_of_the_tool_the_image_needs_the_contract_alone() -> None:
+def test_of_the_tool_the_image_needs_two_files_alone() -> None:
     dockerfile = (ROOT / "docker/Dockerfile").read_text()
-    assert "COPY tools/kvshare/contract.py /opt/kvshare/kvshare/contract.py" in dockerfile
+    assert "COPY tools/kvshare/contract.py tools/kvshare/refusals.py /opt/kvshare/kvshare/" in dockerfile
     files = (ROOT / "docker/engine/kvshare_engine").glob("*.py")
     of_the_tool = {name for path in files for name in imported(path) if name.split(".")[0] == "kvshare"}
-    assert {name for name in of_the_tool if not name.startswith("kvshare.contract")} == set()
-    stands_on = {name.split(".")[0] for name in imported(ROOT / "tools/kvshare/contract.py")}
-    assert stands_on <= sys.stdlib_module_names
+    assert {".".join(name.split(".")[:2]) for name in of_the_tool} == {"kvshare.contract", "kvshare.refusals"}
+    for copied in ("contract.py", "refusals.py"):
+        stands_on = {name.split(".")[0] for name in imported(ROOT / "tools/kvshare" / copied)}
+        assert stands_on <= sys.stdlib_module_names
 
 
 def test_the_controller_listens_on_its_own_address_with_all_three_monitor_ports() -> None:
@@ -243,9 +244,48 @@ def test_a_model_path_that_is_not_there_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        server.model_path(str(tmp_path / "absent"))
+        models.require(str(tmp_path / "absent"), "", "cpu")
     assert "found no config.json there; set MODEL" in capsys.readouterr().err
-    assert server.model_path("some/model") == "some/model"
+
+
+@pytest.fixture
+def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(models, "VOLUME", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("volume")
+def test_a_name_is_the_hubs_to_know() -> None:
+    assert models.require("some/model", "", "cpu") == "some/model"
+
+
+@pytest.mark.usefixtures("volume")
+@pytest.mark.parametrize("name", ["demo", "some/model"])
+def test_a_models_volume_that_may_not_be_written_is_said_before_it_is_tried(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(models, "may_write", lambda *_: False)
+    with pytest.raises(SystemExit) as exit_:
+        models.require(name, "", "cpu")
+    assert exit_.value.code == 2
+    assert f"expected to put {name} into the models volume, which user" in capsys.readouterr().err
+
+
+def test_a_model_that_is_there_needs_no_room(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "may_write", lambda *_: False)
+    (volume / "config.json").write_text("{}")
+    assert models.require(str(volume), "", "cpu") == str(volume)
+
+
+def test_a_model_that_shares_no_kv_is_refused_before_its_weights_load(
+    volume: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (volume / "config.json").write_text(json.dumps({"kv_lora_rank": 512}))
+    assert models.require(str(volume), "", "cuda") == str(volume)
+    with pytest.raises(SystemExit) as exit_:
+        models.require(str(volume), "", "cpu")
+    assert exit_.value.code == 2
+    assert f"found {volume}: it keeps KV compressed" in capsys.readouterr().err
 
 
 def test_the_transfer_device_is_the_one_that_holds_the_nodes_address(

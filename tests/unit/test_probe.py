@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "docker/engine"))
 
 from kvshare import records  # noqa: E402
 from kvshare.contract import Endpoint, Facts, Hub, Nic, Ports  # noqa: E402
-from kvshare_engine import facts, fingerprint, hardware, link, probe, reach  # noqa: E402
+from kvshare_engine import facts, fingerprint, hardware, link, models, probe, reach  # noqa: E402
 from kvshare_engine.environment import Controller, Server  # noqa: E402
 from tests.unit.test_engine_package import CONTROLLER, DECODE  # noqa: E402
 
@@ -119,15 +119,15 @@ def test_the_models_shape_is_read_from_its_config(
     cached.mkdir(parents=True)
     (cached / "config.json").write_text(json.dumps(config))
     for name in ("org/name", str(cached)):
-        model = facts.find_model(name, models=tmp_path)
+        model = models.find(name, volume=tmp_path)
         assert model.found
         assert (model.layers, model.kv_heads, model.head_dim) == expected
 
 
 def test_a_model_without_a_readable_config_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{half")
-    assert not facts.find_model(str(tmp_path), models=tmp_path).found
-    assert not facts.find_model("org/name", models=tmp_path).found
+    assert not models.find(str(tmp_path), volume=tmp_path).found
+    assert not models.find("org/name", volume=tmp_path).found
 
 
 def test_a_revision_is_a_branch_that_was_fetched_or_a_commit(tmp_path: Path) -> None:
@@ -137,9 +137,9 @@ def test_a_revision_is_a_branch_that_was_fetched_or_a_commit(tmp_path: Path) -> 
     for commit, layers in (("abc", 1), ("def", 2)):
         (cache / "snapshots" / commit / "config.json").write_text(json.dumps({"num_hidden_layers": layers}))
     (cache / "refs/v1").write_text("abc")
-    assert facts.find_model("org/name", "v1", tmp_path).layers == 1
-    assert facts.find_model("org/name", "def", tmp_path).layers == 2
-    assert not facts.find_model("org/name", "v2", tmp_path).found
+    assert models.find("org/name", "v1", volume=tmp_path).layers == 1
+    assert models.find("org/name", "def", volume=tmp_path).layers == 2
+    assert not models.find("org/name", "v2", volume=tmp_path).found
 
 
 class Opener:

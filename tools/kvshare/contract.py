@@ -3,10 +3,6 @@
 The image carries a copy of this file, so it stands on nothing but Python. Sizes are bytes, times seconds.
 """
 
-import argparse
-import json
-import re
-import shlex
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -38,114 +34,19 @@ def ports_of_ranks(first: int, ranks: int, step: int) -> tuple[int, ...]:
     return tuple(first + rank * step for rank in range(ranks))
 
 
-# --- which of vLLM's options are kvshare's ------------------------------------------------------------------
+# --- the models volume --------------------------------------------------------------------------------------
 
-_ONE_MACHINE = "a server is of one machine, whose GPUs PREFILL_GPU and DECODE_GPU in .env list"
-# Each with what to do instead.
-OWNED_OPTIONS: dict[tuple[str, ...], str] = {
-    ("--host", "--uds"): "set PREFILL_HOST and DECODE_HOST in .env",
-    ("--port", "--grpc", "--grpc-port"): "set KVSHARE_API_PORT in x-kvshare of compose.yaml",
-    ("--ssl-keyfile", "--ssl-certfile"): "put a proxy that speaks TLS in front of the servers",
-    ("--api-key",): "set API_KEY_FILE in .env",
-    ("--model",): "set MODEL in .env",
-    ("--revision",): "set MODEL_REVISION in .env",
-    ("--max-model-len",): "set MAX_MODEL_LEN in .env",
-    ("--dtype",): "set KVSHARE_DTYPE in x-kvshare of compose.yaml",
-    ("--kv-cache-dtype",): "set KV_CACHE_DTYPE in .env",
-    ("--kv-transfer-config", "--kv-offloading-size", "--kv-offloading-backend"): (
-        "set KVSHARE_KV_TRANSFER_CONFIG in x-kvshare of compose.yaml"
-    ),
-    ("--tensor-parallel-size", "-tp"): "list as many GPUs in PREFILL_GPU and DECODE_GPU in .env",
-    ("--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"): _ONE_MACHINE,
-    ("--decode-context-parallel-size", "-dcp", "--prefill-context-parallel-size", "-pcp"): _ONE_MACHINE,
-    ("--nnodes", "-n", "--node-rank", "-r", "--headless"): _ONE_MACHINE,
-    ("--config",): "write its options into VLLM_ARGS",
-}
+DEMO_MODEL = "demo"
 
 
-def refusal_of(vllm_args: str) -> str:
-    """Return why VLLM_ARGS cannot be given to vLLM, in a sentence; '' if it can."""
-    try:
-        arguments = shlex.split(vllm_args)
-    except ValueError as error:
-        return f"VLLM_ARGS cannot be read as a shell would ({error}): correct its quotes in .env."
-    for argument in arguments:
-        # --json.key=value and --under_score are vLLM's own ways to write an option.
-        name = argument.split("=")[0].split(".")[0].replace("_", "-")
-        for owned, instead in OWNED_OPTIONS.items():
-            if any(name == option or _abbreviates(name, option) for option in owned):
-                return f"VLLM_ARGS has {argument}, which is kvshare's own to set: {instead}."
-    return ""
-
-
-def _abbreviates(name: str, option: str) -> bool:
-    """Return whether vLLM would take a name for that option, of which it is the beginning."""
-    return len(name) > len("--h") and name.startswith("--") and option.startswith(name)
-
-
-# Of speculative decoding what needs no second model, whose layers LMCache would take for the first one's.
-DRAFTS_WITHOUT_A_MODEL = ("ngram", "suffix")
-
-
-def refusal_of_drafts(vllm_args: str) -> str:
-    """Return why options, which a shell can read, must not speculate so, in a sentence; '' if they may."""
-    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    options.add_argument("--speculative-config", "--speculative_config", "-sc", default="{}")
-    options.add_argument("--spec-method", "--spec_method")
-    options.add_argument("--spec-model", "--spec_model")
-    given, _ = options.parse_known_args(shlex.split(vllm_args))
-    try:
-        config = dict(json.loads(given.speculative_config))
-    except (ValueError, TypeError):
-        return ""  # vLLM says what is wrong with it
-    method = given.spec_method or config.get("method")
-    drafts = given.spec_model or config or method
-    if not drafts or method in DRAFTS_WITHOUT_A_MODEL:
-        return ""
+def folder_of(model: str) -> str:
+    """Return where in the models volume a model is or will be: the demo's, one of a path, or the hub's."""
+    if model == DEMO_MODEL:
+        return "kvshare-demo"
     return (
-        f"expected no draft model and found {method or 'one'} for speculative decoding, "
-        "whose layers LMCache takes for the model's own: take it out of VLLM_ARGS."
-    )
-
-
-# --- decisions that would fail late, or not at all and share nothing ----------------------------------------
-
-_LENGTH = re.compile(r"(\d+)([KMGT]?)|(\d+(?:\.\d+)?)([kmgt])")
-
-
-def length_of(text: str) -> int | None:
-    """Return MAX_MODEL_LEN in tokens as vLLM reads it, 32k as 32,000 and 32K as 32,768; None for auto.
-
-    ValueError if it is no length. Source: ``human_readable_int_or_auto`` of vLLM 0.32.0
-    (``vllm/utils/argparse_utils.py``).
-    """
-    text = text.strip()
-    if text.lower() in ("auto", "-1"):
-        return None
-    if not (found := _LENGTH.fullmatch(text)):
-        raise ValueError(f"MAX_MODEL_LEN={text} is no length: set it to tokens, as 8192 or 32k, or to auto")
-    whole, binary, number, decimal = found.groups()
-    if number is not None:
-        return int(float(number) * 1000 ** ("kmgt".index(decimal) + 1))
-    return int(whole) << 10 * " KMGT".index(binary or " ")
-
-
-def refusal_of_host(name: str, host: str) -> str:
-    """Return why a node cannot have that address, in a sentence; '' if it may."""
-    if ":" not in host:
-        return ""
-    return (
-        f"{name} has {host}, and kvshare speaks IPv4 alone: give the machine's IPv4 address, without a port."
-    )
-
-
-def refusal_of_model(model: str) -> str:
-    """Return why a model of that name cannot share KV, in a sentence; '' if it can."""
-    if "@" not in model:
-        return ""
-    return (
-        f"MODEL={model} has an @, at which LMCache takes its keys apart, so that nothing would be shared: "
-        "rename the folder."
+        model.removeprefix("/models/")
+        if model.startswith("/")
+        else f"huggingface/hub/models--{model.replace('/', '--')}"
     )
 
 
@@ -229,7 +130,8 @@ class Endpoint:
 class Model:
     """The model: whether it lies on this machine, and the figures that its KV's size follows from.
 
-    ``longest`` is the longest prompt that it was made for, in tokens.
+    ``longest`` is the longest prompt that it was made for, in tokens; ``unshareable`` why it shares no KV.
+    ``writable``: whether we may put into the models volume what is not there.
     """
 
     name: str
@@ -239,6 +141,8 @@ class Model:
     head_dim: int | None = None
     dtype: str | None = None
     longest: int | None = None
+    unshareable: str = ""
+    writable: bool = True
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from kvshare import contract
-from kvshare.contract import length_of, ports_of_ranks, ranks_of, refusal_of_host, refusal_of_model
+from kvshare.contract import ports_of_ranks, ranks_of
+from kvshare.refusals import length_of, refusal_of_host, refusal_of_model
 
 FINGERPRINT = Path(contract.FINGERPRINT)
 STATE_DIR = FINGERPRINT.parent  # a tmpfs; nothing in it outlives the container
 METRICS_DIR = STATE_DIR / "metrics"
 LMCACHE_CONFIG = Path("/etc/kvshare/lmcache.yaml")
-DEMO_MODEL = "demo"
 
 
 def refuse(sentence: str) -> NoReturn:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import re
 import resource
@@ -19,9 +18,9 @@ from typing import Any
 
 import psutil
 
-from kvshare.contract import Facts, Hub, Interface, Kind, Model, Ucx
-from kvshare_engine import demo_model, fingerprint, reach, server, transport
-from kvshare_engine.environment import DEMO_MODEL, LMCACHE_CONFIG, Controller, Server
+from kvshare.contract import DEMO_MODEL, Facts, Hub, Interface, Kind, Ucx
+from kvshare_engine import fingerprint, models, reach, server, transport
+from kvshare_engine.environment import LMCACHE_CONFIG, Controller, Server
 
 HUB = "https://huggingface.co"
 HUB_TIMEOUT_S = 5.0
@@ -40,7 +39,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def gather(of: Server, controller: Controller, hub_token: str) -> Facts:
     """Everything that can be told without starting the server."""
     memory, common = psutil.virtual_memory(), fingerprint.of_controller()
-    model = find_model(of.model, of.model_revision)
+    model = models.find(of.model, of.model_revision, of.device)
     named = of.model != DEMO_MODEL and not of.model.startswith("/")
     wanted_from_hub = named and not model.found and os.environ.get("HF_HUB_OFFLINE") in (None, "", "0")
     overrides = {name: value for name, value in os.environ.items() if name.startswith("LMCACHE_") and value}
@@ -81,18 +80,6 @@ def interfaces(sysfs: Path = SYSFS_NET) -> tuple[Interface, ...]:
         )
         for name, stats in sorted(psutil.net_if_stats().items())
     )
-
-
-def find_model(name: str, revision: str = "", models: Path = server.DEMO_MODEL_PATH.parent) -> Model:
-    """The model on this machine, by path, as the demo's, or in the hub's cache."""
-    folder = _model_folder(name, revision, models)
-    try:
-        config = json.loads((folder / "config.json").read_text()) if folder else None
-    except (OSError, ValueError):
-        config = None
-    if config is None and name == DEMO_MODEL:  # made at the first start
-        return _described(name, False, demo_model.ARCHITECTURE)
-    return Model(name, False) if config is None else _described(name, True, config)
 
 
 def ask_hub(model: str, token: str, revision: str = "") -> Hub:
@@ -151,30 +138,3 @@ def _kind(device: Path) -> Kind:
 def _memlock() -> int | None:
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     return None if soft == resource.RLIM_INFINITY else soft
-
-
-def _model_folder(name: str, revision: str, models: Path) -> Path | None:
-    if name == DEMO_MODEL:
-        return models / server.DEMO_MODEL_PATH.name
-    if name.startswith("/"):
-        return Path(name)
-    cache = models / "huggingface/hub" / f"models--{name.replace('/', '--')}"
-    if not revision:
-        return max((cache / "snapshots").glob("*"), default=None)
-    branch = cache / "refs" / revision  # holds its commit
-    return cache / "snapshots" / (branch.read_text().strip() if branch.is_file() else revision)
-
-
-def _described(name: str, found: bool, config: Mapping[str, Any]) -> Model:
-    config = config.get("text_config") or config
-    heads = config.get("num_attention_heads")
-    width = config.get("hidden_size")
-    return Model(
-        name=name,
-        found=found,
-        layers=config.get("num_hidden_layers"),
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or (width // heads if width and heads else None),
-        dtype=config.get("dtype") or config.get("torch_dtype"),
-        longest=config.get("max_position_embeddings"),
-    )

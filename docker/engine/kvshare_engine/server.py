@@ -7,10 +7,9 @@ import shlex
 import shutil
 from pathlib import Path
 
-from kvshare.contract import refusal_of, refusal_of_drafts
-from kvshare_engine import demo_model, fingerprint, transport
+from kvshare.refusals import refusal_of, refusal_of_drafts
+from kvshare_engine import fingerprint, models, transport
 from kvshare_engine.environment import (
-    DEMO_MODEL,
     LMCACHE_CONFIG,
     METRICS_DIR,
     Controller,
@@ -18,7 +17,6 @@ from kvshare_engine.environment import (
     refuse,
 )
 
-DEMO_MODEL_PATH = Path("/models/kvshare-demo")
 # What a client may tell LMCache is looked at where its request enters.
 REQUESTS = "kvshare_engine.requests.KvTransferParams"
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
@@ -80,18 +78,6 @@ def _listed(ports: tuple[int, ...]) -> str:
     return ",".join(map(str, ports))
 
 
-def model_path(model: str) -> str:
-    """The model as vLLM is given it: made here if it is the demo's, looked up if it is a path."""
-    if model == DEMO_MODEL:
-        return str(demo_model.ensure(DEMO_MODEL_PATH))
-    if model.startswith("/") and not (Path(model) / "config.json").exists():
-        refuse(
-            f"expected a model at {model} and found no config.json there; "
-            "set MODEL in .env to a hub name or to a path under the models volume"
-        )
-    return model
-
-
 def secrets(hub_token: Path = HF_TOKEN_SECRET, api_key: Path = API_KEY_SECRET) -> dict[str, str]:
     """The Hugging Face token and the API key as their libraries look for them, where they were given.
 
@@ -118,7 +104,7 @@ def run() -> None:
     }
     # A setting given from outside wins.
     os.environ.update({name: value for name, value in defaults.items() if not os.environ.get(name)})
-    model = model_path(server.model)
+    model = models.require(server.model, server.model_revision, server.device)
     fingerprint.write(fingerprint.of_server(server, model))
     arguments = command(server, model)
     os.execvp(arguments[0], arguments)

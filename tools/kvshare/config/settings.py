@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvshare.config import dotenv, threshold
-from kvshare.contract import length_of, refusal_of, refusal_of_drafts, refusal_of_host, refusal_of_model
 from kvshare.errors import KvshareError, did_you_mean
+from kvshare.refusals import length_of, refusal_of, refusal_of_drafts, refusal_of_host, refusal_of_model
 
 DEVICES = ("cpu", "cuda")
 TRANSPORTS = ("tcp", "rdma")

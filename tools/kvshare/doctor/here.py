@@ -1,7 +1,9 @@
 """What must be so before a start: the checks that need no container, on what this machine shows of itself."""
 
+import json
 import os
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +13,22 @@ import yaml
 
 from kvshare.checking.registry import ERROR
 from kvshare.config.settings import Settings
-from kvshare.contract import ANY_ADDRESS, Endpoint, Facts, Model, Ucx
+from kvshare.contract import ANY_ADDRESS, Endpoint, Facts, Model, Ucx, folder_of
 from kvshare.doctor import engines as engine_side
 from kvshare.doctor.checks import REGISTRY
 from kvshare.doctor.evidence import Engine, Evidence, Node, Operator
 from kvshare.doctor.gather import services_of
 from kvshare.doctor.services import Service
 from kvshare.errors import KvshareError
+from kvshare.refusals import GROUPS, USER, may_write, unshareable
 from kvshare.site import disk, images
 from kvshare.site.disk import Room
 from kvshare.stack.members import Member, Server, Stack
 
-CHECKS = ("DOC-HOST-04", "DOC-HOST-06", "DOC-HOST-07", "DOC-HOST-08", "DOC-CONF-08", "DOC-CONF-09")
+CHECKS = (
+    *("DOC-HOST-04", "DOC-HOST-06", "DOC-HOST-07", "DOC-HOST-08"),
+    *("DOC-CONF-08", "DOC-CONF-09", "DOC-CONF-11"),
+)
 OVERRIDES = "LMCACHE_"  # begins the variables that LMCache takes before its file
 # What none of these checks asks for, and only a container shows.
 NOTHING = Facts("", 0, (), 0, 0, 0, None, (), Model("", True), None, Ucx("", "", ()), {}, (), None, "", 0, {})
@@ -50,7 +56,7 @@ def look(settings: Settings, stack: Stack, members: Sequence[Member]) -> Evidenc
         NOTHING,
         memory_available=psutil.virtual_memory().available,
         listening=_listening({member.host for member in members}),
-        model=_model(settings),
+        model=_model(settings, services[members[-1].name]),
     )
     return Evidence(
         started="",
@@ -96,13 +102,22 @@ def _lmcache(settings: Settings, service: Service) -> dict[str, Any]:
     return shared | {k.removeprefix(OVERRIDES).lower(): v for k, v in given if k.startswith(OVERRIDES) and v}
 
 
-def _model(settings: Settings) -> Model:
-    """Return the model, and whether a folder of this machine has it, where it is to be in one."""
-    model, models = settings.get("MODEL"), settings.get("MODELS", "models")
-    if not (models.startswith("/") and model.startswith("/models/")):
-        return Model(model, found=True)
-    folder = Path(models) / model.removeprefix("/models/")
-    return Model(str(folder), (folder / "config.json").is_file())
+def _model(settings: Settings, service: Service) -> Model:
+    """Return the model, as far as the models volume is a folder of this machine and shows it."""
+    models = settings.get("MODELS", "models")
+    name = settings.get("MODEL") or service.environment.get("KVSHARE_MODEL", "")
+    if not models.startswith("/"):
+        return Model(name, found=True)
+    folder = Path(models) / folder_of(name)
+    if not name.startswith("/models/"):  # what is not there yet is put there
+        writable = may_write(Path(models), USER, GROUPS)
+        return Model(name, found=writable or folder.exists(), writable=writable)
+    config = folder / "config.json"
+    with suppress(OSError, ValueError):
+        return Model(
+            str(folder), True, unshareable=unshareable(json.loads(config.read_text()), settings.device)
+        )
+    return Model(str(folder), config.is_file())
 
 
 def _listening(hosts: Collection[str]) -> tuple[Endpoint, ...]:

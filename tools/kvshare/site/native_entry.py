@@ -19,7 +19,7 @@ def run(state: Path, root: Path, record: Path, role: str) -> int:
     )
     # After the paths above, which these modules take over when they are imported.
     _set("fingerprint", PATCHES=record)
-    _set("server", DEMO_MODEL_PATH=state.parent / "models" / "kvshare-demo")
+    _set("models", VOLUME=state.parent / "models")
     code: int = import_module("kvshare_engine.__main__").main([role])
     return code
 

@@ -2,10 +2,10 @@
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
 from kvshare.config import threshold
-from kvshare.contract import length_of
-from kvshare.doctor.checks.shared import same
+from kvshare.doctor.checks.shared import each, same
 from kvshare.doctor.evidence import Evidence
 from kvshare.doctor.meaning import LMCACHE_CHUNK, meanings
+from kvshare.refusals import INSTEAD, length_of
 from kvshare.stack.members import Server
 
 CHECKS: Category[Evidence] = Category("configuration")
@@ -184,3 +184,16 @@ def _one_vllm_args(evidence: Evidence) -> Outcome:
     """What vLLM is told beside kvshare's own options; many of them change what KV is."""
     found = {name: options or "none" for name, options in _set(evidence, "KVSHARE_USER_VLLM_ARGS").items()}
     return same(evidence, "VLLM_ARGS", found, "set one VLLM_ARGS in .env")
+
+
+@CHECKS.check("DOC-CONF-11", "the model's KV can be shared")
+def _model_shareable(evidence: Evidence) -> Outcome:
+    """By its own config.json, where it is there yet; a server says the same before it loads any weights.
+
+    What shares no KV in this mode: layers that keep a running state (Mamba, Qwen3-Next and their like),
+    encoder-decoders, layers whose KV differs in shape, and on the CPU multi-head latent attention (DeepSeek).
+    """
+    models = {name: facts.model for name, facts in evidence.seen.items()}
+    bad = {name: f"{model.name}: {model.unshareable}" for name, model in models.items() if model.unshareable}
+    good = ", ".join(dict.fromkeys(model.name for model in models.values()))
+    return each(evidence, bad, "a model of attention layers that are alike", INSTEAD, good)

@@ -6,6 +6,7 @@ from kvshare.checking.registry import Category, Failed, NotChecked, NotNeeded, O
 from kvshare.contract import Facts
 from kvshare.doctor.checks.shared import alone, each, listed, members
 from kvshare.doctor.evidence import Evidence, Node
+from kvshare.refusals import USER
 from kvshare.site.disk import GIB
 from kvshare.stack.members import Controller, Member
 from kvshare.stack.ports import ports_of
@@ -174,6 +175,8 @@ def _model_there(evidence: Evidence) -> Outcome:
     bad = {n: wrong for n, facts in evidence.seen.items() if (wrong := _model_missing(facts))}
     if bad:
         fix = "correct MODEL, MODELS or HF_TOKEN_FILE in .env"
+        if not all(evidence.seen[name].model.writable for name in bad):
+            fix = f"chown {USER} the folder that MODELS in .env names, there"
         return each(evidence, bad, "the model in the models volume, or a hub that gives it", fix)
     unknown = {n: f.hub for n, f in evidence.seen.items() if f.hub is not None and f.hub.error}
     if unknown:
@@ -184,11 +187,15 @@ def _model_there(evidence: Evidence) -> Outcome:
 
 def _model_missing(facts: Facts) -> str:
     model, hub = facts.model, facts.hub
-    if model.found or model.name == "demo":
+    if model.found:
+        return ""
+    if model.name.startswith("/"):
+        return f"no config.json at {model.name}"
+    if not model.writable:
+        return f"{model.name} is to go into the models volume, which user {USER} may not write"
+    if model.name == "demo":
         return ""
     if hub is None:
-        if model.name.startswith("/"):
-            return f"no config.json at {model.name}"
         return f"{model.name} is not in the models volume, and HF_HUB_OFFLINE leaves the hub out"
     if hub.status in (UNAUTHORISED, FORBIDDEN):
         token = "the token given is not enough" if hub.token_given else "no token was given"

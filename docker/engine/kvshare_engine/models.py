@@ -1,0 +1,87 @@
+"""Where the model is, what its config.json says of it, and whether KV of it can be shared at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kvshare.contract import DEMO_MODEL, Model, folder_of
+from kvshare.refusals import INSTEAD, may_write, text_config, unshareable
+from kvshare_engine import demo_model
+from kvshare_engine.environment import refuse
+
+VOLUME = Path("/models")
+CONFIG = "config.json"
+
+
+def find(name: str, revision: str = "", device: str = "", volume: Path = VOLUME) -> Model:
+    """The model on this machine, by path, as the demo's, or in the hub's cache."""
+    config = _config(_folder(name, revision, volume))
+    found = config is not None
+    if config is None and name == DEMO_MODEL:  # made at the first start
+        config = demo_model.ARCHITECTURE
+    return _described(name, found, config or {}, device, found or name.startswith("/") or _may_write(volume))
+
+
+def require(name: str, revision: str, device: str) -> str:
+    """The model as vLLM is given it: made here if it is the demo's, looked up if it is a path.
+
+    Ends the container if it is not there and cannot be put there, or if its KV cannot be shared.
+    """
+    model = find(name, revision, device, VOLUME)
+    if name.startswith("/") and not model.found:
+        refuse(
+            f"expected a model at {name} and found no config.json there; "
+            "set MODEL in .env to a hub name or to a path under the models volume"
+        )
+    if not model.writable:
+        refuse(
+            f"expected to put {name} into the models volume, which user {os.geteuid()} may not write; "
+            f"chown {os.geteuid()} the folder that MODELS in .env names, on this machine"
+        )
+    if model.unshareable:
+        refuse(f"expected a model whose KV can be shared and found {name}: {model.unshareable}; {INSTEAD}")
+    return str(demo_model.ensure(VOLUME / folder_of(name))) if name == DEMO_MODEL else name
+
+
+def _config(folder: Path | None) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads((folder / CONFIG).read_text())) if folder else None
+    except (OSError, ValueError):
+        return None
+
+
+def _may_write(volume: Path) -> bool:
+    return may_write(volume, os.geteuid(), (os.getegid(), *os.getgroups()))
+
+
+def _folder(name: str, revision: str, volume: Path) -> Path | None:
+    if name.startswith("/"):
+        return Path(name)
+    folder = volume / folder_of(name)
+    if name == DEMO_MODEL:
+        return folder
+    if not revision:
+        return max((folder / "snapshots").glob("*"), default=None)
+    branch = folder / "refs" / revision  # holds its commit
+    return folder / "snapshots" / (branch.read_text().strip() if branch.is_file() else revision)
+
+
+def _described(name: str, found: bool, whole: Mapping[str, Any], device: str, writable: bool) -> Model:
+    config = text_config(whole)
+    heads = config.get("num_attention_heads")
+    width = config.get("hidden_size")
+    return Model(
+        name=name,
+        found=found,
+        layers=config.get("num_hidden_layers"),
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or (width // heads if width and heads else None),
+        dtype=config.get("dtype") or config.get("torch_dtype"),
+        longest=config.get("max_position_embeddings"),
+        unshareable=unshareable(whole, device),
+        writable=writable,
+    )
