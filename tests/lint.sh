@@ -12,7 +12,7 @@ for added in docker/patches/*/files; do
   MYPYPATH=$added mypy --strict --python-version 3.11 --ignore-missing-imports --explicit-package-bases "$added"
 done
 lint-imports --no-logo --no-cache tools/pyproject.toml
-git ls-files '*.sh' .ci/run | xargs shellcheck --external-sources
+git ls-files '*.sh' '*/bin/ssh' .ci/run | xargs shellcheck --external-sources
 hadolint docker/Dockerfile
 tests/find-secrets.sh
 rendered=$(mktemp --directory)

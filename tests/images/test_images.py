@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -123,3 +124,22 @@ def test_the_cuda_lock_still_holds_and_its_patches_apply() -> None:
     """What of the CUDA image can be proven without its gigabytes."""
     run("docker/locks/compile.sh", "--check", timeout=600)
     build_stage("engine-cuda-check")
+
+
+def test_ucx_carries_kv_over_a_bridge_that_holds_the_nodes_address(images: dict[str, str]) -> None:
+    """By itself it leaves bridges out."""
+    name, address = f"kvshare-bridge-{os.getpid()}", "10.98.7.6"
+    tell = f"from kvshare_engine import transport as t; print(t.environment('tcp', 'cpu', '{address}'))"
+    carry = "ucx_perftest -p 18515 & sleep 1; timeout 20 ucx_perftest {} -p 18515 -t ucp_put_bw -n 3 -w 1"
+    run("docker", "run", "--detach", "--rm", "--network", "none", "--name", name, "--entrypoint", "sleep",
+        images[ENGINE], "300")  # fmt: skip
+    try:
+        pid = run("docker", "inspect", "--format", "{{.State.Pid}}", name).strip()
+        for command in ("link add lan0 type bridge", f"addr add {address}/24 dev lan0", "link set lan0 up"):
+            run("nsenter", "--net=/proc/" + pid + "/ns/net", "ip", *command.split())
+        told: dict[str, str] = ast.literal_eval(run("docker", "exec", name, "python", "-c", tell))
+        assert told["UCX_NET_DEVICES"] == "lan0"
+        given = [word for pair in told.items() for word in ("--env", "=".join(pair))]
+        run("docker", "exec", *given, name, "sh", "-c", carry.format(address))
+    finally:
+        run("docker", "rm", "--force", name)

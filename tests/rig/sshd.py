@@ -50,11 +50,17 @@ class SshServer:
         (self.folder / "sshd_config").write_text(self._server_settings())
         (self.folder / "ssh_config").write_text(self._client_settings())
         wrapper = self.folder / "ssh"
-        wrapper.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {self.folder / "ssh_config"} "$@"\n')
+        wrapper.write_text(f'#!/bin/sh\nexec /usr/bin/ssh {" ".join(self._options)} "$@"\n')
         wrapper.chmod(0o755)
-        run(self.host.command("/usr/sbin/sshd", "-f", str(self.folder / "sshd_config")))
+        sshd = ("/usr/sbin/sshd", "-f", str(self.folder / "sshd_config"), "-E", str(self._log))
+        run(self.host.command(*sshd))
         self._wait()
         engines.make_context(self.context, f"ssh://root@{self.host.address}")
+
+    @property
+    def logins(self) -> int:
+        """How many connections it has let in."""
+        return self._log.read_text().count("Accepted publickey")
 
     def trust(self) -> None:
         """Know the host's key, as `ssh-keyscan` would find it."""
@@ -67,6 +73,15 @@ class SshServer:
             os.kill(int((self.folder / "pid").read_text()), signal.SIGTERM)
         engines.remove_context(self.context)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def _options(self) -> tuple[str, ...]:
+        """Its own settings, and connections that are shared with no server before it."""
+        return ("-F", str(self.folder / "ssh_config"), "-o", f"ControlPath={self.folder / '%C'}")
 
     def _server_settings(self) -> str:
         return "\n".join(

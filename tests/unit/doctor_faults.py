@@ -110,6 +110,8 @@ FAULTS: Mapping[str, Fault] = {
     "compose-old": Fault("DOC-ENG-03", replace(healthy(), operator=Operator("1.29.2", "0.13.1")), "1.29.2"),
     "no-compose": Fault("DOC-ENG-03", replace(healthy(), operator=Operator("", "0.13.1")), "none"),
     "no-buildx": Fault("DOC-ENG-04", replace(healthy(), operator=Operator("2.26.1", "")), "none", 0),
+    "userns-remap": Fault("DOC-ENG-05", of_engine(healthy(), "gpu-b", apart="userns"), "(userns-remap)"),
+    "rootless": Fault("DOC-ENG-05", of_engine(healthy(), "gpu-b", apart="rootless"), "engine is rootless"),
     "no-image": Fault("DOC-IMG-01", _without_image(), "none on context gpu-b"),
     "two-images": Fault(
         "DOC-IMG-02",

@@ -308,6 +308,14 @@ def test_ucx_is_told_what_follows_from_transport_and_device(name: str, device: s
     assert (found["UCX_TLS"], found["UCX_NET_DEVICES"]) == (tls, "lo")
 
 
+def test_a_bridge_is_used_where_it_holds_the_nodes_address(tmp_path: Path) -> None:
+    (tmp_path / "vmbr0/bridge").mkdir(parents=True)
+    (tmp_path / "eth0").mkdir()
+    assert transport.of_bridges("vmbr0", tmp_path) == {"UCX_TCP_BRIDGE_ENABLE": "y"}
+    assert transport.of_bridges("eth0,vmbr0", tmp_path) == {"UCX_TCP_BRIDGE_ENABLE": "y"}
+    assert transport.of_bridges("eth0", tmp_path) == transport.of_bridges("", tmp_path) == {}
+
+
 def test_what_ucx_was_given_stands() -> None:
     given = {"UCX_TLS": "rc", "UCX_NET_DEVICES": "mlx5_1:1", "KVSHARE_LANES": "2"}
     assert transport.environment("rdma", "cuda", "127.0.0.1", given=given) == given

@@ -241,6 +241,24 @@ def test_an_engine_too_old_is_refused(running: FakeDocker) -> None:
     assert "expected Docker Engine 25.0 or newer on box-97 and found 20.10.24" in refused.value.message
 
 
+@pytest.mark.parametrize(
+    ("option", "said", "instead"),
+    [
+        ("name=userns", "box-97 runs containers as other users (userns-remap)", "take userns-remap out of"),
+        ("name=rootless", "box-97 is rootless, with a network of its own", "unix:///var/run/docker.sock"),
+    ],
+)
+def test_an_engine_whose_containers_are_not_on_the_machines_network_is_refused(
+    option: str, said: str, instead: str, running: FakeDocker
+) -> None:
+    info = {"Name": "box-97", "SecurityOptions": ["name=seccomp,profile=builtin", option, "name=cgroupns"]}
+    (running.engine("gpu-b") / "info.json").write_text(json.dumps(info))
+    refused = refusal()
+    assert refused.exit_code == USAGE
+    assert said in refused.message
+    assert instead in refused.message
+
+
 def refusal(context: str = "gpu-b") -> KvshareError:
     with pytest.raises(KvshareError) as refused:
         engine(context).supported()

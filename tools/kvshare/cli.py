@@ -23,7 +23,7 @@ from kvshare.commands.status import status
 from kvshare.commands.up import up
 from kvshare.commands.verify import send_legs, verify
 from kvshare.errors import Group
-from kvshare.site.contexts import quiet_ssh_environment
+from kvshare.site.contexts import ssh_environment
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,7 +34,7 @@ def main() -> None:
     Reads compose.yaml and .env of the working directory or the nearest parent that has them (KVSHARE_ROOT
     overrides). Exit codes: 0 ok, 1 a check failed, 2 bad input, 3 could not check, 130 interrupted.
     """
-    os.environ.update(quiet_ssh_environment())  # for every docker command and client that this one starts
+    os.environ.update(ssh_environment())  # for every docker command and client that this one starts
 
 
 for command in (

@@ -3,6 +3,7 @@
 The image carries a copy of this file, so it stands on nothing but Python. Sizes are bytes, times seconds.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -96,6 +97,7 @@ class Fingerprint:
 
 
 Kind = Literal["card", "virtual", "bridge", "loopback"]
+_DOCKERS = re.compile(r"docker\w*|br-[0-9a-f]{12}")
 
 # --- `probe facts` ------------------------------------------------------------------------------------------
 
@@ -114,7 +116,7 @@ class Interface:
     @property
     def is_dockers(self) -> bool:
         """Whether Docker made it for its containers: no other machine reaches it, and all have the like."""
-        return self.kind == "bridge" and self.name.startswith(("docker", "br-"))
+        return self.kind == "bridge" and bool(_DOCKERS.fullmatch(self.name))
 
 
 @dataclass(frozen=True)

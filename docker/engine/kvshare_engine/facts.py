@@ -106,7 +106,7 @@ def ucx(of: Server) -> Ucx:
     return Ucx(
         tls=told.get("UCX_TLS", ""),
         devices=told.get("UCX_NET_DEVICES", ""),
-        found=parse_ucx_info(_ucx_info()),
+        found=parse_ucx_info(_ucx_info(transport.of_bridges(told.get("UCX_NET_DEVICES", "")))),
         error=refusal.getvalue().strip().removeprefix("kvshare: "),
     )
 
@@ -116,8 +116,9 @@ def parse_ucx_info(text: str) -> tuple[str, ...]:
     return tuple(f"{name}/{device}" for name, device in _TRANSPORT.findall(text))
 
 
-def _ucx_info() -> str:
+def _ucx_info(told: Mapping[str, str]) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("UCX_")}
+    environment.update(told)
     try:
         result = subprocess.run(
             ["ucx_info", "-d"], capture_output=True, text=True, timeout=UCX_INFO_TIMEOUT_S, env=environment

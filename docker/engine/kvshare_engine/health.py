@@ -16,6 +16,8 @@ from kvshare_engine.environment import Controller, Server
 
 HTTP_TIMEOUT_S = 3.0
 PULL_LOOP_TIMEOUT_S = 3.0
+# Docker gives each container its client's proxy, which knows the way to the hub and none to these nodes.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 PULL_COUNT = "lmcache:cache_controller_pull_socket_message_count"
 # The controller accepts JSON on its pull port; a batch without operations is decoded, counted and dropped.
 EMPTY_BATCH = {
@@ -98,7 +100,7 @@ def send_empty_batch(controller: Controller) -> None:
 
 def fetch(url: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT_S) as response:
+        with DIRECT.open(url, timeout=HTTP_TIMEOUT_S) as response:
             body: bytes = response.read()
     except (urllib.error.URLError, OSError) as error:
         raise UnhealthyError(f"{url} does not answer: {error}") from error

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from typing import Any
 
 from kvshare.contract import Ports
-from kvshare_engine import facts, hardware, link, reach
+from kvshare_engine import facts, hardware, link, reach, transport
 from kvshare_engine.environment import Controller, Server, refuse
 
 LIMIT_S = 150
@@ -32,6 +32,7 @@ def run(arguments: list[str]) -> None:
     """Do what the arguments name; an unknown one ends the container with a sentence."""
     signal.signal(signal.SIGALRM, lambda *_: os._exit(TIMED_OUT))
     signal.alarm(LIMIT_S)
+    os.environ.update(transport.of_bridges(os.environ.get("UCX_NET_DEVICES", "")))
     match arguments:
         case ["facts"]:
             task = json.loads(sys.stdin.read() or "{}")

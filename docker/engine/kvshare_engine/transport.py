@@ -38,7 +38,14 @@ def environment(
         "UCX_TLS": given.get("UCX_TLS") or UCX_TLS[transport, device],
         "UCX_NET_DEVICES": devices,
         "KVSHARE_LANES": given.get("KVSHARE_LANES") or str(max(1, lanes_of(transport, given) // ranks)),
+        **of_bridges(devices),
     }
+
+
+def of_bridges(devices: str, sysfs: Path = SYSFS_NET) -> dict[str, str]:
+    """What UCX must be told beside its ``devices`` where one is a bridge: it leaves them out by itself."""
+    is_bridge = any((sysfs / name / "bridge").is_dir() for name in devices.split(",") if name)
+    return {"UCX_TCP_BRIDGE_ENABLE": "y"} if is_bridge else {}
 
 
 def lanes_of(transport: str, given: Mapping[str, str] = os.environ) -> int:

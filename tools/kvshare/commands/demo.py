@@ -24,7 +24,10 @@ def demo(timeout_s: float) -> None:
 
 def _require_ready(settings: Settings, stack: Stack) -> None:
     from kvshare.doctor import here
+    from kvshare.operate.demo import CONTEXT
+    from kvshare.site.engine import engine
 
+    engine(CONTEXT).supported()
     here.require(settings, stack, stack.members)
 
 

@@ -16,7 +16,9 @@ CLOCK_READINGS = 3
 def look(context: str, image: str, project: str) -> Engine:
     """Return the engine of a context; KvshareError if it does not answer."""
     about = engine(context).about()
-    bare = Engine(context, machine=about.host, version=about.version, runtimes=about.runtimes)
+    bare = Engine(
+        context, machine=about.host, version=about.version, runtimes=about.runtimes, apart=about.apart
+    )
     if contexts.version_of(about.version) < contexts.MINIMUM_ENGINE:
         return bare  # it would refuse to say more
     return replace(

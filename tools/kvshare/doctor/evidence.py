@@ -31,6 +31,8 @@ class Clock:
 class Engine:
     """The Docker engine behind a context, which keeps its data in ``folder``.
 
+    ``apart``: what keeps its containers from the machine's own network.
+
     All but the first two fields are empty where it gave ``error``.
     """
 
@@ -43,6 +45,7 @@ class Engine:
     folder: str = ""
     running: tuple[str, ...] = ()
     clock: Clock | None = None
+    apart: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,10 @@ T = TypeVar("T")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 TIMEOUT_S = 60.0
 FETCH_TIMEOUT_S = 30.0
-_FETCH = "import sys, urllib.request as u; sys.stdout.buffer.write(u.urlopen(sys.argv[1], timeout=10).read())"
+_FETCH = (  # whatever proxy Docker gives its containers
+    "import sys, urllib.request as u; direct = u.build_opener(u.ProxyHandler({})); "
+    "sys.stdout.buffer.write(direct.open(sys.argv[1], timeout=10).read())"
+)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ import re
 import subprocess
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from kvshare.errors import CouldNotCheckError, KvshareError
 
+SHARED_SSH = Path(__file__).with_name("bin")
 DOCKER_TIMEOUT_S = 60
 MINIMUM_ENGINE = (25, 0)  # compose.yaml uses start_interval
 
@@ -56,9 +58,14 @@ def version_of(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match.group(1).split(".")) if match else ()
 
 
-def quiet_ssh_environment() -> dict[str, str]:
-    """Return an environment in which ssh never asks on the terminal: it would hang under a spinner."""
-    return {"SSH_ASKPASS": "/bin/false", "SSH_ASKPASS_REQUIRE": "force", **os.environ}
+def ssh_environment() -> dict[str, str]:
+    """Return an environment in which the docker command's ssh shares one connection a host (bin/ssh).
+
+    It never asks on the terminal: it would hang under a spinner.
+    """
+    path = os.environ.get("PATH", os.defpath).removeprefix(f"{SHARED_SSH}:")
+    quiet = {"SSH_ASKPASS": "/bin/false", "SSH_ASKPASS_REQUIRE": "force"}
+    return {**quiet, **os.environ, "PATH": f"{SHARED_SSH}:{path}"}
 
 
 def seconds_of(timestamp: str) -> float:

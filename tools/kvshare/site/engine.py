@@ -27,19 +27,34 @@ API_VERSION = "1.44"  # what Engine 25 speaks, and 29 still does
 BLOCK_BYTES = 1 << 20
 EXIT_S, POLL_S = 10.0, 0.05
 UNKNOWN_KEY = ("Host key verification failed", "REMOTE HOST IDENTIFICATION HAS CHANGED")
+# What keeps containers from the machine's own network, by the engine's security option; and what to do.
+APART = {
+    "userns": (
+        "runs containers as other users (userns-remap), and then none on that network",
+        "take userns-remap out of /etc/docker/daemon.json there, and restart Docker",
+    ),
+    "rootless": (
+        "is rootless, with a network of its own that no other machine reaches",
+        "take a context of the machine's own engine, unix:///var/run/docker.sock there",
+    ),
+}
 # What comes when an engine is not there: from docker-py, requests, urllib3 beneath it, or the socket.
 SILENCE = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
 @dataclass(frozen=True)
 class About:
-    """What an engine says of itself; its clock in seconds since 1970, ``root`` is the folder of its data."""
+    """What an engine says of itself; its clock in seconds since 1970, ``root`` is the folder of its data.
+
+    ``apart``: what keeps its containers from the machine's own network, a key of ``APART``, or nothing.
+    """
 
     host: str
     version: str
     clock_s: float
     runtimes: tuple[str, ...]
     root: str
+    apart: str = ""
 
 
 Kind = Literal["bind", "volume"]
@@ -97,16 +112,23 @@ class Engine:
                 clock_s=contexts.seconds_of(found["SystemTime"]),
                 runtimes=tuple(sorted(found.get("Runtimes") or ())),
                 root=found["DockerRootDir"],
+                apart=next((name for name in APART if f"name={name}" in _options(found)), ""),
             )
 
     def supported(self) -> About:
-        """Return the same; KvshareError if it is too old."""
+        """Return the same; KvshareError if it is too old, or its containers are apart."""
         about = self.about()
         if contexts.version_of(about.version) < contexts.MINIMUM_ENGINE:
             wanted = ".".join(map(str, contexts.MINIMUM_ENGINE))
             raise KvshareError(
                 f"context {self.context}: expected Docker Engine {wanted} or newer on {about.host} and found "
                 f"{about.version}: upgrade it there, e.g. with make setup in a clone on that machine."
+            )
+        if about.apart:
+            found, instead = APART[about.apart]
+            raise KvshareError(
+                f"context {self.context}: expected containers on the machine's own network and found that "
+                f"the engine on {about.host} {found}: {instead}."
             )
         return about
 
@@ -313,6 +335,10 @@ class Engine:
             f"no Docker engine answers at {self.endpoint.address} ({reason})",
             f"type docker --context {self.context} version",
         )
+
+
+def _options(info: Mapping[str, Any]) -> set[str]:
+    return {option.split(",")[0] for option in info.get("SecurityOptions") or ()}
 
 
 @cache

@@ -4,6 +4,7 @@ from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Pas
 from kvshare.doctor.checks.shared import dotted, members
 from kvshare.doctor.evidence import Evidence
 from kvshare.site.contexts import MINIMUM_ENGINE, version_of
+from kvshare.site.engine import APART
 
 CHECKS: Category[Evidence] = Category("engines")
 MINIMUM_COMPOSE = (2, 26)
@@ -59,3 +60,20 @@ def _buildx_there(evidence: Evidence) -> Outcome:
     """Beside Compose. Images can also be pulled (`make pull`) or streamed (`make ship`)."""
     found = evidence.operator.buildx
     return Passed(found) if found else Failed("Docker's buildx plugin", "none", (), "make setup")
+
+
+@CHECKS.check("DOC-ENG-05", "containers get the machine's own network")
+def _on_the_network(evidence: Evidence) -> Outcome:
+    """LMCache and UCX hand out the address that they listen on, so the services use the host's network.
+
+    An engine with userns-remap refuses that. A rootless one grants it on a network of its own, where neither
+    the machine's addresses are nor its ports.
+    """
+    if not evidence.asked:
+        return NotChecked("no engine answers")
+    bad = {engine.context: APART[engine.apart] for engine in evidence.asked if engine.apart}
+    if not bad:
+        return Passed()
+    found = "; ".join(f"context {context}: its engine {said}" for context, (said, _) in bad.items())
+    fix = next(instead for _, instead in bad.values())
+    return Failed("engines whose containers use the host's network", found, members(evidence, bad), fix)
