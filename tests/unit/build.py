@@ -14,6 +14,7 @@ from kvshare.servers.readings import (
     Admission,
     ControllerProbe,
     Counters,
+    Held,
     Position,
     PullSample,
     ServerProbe,
@@ -22,20 +23,30 @@ from kvshare.servers.readings import (
 )
 from kvshare.stack.members import Controller, Server, Stack
 from kvshare.verify.evidence import (
+    ADAPTERS,
+    AT_ONCE,
     CHANGED,
     CONTROL,
+    EDGES,
+    HUNG_UP,
     JUDGED,
     PEER,
+    PREEMPTED,
     REFERENCE,
+    SALTS,
     SAME_SPLIT,
     Container,
+    Deep,
     EngineProbe,
     Evidence,
+    HangUps,
     Hit,
     Leg,
     Logs,
+    Pressure,
     Spec,
     Traffic,
+    Trial,
 )
 
 T = TypeVar("T")
@@ -191,6 +202,61 @@ def proven() -> Evidence:
             decode_end=Counters(100 + pulled, 100 + pulled, 1.0),
             seconds=41.0,
         ),
+    )
+
+
+def trial(kind: str, what: str, tokens: int, pulled: int, requests: int = 1, exact: bool = True) -> Trial:
+    """Return one thing tried, with answers that are right within the noise."""
+
+    def sent(name: str, node: str, noise: float = 0.0, sources: Sources | None = None) -> tuple[Leg, ...]:
+        ids = [f"kvshare-{SEED}-deep-{number}" for number in range(requests)]
+        return tuple(
+            Leg(n, name, node, request_id, tokens, 100.0, 300.0, sources, output(n, noise, tokens=8))
+            for n, request_id in enumerate(ids)
+        )
+
+    return Trial(
+        kind=kind,
+        what=what,
+        due=requests * pulled if exact else None,
+        held=sent("held", "prefill"),
+        asked=sent("asked", "decode", 2e-6),
+        honest=sent("anew", "decode", 0.0, Sources(local_compute=tokens)),
+        sources=Sources(requests * (tokens - pulled), 0, requests * pulled),
+    )
+
+
+def deep() -> Evidence:
+    """Return the evidence of a proven run with --deep, of servers with two adapters."""
+    models = ("/models/kvshare-demo", "a", "b")
+    nothing: dict[str, Held | None] = {node: Held() for node in ("prefill", "decode")}
+    trials = (
+        *(
+            trial(EDGES, f"a prompt of {n} tokens", n, pulled)
+            for n, pulled in ((255, 0), (256, 255), (257, 256))
+        ),
+        trial(SALTS, "KV of one salt for another", 266, 0),
+        trial(SALTS, "KV of a salt for none", 266, 0),
+        trial(SALTS, "KV of a salt for itself", 266, 256),
+        *(
+            trial(ADAPTERS, f"KV of {owner} for {model}", 266, 256 if model == owner else 0)
+            for owner in models
+            for model in models
+        ),
+        trial(AT_ONCE, "8 prompts at once", 266, 256, requests=8),
+        trial(PREEMPTED, "25 prompts beyond memory", 864, 768, requests=25, exact=False),
+        trial(HUNG_UP, "the same prompt afterwards", TOKENS, REUSABLE),
+    )
+    seen = Deep(models[1:], trials, Pressure(20864, 25, 864, 3), HangUps(5, 5, nothing, nothing, ()))
+    return edit(proven(), "traffic.deep", seen)
+
+
+def edit_trials(evidence: Evidence, kind: str, change: Callable[[Trial], Trial]) -> Evidence:
+    """Return a copy with the trials of one kind changed."""
+    return edit(
+        evidence,
+        "traffic.deep.trials",
+        lambda made: tuple(change(one) if one.kind == kind else one for one in made),
     )
 
 

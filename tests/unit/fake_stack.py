@@ -16,10 +16,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from kvshare.servers.completion import VLLM_ONLY
 from kvshare.verify.evidence import Spec
 from tests.unit.build import output
 
 BLOCK, CHUNK = 16, 256
+Tokens = tuple[int, ...]
+Identity = tuple[str, str | None]  # whose KV it is: model, and salt if it is not vLLM's alone
 
 
 @dataclass
@@ -35,13 +38,17 @@ class Server:
     first_token_s: float = 0.02
     token_s: float = 0.0
     answered: int = 0
-    seen: set[tuple[int, ...]] = field(default_factory=set)
+    seen: set[tuple[Tokens, str, str | None]] = field(default_factory=set)
     local_compute: int = 0
     local_cache_hit: int = 0
     external: int = 0
     hit_tokens: int = 0
     transfers: int = 0
     copies: int = 0
+    memory: tuple[int, int] | None = (20, 128)  # blocks, and tokens in each
+    running: int = 0
+    preemptions: int = 0
+    keeps: bool = False  # the request of a client that hangs up
 
     @property
     def alive(self) -> bool:
@@ -75,6 +82,11 @@ class Server:
                 f'vllm:{name}_time_seconds_count{{engine="0"}} {self.answered}.0',
                 f'vllm:{name}_time_seconds_sum{{engine="0"}} {self.answered * seconds}',
             ]
+        lines.append(f'vllm:num_requests_running{{engine="0"}} {self.running}.0')
+        lines.append(f'vllm:num_preemptions_total{{engine="0"}} {self.preemptions}.0')
+        if self.memory is not None:
+            blocks, size = self.memory
+            lines.append(f'vllm:cache_config_info{{block_size="{size}",num_gpu_blocks="{blocks}"}} 1.0')
         lines.append(f'vllm:time_to_first_token_seconds_sum{{engine="0"}} {self.answered * 0.019}')
         return "\n".join(lines) + "\n"
 
@@ -90,42 +102,65 @@ class FakeStack:
     cache_full: bool = False
     messages: int = 0
     pending: bool = False
-    known: set[tuple[int, ...]] = field(default_factory=set)
+    known: set[tuple[Tokens, Identity]] = field(default_factory=set)
+    adapters: tuple[str, ...] = ()
+    knows_identity: bool = True  # without it everybody's KV is everybody's
+    preempts: bool = True
     keys: int = 12
     max_model_len: int = 1600
     api_key: str | None = None
     request_ids: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def answer(self, server: Server, prompt: tuple[int, ...], salt: str | None = None) -> None:
-        """Keep the books of one request; a salt hides vLLM's own cache, not LMCache's."""
+    def answer(self, server: Server, prompt: Tokens, salt: str | None = None, model: str = "m") -> None:
+        """Keep the books of one request; a salt for vLLM alone hides its own cache, not LMCache's."""
         server.answered += 1
+        of = (model, None if salt is None or salt.startswith(VLLM_ONLY) else salt)
+        of = of if self.knows_identity else ("", None)
         whole = len(prompt) // CHUNK * CHUNK
-        if salt is not None and prompt in self.known:
-            server.external += whole
-            server.local_compute += len(prompt) - whole
-            server.copies += 1
-        elif prompt in server.seen:
+        if (prompt, model, salt) in server.seen:
             cached = len(prompt) // BLOCK * BLOCK
             server.local_cache_hit += cached
             server.local_compute += len(prompt) - cached
-        elif server is self.decode and prompt in self.known and whole >= server.min_tokens:
-            server.external += whole
-            server.hit_tokens += whole
-            server.local_compute += len(prompt) - whole
+        elif whole and (prompt, of) in self.known and self._reaches(server, salt, whole):
+            taken = min(whole, len(prompt) - 1)
+            server.external += taken
+            server.local_compute += len(prompt) - taken
             server.copies += 1
-            self.prefill.transfers += 1
+            if server is self.decode and not (salt or "").startswith(VLLM_ONLY):
+                server.hit_tokens += whole
+                self.prefill.transfers += 1
         else:
             server.local_compute += len(prompt)
-        server.seen.add(prompt)
-        if server is self.prefill and prompt not in self.known:
-            self._admit(prompt, whole)
+        server.seen.add((prompt, model, salt))
+        if server is self.prefill and (prompt, of) not in self.known:
+            self._admit((prompt, of), whole)
 
-    def _admit(self, prompt: tuple[int, ...], whole: int) -> None:
+    def _reaches(self, server: Server, salt: str | None, whole: int) -> bool:
+        """Whether a server takes KV that prefill is known to hold."""
+        return salt is not None or (server is self.decode and whole >= server.min_tokens)
+
+    @contextmanager
+    def busy(self, server: Server) -> Iterator[None]:
+        """One request more; where there are more than memory is for, one is preempted."""
+        with self.lock:
+            server.running += 1
+            blocks, _ = server.memory or (0, 0)
+            server.preemptions += self.preempts and server.running > blocks // 3
+        try:
+            yield
+        except OSError:  # the client went away
+            if server.keeps:
+                return
+        with self.lock:
+            server.running -= 1
+
+    def _admit(self, kv: tuple[Tokens, Identity], whole: int) -> None:
         if not self.pull_loop_alive:
             self.pending = True
             return
         self.messages += 1
-        self.known.add(prompt)
+        self.known.add(kv)
         if not self.cache_full:
             self.keys += whole // CHUNK
 
@@ -148,14 +183,14 @@ def _handler(stack: FakeStack, server: Server | None) -> type[BaseHTTPRequestHan
             elif not self._allowed():
                 self._send(401, '{"error": "Unauthorized"}')
             else:
-                self._send(
-                    200, json.dumps({"data": [{"id": server.model, "max_model_len": stack.max_model_len}]})
-                )
+                card = {"id": server.model, "max_model_len": stack.max_model_len}
+                adapters = [{"id": name, "parent": server.model} for name in stack.adapters]
+                self._send(200, json.dumps({"data": [card, *adapters]}))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if server is None:
-                found = tuple(body["tokens"]) in stack.known
+                found = any(tuple(body["tokens"]) == prompt for prompt, _ in stack.known)
                 layout = {stack.prefill.instance: ["LocalCPUBackend", len(body["tokens"]) // CHUNK * CHUNK]}
                 self._send(200, json.dumps({"event_id": "x", "layout_info": layout if found else {}}))
             elif not self._allowed():
@@ -164,7 +199,8 @@ def _handler(stack: FakeStack, server: Server | None) -> type[BaseHTTPRequestHan
                 self._send(500, '{"error": "EngineCore died"}')
             else:
                 stack.request_ids.append(self.headers["X-Request-Id"])
-                self._stream(body)
+                with stack.busy(server):
+                    self._stream(body)
 
         def _allowed(self) -> bool:
             return stack.api_key is None or self.headers["Authorization"] == f"Bearer {stack.api_key}"
@@ -188,7 +224,8 @@ def _handler(stack: FakeStack, server: Server | None) -> type[BaseHTTPRequestHan
                 logprobs = {"tokens": [f"token_id:{position.token}"], "top_logprobs": [top]}
                 usage = {"usage": self._usage(prompt, number)} if continuous else {}
                 self._event({"choices": [{"text": "", "logprobs": logprobs}], **usage})
-            stack.answer(server, prompt, body.get("cache_salt"))
+            with stack.lock:
+                stack.answer(server, prompt, body.get("cache_salt"), body["model"])
             self._event({"choices": [], "usage": self._usage(prompt, body["max_tokens"])})
             self._chunk(b"data: [DONE]\n\n")
             self._chunk(b"")

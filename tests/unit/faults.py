@@ -7,9 +7,44 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvshare.contract import Patch
-from kvshare.servers.readings import ControllerProbe, Counters, Position, PullSample, ServerProbe, Sources
-from kvshare.verify.evidence import CONTROL, PEER, REFERENCE, SAME_SPLIT, WARM_UP, EngineProbe, Evidence, Leg
-from tests.unit.build import REUSABLE, TOKENS, edit, edit_legs, leg, output, proven, two_ranks
+from kvshare.servers.readings import (
+    ControllerProbe,
+    Counters,
+    Held,
+    Position,
+    PullSample,
+    ServerProbe,
+    Sources,
+)
+from kvshare.verify import checks
+from kvshare.verify.evidence import (
+    ADAPTERS,
+    AT_ONCE,
+    CONTROL,
+    EDGES,
+    PEER,
+    PREEMPTED,
+    REFERENCE,
+    SALTS,
+    SAME_SPLIT,
+    WARM_UP,
+    EngineProbe,
+    Evidence,
+    Leg,
+    Trial,
+)
+from tests.unit.build import (
+    REUSABLE,
+    TOKENS,
+    deep,
+    edit,
+    edit_legs,
+    edit_trials,
+    leg,
+    output,
+    proven,
+    two_ranks,
+)
 
 
 @dataclass(frozen=True)
@@ -175,6 +210,41 @@ def _slow_peer() -> Evidence:
     return edit_legs(proven(), PEER, lambda leg: replace(leg, ttft_ms=(leg.ttft_ms or 0) + 4000))
 
 
+def all_of(evidence: Evidence) -> frozenset[str]:
+    """The checks that a run of such evidence selects: those of --deep where its requests were sent."""
+    return checks.select((), (), evidence.is_deep)
+
+
+def _pulls(tokens: int) -> Callable[[Trial], Trial]:
+    """Return a change to what a trial's requests took from the peer, all together."""
+
+    def change(trial: Trial) -> Trial:
+        assert trial.sources is not None
+        return replace(trial, sources=Sources(trial.sources.total - tokens, 0, tokens))
+
+    return change
+
+
+def _foreign(kind: str) -> Evidence:
+    """Who asks for what is another's gets it: where nothing was due, a chunk came."""
+    return edit_trials(deep(), kind, lambda trial: trial if trial.due else _pulls(256)(trial))
+
+
+def _one_answer_wrong(kind: str, number: int, by: float = 0.8) -> Evidence:
+    """One of the answers of each trial of a kind is off."""
+
+    def change(trial: Trial) -> Trial:
+        wrong = replace(trial.asked[number], output=output(number, by, tokens=8))
+        return replace(trial, asked=(*trial.asked[:number], wrong, *trial.asked[number + 1 :]))
+
+    return edit_trials(deep(), kind, change)
+
+
+def _left_behind() -> Evidence:
+    held = {"prefill": Held(), "decode": Held(running=0, waiting=1, kv_usage=0.08, pinned=6)}
+    return edit(deep(), "traffic.deep.hang_ups.after", held)
+
+
 FAULTS: dict[str, Fault] = {
     "engine-unreachable": Fault("ENG-01", _engine_unreachable(), 3),
     "container-unhealthy": Fault("ENG-02", edit(proven(), "decode.health", "unhealthy"), 0),
@@ -241,4 +311,12 @@ FAULTS: dict[str, Fault] = {
     "other-tokens": Fault("KV-RIGHT-02", _other_tokens()),
     "noisy-server": Fault("KV-RIGHT-03", edit_legs(proven(), REFERENCE, moved(0.02)), 0),
     "slow-peer": Fault("WORTH-01", _slow_peer(), 0),
+    "edge-pulled-too-little": Fault("DEEP-01", edit_trials(deep(), EDGES, _pulls(0))),
+    "salt-ignored": Fault("DEEP-02", _foreign(SALTS)),
+    "adapter-ignored": Fault("DEEP-03", _foreign(ADAPTERS)),
+    "crowd-mixed-up": Fault("DEEP-04", _one_answer_wrong(AT_ONCE, 5)),
+    "crowd-pulled-too-little": Fault("DEEP-04", edit_trials(deep(), AT_ONCE, _pulls(7 * 256))),
+    "preempted-wrong": Fault("DEEP-05", _one_answer_wrong(PREEMPTED, 3)),
+    "hang-up-left-behind": Fault("DEEP-06", _left_behind()),
+    "hang-up-restarted": Fault("DEEP-06", edit(deep(), "traffic.deep.hang_ups.restarted", ("decode",))),
 }

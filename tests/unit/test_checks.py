@@ -15,7 +15,7 @@ from kvshare.verify import checks
 from kvshare.verify.evidence import CHANGED, JUDGED, PEER, Evidence, Leg
 from kvshare.verify.judgement import Judgement, judge
 from tests.unit.build import edit, edit_legs, leg, proven, two_ranks
-from tests.unit.faults import FAULTS, Fault, moved
+from tests.unit.faults import FAULTS, Fault, all_of, moved
 
 ALL = checks.select((), ())
 
@@ -54,7 +54,7 @@ def test_a_rank_that_shares_nothing_is_named() -> None:
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS.items(), ids=FAULTS)
 def test_fault_is_named_by_its_check(name: str, fault: Fault) -> None:
-    judgement = judge(fault.evidence, ALL)
+    judgement = judge(fault.evidence, all_of(fault.evidence))
     red = [r.check.id for r in judgement.results if r.result in (ERROR, WARNING)]
     if fault.exit_code == 0:
         assert judgement.cause is None

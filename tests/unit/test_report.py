@@ -18,17 +18,22 @@ from kvshare.checking.patches import expected_patches
 from kvshare.verify import checks, report
 from kvshare.verify.evidence import REFERENCE, SAME_SPLIT, Evidence
 from kvshare.verify.judgement import Judgement, judge
-from tests.unit.build import edit_legs, proven
-from tests.unit.faults import FAULTS, moved
+from tests.unit.build import deep, edit_legs, proven
+from tests.unit.faults import FAULTS, all_of, moved
 
 GOLDEN = Path(__file__).parent / "golden"
-RUNS = {"proven": proven(), **{name: fault.evidence for name, fault in FAULTS.items()}}
-IN_FULL = ("proven", "corrupted-v", "client-failed")  # the others' tables hold nothing that these do not
+RUNS = {"proven": proven(), "deep": deep(), **{name: fault.evidence for name, fault in FAULTS.items()}}
+IN_FULL = (
+    "proven",
+    "deep",
+    "corrupted-v",
+    "client-failed",
+)  # the others' tables hold nothing that these do not
 
 
 def rendered(evidence: Evidence, form: str) -> str:
     stream = io.StringIO()
-    report.render([judge(evidence, checks.select((), ()))], form, stream)
+    report.render([judge(evidence, all_of(evidence))], form, stream)
     return stream.getvalue()
 
 

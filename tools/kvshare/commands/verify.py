@@ -42,6 +42,11 @@ from kvshare.verify.evidence import Evidence, Spec
 @click.option(
     "--seed", type=int, metavar="N", help="Seed of the prompts; a used one's prompts are cached already."
 )
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Try chunk edges, salts, adapters, crowds, preemption and hang-ups as well: a minute or more.",
+)
 @click.option("--node", metavar="NAME", help="Of several decode nodes only this one, e.g. decode-2.")
 @options.OUTPUT_FILE
 @click.option(
@@ -58,6 +63,7 @@ def verify(
     output: str,
     only: tuple[str, ...],
     skip: tuple[str, ...],
+    deep: bool,
     output_file: Path | None,
     save_evidence: Path | None,
     from_evidence: Path | None,
@@ -70,10 +76,13 @@ def verify(
     from kvshare.verify import checks, judgement, report
     from kvshare.verify import run as operator  # needs the Docker SDK, which the client image does without
 
-    selected = checks.select(only, skip)
+    selected = checks.select(only, skip, deep)
     judged: tuple[judgement.Judgement, ...]
     if from_evidence is not None:
-        judged = (judgement.judge(_read_evidence(from_evidence), selected),)
+        evidence = _read_evidence(from_evidence)
+        if evidence.is_deep and not only:
+            selected = checks.select(only, skip, deep=True)
+        judged = (judgement.judge(evidence, selected),)
     else:
         settings = load_settings(find_root())
         if save_evidence is not None and chosen["node"] is None and len(settings.decode_nodes) > 1:
@@ -103,6 +112,7 @@ def verify(
     "--vocab", type=int, default=259, show_default=True, metavar="N", help="Token ids are below it."
 )
 @click.option("--seed", type=int, metavar="N")
+@click.option("--deep", is_flag=True)
 @click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, show_default=True, metavar="SECONDS")
 @api_key.option
 def send_legs(spec: str | None, seed: int | None, api_key_file: Path | None, **fields: Any) -> None:

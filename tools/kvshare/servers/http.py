@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
+TIMED_OUT = "timed out"  # how a sentence ends of a server that took too long
 _GONE = (OSError, http.client.HTTPException)
 
 
@@ -128,7 +129,7 @@ class Http:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return "timed out"
+        return TIMED_OUT
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error) or type(error).__name__

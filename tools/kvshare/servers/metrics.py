@@ -6,7 +6,7 @@ from dataclasses import fields
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from kvshare.servers.readings import Counters, EngineTimes, PullSample, Reading, Sources
+from kvshare.servers.readings import Counters, EngineTimes, Held, Memory, PullSample, Reading, Sources
 
 PROMPT_TOKENS = "vllm:prompt_tokens_by_source_total"
 
@@ -42,6 +42,21 @@ def counters(samples: Sequence[Sample]) -> Counters:
     return Counters(retrieve_hit_rate=min(rates, default=None), **_counters(Counters, samples))
 
 
+def held(samples: Sequence[Sample]) -> Held:
+    """Return what a server holds for requests."""
+    return Held(**_counters(Held, samples))
+
+
+def memory(samples: Sequence[Sample]) -> Memory | None:
+    """Return vLLM's own KV memory, or None if the scrape does not tell its size."""
+    told = next((s.labels for s in samples if s.name == "vllm:cache_config_info"), {})
+    try:
+        blocks, block_size = int(told["num_gpu_blocks"]), int(told["block_size"])
+    except (KeyError, ValueError):
+        return None
+    return Memory(blocks, block_size, int(_counted(samples, "vllm:num_preemptions_total")))
+
+
 def pull_sample(samples: Sequence[Sample]) -> PullSample | None:
     """Return the state of the controller's PULL socket, or None if the scrape does not show it."""
     messages = total(samples, "lmcache:cache_controller_pull_socket_message_count")
@@ -53,7 +68,9 @@ def _counted(samples: Sequence[Sample], name: str, **labels: str) -> float:
     return total(samples, name, **labels) or 0.0
 
 
-def _counters(record: type[Counters | EngineTimes | Reading], samples: Sequence[Sample]) -> dict[str, float]:
+def _counters(
+    record: type[Counters | EngineTimes | Held | Reading], samples: Sequence[Sample]
+) -> dict[str, float]:
     """Return the fields of a record that name their metric."""
     named = {f.name: f.metadata["metric"] for f in fields(record) if f.metadata}
     return {name: _counted(samples, metric) for name, metric in named.items()}

@@ -46,12 +46,13 @@ def draw_prompt(draw: random.Random, tokens: int, vocab: int) -> Prompt:
     return tuple(draw.randrange(FIRST_TOKEN_ID, vocab) for _ in range(tokens))
 
 
-def quoting(prompt: Prompt, chunk: int, chunk_size: int) -> Prompt:
+def quoting(prompt: Prompt, chunk: int, chunk_size: int, tail: int | None = None) -> Prompt:
     """Return the prompt with a tail that repeats tokens from the middle of its chunk number ``chunk``.
 
-    A trained model goes on with what followed them there, so its answer hangs on that chunk.
+    A trained model goes on with what followed them there, so its answer hangs on that chunk. Without
+    ``tail`` it is as long as what follows the last whole chunk.
     """
-    end = reusable(len(prompt), chunk_size)
+    end = reusable(len(prompt), chunk_size) if tail is None else len(prompt) - tail
     begin = chunk * chunk_size + chunk_size // 2
     return prompt[:end] + prompt[begin : begin + len(prompt) - end]
 

@@ -84,6 +84,35 @@ class Reading(Sums):
 
 
 @dataclass(frozen=True)
+class Held(Sums):
+    """What a server holds for requests at one moment, by its gauges.
+
+    Attributes:
+        kv_usage: share of vLLM's own KV memory, 0 to 1.
+        pinned: objects that LMCache may not evict, being read or sent.
+    """
+
+    running: float = counted("vllm:num_requests_running")
+    waiting: float = counted("vllm:num_requests_waiting")
+    kv_usage: float = counted("vllm:kv_cache_usage_perc")
+    pinned: float = counted("lmcache:pinned_memory_objs_count")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """vLLM's own KV memory, in blocks of so many tokens, and how often a request had to leave it."""
+
+    blocks: int
+    block_size: int
+    preemptions: int
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has room for."""
+        return self.blocks * self.block_size
+
+
+@dataclass(frozen=True)
 class Position:
     """One generated token and the most likely tokens at its place with their natural log-probabilities."""
 
@@ -99,6 +128,7 @@ class ServerProbe:
     error: str | None = None
     model: str | None = None
     max_model_len: int | None = None
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

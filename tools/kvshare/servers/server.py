@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping
 
+from prometheus_client.samples import Sample
+
 from kvshare.servers import metrics
 from kvshare.servers.http import Http, RefusedKeyError, RequestFailedError
-from kvshare.servers.readings import Reading, ServerProbe
+from kvshare.servers.readings import Held, Memory, Reading, ServerProbe
 from kvshare.servers.wait import poll
 
 COUNTED_DEADLINE_S = 5.0
@@ -26,11 +28,17 @@ class ServerClient:
 
     def read(self) -> Reading | None:
         """Return its counters, or None if it does not tell them."""
-        try:
-            samples = metrics.parse(self.http.get("/metrics", timeout=10.0))
-        except (RequestFailedError, ValueError):
-            return None
+        samples = self._samples()
         return metrics.reading(samples) if samples else None
+
+    def held(self) -> Held | None:
+        """Return what it holds for requests, or None if it does not tell."""
+        samples = self._samples()
+        return metrics.held(samples) if samples else None
+
+    def memory(self) -> Memory | None:
+        """Return the engine's own KV memory, or None if it does not tell."""
+        return metrics.memory(self._samples())
 
     def await_counted(self, since: Reading | None, tokens: int, requests: int = 1) -> Reading | None:
         """Return how its counters rose since, once it has counted that many prompt tokens and requests.
@@ -49,11 +57,18 @@ class ServerClient:
             COUNTED_DEADLINE_S,
         )
 
+    def _samples(self) -> tuple[Sample, ...]:
+        try:
+            return metrics.parse(self.http.get("/metrics", timeout=10.0))
+        except (RequestFailedError, ValueError):
+            return ()
+
     def _probe(self) -> ServerProbe:
         try:
             self.http.get("/health")
-            card = json.loads(self.http.get("/v1/models"))["data"][0]
-            return ServerProbe(True, None, str(card["id"]), card.get("max_model_len"))
+            card, *others = json.loads(self.http.get("/v1/models"))["data"]
+            adapters = tuple(str(other["id"]) for other in others if other.get("parent"))
+            return ServerProbe(True, None, str(card["id"]), card.get("max_model_len"), adapters)
         except RequestFailedError as error:
             self._refused = isinstance(error, RefusedKeyError)
             return ServerProbe(False, str(error))

@@ -12,5 +12,6 @@ that every leg but the cold ones computes just that tail. In this order:
 | peer | decode | prefill, over the network |
 
 The first prompt warms up: its times count in no median and its pull's is shown apart, its answer and its
-ledger are checked like all others.
+ledger are checked like all others. With `--deep` follows what the checks of that category name; every prompt
+of theirs is new as well.
 """

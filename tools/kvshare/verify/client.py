@@ -19,7 +19,7 @@ def send(site: Site, spec: Spec) -> Traffic:
 
     ClientFailedError if it cannot be started or ends without evidence, KvshareError if it refuses the sizes.
     """
-    limit = spec.wait_s + spec.deadline_s + START_S
+    limit = spec.wait_s + spec.deadline_s * (2 if spec.deep else 1) + START_S
     with site.client("legs", spec) as process:
         try:
             said, _ = process.communicate(timeout=limit)

@@ -3,19 +3,36 @@
 from dataclasses import dataclass
 
 from kvshare.contract import Fingerprint
-from kvshare.servers.readings import Admission, ControllerProbe, Counters, Position, ServerProbe, Sources
+from kvshare.servers.readings import (
+    Admission,
+    ControllerProbe,
+    Counters,
+    Held,
+    Position,
+    ServerProbe,
+    Sources,
+)
 from kvshare.stack.members import Stack
 
 REFERENCE, SAME_SPLIT, PEER, CONTROL = "reference", "same split", "peer", "control"
 LEGS = (REFERENCE, SAME_SPLIT, PEER, CONTROL)
 CHANGED = "one chunk changed"  # what the answer would be if the KV of one chunk were another's
 JUDGED = 1  # the number of the prompt that CHANGED is made from
+EDGES, SALTS, ADAPTERS, AT_ONCE = "chunk edges", "salts", "adapters", "at once"
+PREEMPTED, HUNG_UP = "preempted", "hung up"
+ANEW = "anew"  # a leg of --deep: decode computes the prompt itself
 WARM_UP = 0  # the number of the prompt whose times count in no median: it warms both servers up
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What the client container is asked to do: addresses, sizes in tokens, limits in seconds."""
+    """What the client container is asked to do: addresses, sizes in tokens, limits in seconds.
+
+    Attributes:
+        deadline_s: for the requests of the proof, and as much again for those of ``verify --deep``.
+        deep: whether to send those as well.
+        least_chunks: how many chunks a prompt has at least that decode pulls (P2P_MIN_TOKENS).
+    """
 
     prefill: str
     decode: str
@@ -31,6 +48,8 @@ class Spec:
     wait_s: float = 0.0
     deadline_s: float = 300.0
     ranks: int = 1
+    deep: bool = False
+    least_chunks: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,63 @@ class Leg:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One thing tried with ``verify --deep``: requests to decode, sent at once where there are several.
+
+    Attributes:
+        kind: which check judges it.
+        what: what it is, in the words of a report.
+        due: tokens of all their prompts that decode must take from its peer; None where any number is right.
+        held: the requests to prefill whose KV decode may take.
+        asked: the requests to decode, whose answers are judged.
+        honest: an answer for each of them that is known to be right.
+        sources: where the prompt tokens of ``asked`` came from, all together.
+    """
+
+    kind: str
+    what: str
+    due: int | None
+    held: tuple[Leg, ...]
+    asked: tuple[Leg, ...]
+    honest: tuple[Leg, ...]
+    sources: Sources | None
+
+
+@dataclass(frozen=True)
+class Pressure:
+    """How full decode's memory was made: requests at once of so many tokens; 0 where no number would do."""
+
+    memory_tokens: int
+    requests: int
+    tokens: int
+    preemptions: int
+
+
+@dataclass(frozen=True)
+class HangUps:
+    """Clients that hung up: how many of those sent did so before their answer ended.
+
+    What each server held for requests before and at last, and whether it was started anew in between.
+    """
+
+    sent: int
+    cut: int
+    before: dict[str, Held | None]
+    after: dict[str, Held | None]
+    restarted: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Deep:
+    """What ``verify --deep`` saw beside the proof; ``adapters`` are those that both servers have."""
+
+    adapters: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    pressure: Pressure | None
+    hang_ups: HangUps | None
+
+
+@dataclass(frozen=True)
 class Traffic:
     """Everything that the client container saw."""
 
@@ -70,6 +146,7 @@ class Traffic:
     decode_start: Counters | None = None
     decode_end: Counters | None = None
     seconds: float = 0.0
+    deep: Deep | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +200,11 @@ class Evidence:
     logs: Logs
     traffic: Traffic | None = None
     client_error: str | None = None
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether the requests of ``verify --deep`` were sent."""
+        return self.traffic is not None and self.traffic.deep is not None
 
     def container(self, service: str) -> Container:
         """Return the container of that service."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from kvshare.checking.registry import SUCCESS
 from kvshare.checking.verdict import Verdict
 from kvshare.errors import COULD_NOT_CHECK, FAILED, PROVEN
-from kvshare.verify.checks import REGISTRY
+from kvshare.verify.checks import DEEP, REGISTRY
 from kvshare.verify.checks.verdict import worth
 from kvshare.verify.evidence import Evidence
 
@@ -20,9 +20,10 @@ class Judgement(Verdict[Evidence]):
 
     @property
     def proven(self) -> bool:
-        """Whether every check that is no mere warning was made and holds."""
+        """Whether every check that is no mere warning was made and holds; of --deep's, all that were made."""
         passed = {result.check.id for result in self.results if result.result == SUCCESS}
-        return all(check.id in passed for check in REGISTRY if not check.warning)
+        needed = (check.id for check in REGISTRY if not check.warning and check.id not in DEEP)
+        return passed.issuperset(needed) and not self.errors and not self.unjudged
 
     @property
     def sentence(self) -> str:
@@ -31,7 +32,7 @@ class Judgement(Verdict[Evidence]):
         if self.unjudged:
             return f"NOT proven: {self.unjudged[0].check.id} was {self.unjudged[0].detail}"
         if not self.proven:
-            made = f"nothing failed in {len(self.results)} of {len(REGISTRY)} checks"
+            made = f"nothing failed in {len(self.results)} of {len(REGISTRY) - len(DEEP)} checks"
             return f"{made}; the proof needs all of them, without --only and --skip"
         traffic = self.evidence.traffic
         assert traffic is not None, "a proof has traffic"

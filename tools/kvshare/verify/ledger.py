@@ -1,10 +1,12 @@
 """The arithmetic of reuse: where the legs' tokens came from, and what they add up to."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
-from kvshare.servers.readings import Sources
+from kvshare.servers.readings import Held, Sources
 from kvshare.verify.evidence import CONTROL, PEER, Leg
+
+KV_USAGE_NOISE = 1e-6  # of a share that is a quotient of floats
 
 
 def of(legs: Iterable[Leg], name: str) -> tuple[Leg, ...]:
@@ -43,3 +45,15 @@ def not_pulled(legs: Iterable[Leg], expected: int) -> tuple[Leg, ...]:
     return tuple(
         leg for leg in of(legs, PEER) if leg.sources is None or leg.sources.external_kv_transfer != expected
     )
+
+
+def holds_more(before: Mapping[str, Held | None], after: Mapping[str, Held | None]) -> tuple[str, ...]:
+    """Return the servers that hold more for requests than they did, or do not tell."""
+    return tuple(node for node, then in before.items() if _more(then, after.get(node)))
+
+
+def _more(before: Held | None, after: Held | None) -> bool:
+    if before is None or after is None:
+        return True
+    rise = after - before
+    return max(rise.running, rise.waiting, rise.pinned) > 0 or rise.kv_usage > KV_USAGE_NOISE

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from kvshare.servers.completion import VLLM_ONLY, Ask, complete
+from kvshare.servers.completion import VLLM_ONLY, Ask
 from kvshare.servers.controller import ControllerClient, Mark
-from kvshare.servers.http import RequestFailedError
 from kvshare.servers.prompts import Prompt, make_prompts, quoting, require_prompt_tokens, with_other_chunk
 from kvshare.servers.readings import Admission, Counters, PullSample, Reading, ServerProbe
 from kvshare.servers.server import FLUSH_S, ServerClient, await_export
+from kvshare.verify.deep import DeepRun
 from kvshare.verify.evidence import (
     CHANGED,
     CONTROL,
@@ -21,11 +21,13 @@ from kvshare.verify.evidence import (
     REFERENCE,
     SAME_SPLIT,
     WARM_UP,
+    Deep,
     Leg,
     Spec,
     Traffic,
 )
-from kvshare.verify.ledger import of, total_sources
+from kvshare.verify.ledger import median_ttft_ms, of, total_sources
+from kvshare.verify.sending import answered, late
 
 ADMISSION_DEADLINE_S = 15.0
 AFTER_A_MISS_S = 1.0  # once one prompt was not admitted, the others are not waited for as long
@@ -42,7 +44,7 @@ class _Run:
     """One verification's state: the servers, the prompts, and the legs so far."""
 
     def __init__(self, spec: Spec, api_key: str | None, narrate: Narrate) -> None:
-        self.spec = spec
+        self.spec, self.api_key = spec, api_key
         self.narrate = narrate
         urls = {"prefill": spec.prefill, "decode": spec.decode}
         self.servers = {node: ServerClient(url, api_key) for node, url in urls.items()}
@@ -72,6 +74,8 @@ class _Run:
         after_control = self._send_all()
         self._await_counters(start)
         self._sample_pull()
+        ends = {node: _counters(server.read()) for node, server in self.servers.items()}
+        deep = self._deep() if self.spec.deep and self._is_up("prefill", "decode") else None
         return Traffic(
             spec=self.spec,
             prefill=self.probes["prefill"],
@@ -81,9 +85,10 @@ class _Run:
             legs=tuple(self.legs),
             owner_start=_counters(start["prefill"]),
             owner_after_control=_counters(after_control),
-            owner_end=_counters(self.servers["prefill"].read()),
+            owner_end=ends["prefill"],
             decode_start=_counters(start["decode"]),
-            decode_end=_counters(self.servers["decode"].read()),
+            decode_end=ends["decode"],
+            deep=deep,
             seconds=time.monotonic() - self.started,
         )
 
@@ -122,6 +127,10 @@ class _Run:
         self._send_changed(prompts[JUDGED], JUDGED % chunks)
         return after_control
 
+    def _deep(self) -> Deep:
+        run = DeepRun(self.spec, self.api_key, self.servers, self.probes, self.controller, self.narrate)
+        return run.run((median_ttft_ms(self.legs, PEER) or 0.0) / 1000)
+
     def _send_changed(self, prompt: Prompt, chunk: int) -> None:
         """Send a prompt once more with the chunk changed that its tail quotes, past LMCache."""
         changed = with_other_chunk(
@@ -137,29 +146,19 @@ class _Run:
         leg = Leg(number, name, node, request_id, len(prompt))
         server, model = self.servers[node], self.probes[node].model or ""
         earlier = server.read()
-        try:
-            self._require_time()
-            answer = complete(
-                server.http, model, Ask(request_id, prompt, self.spec.max_tokens, salt, logprobs=True)
-            )
-        except RequestFailedError as error:
-            leg = replace(leg, error=str(error))
+        if self._is_late():
+            leg = late(leg, self.spec)
         else:
-            rise = server.await_counted(earlier, answer.prompt_tokens)
-            leg = replace(
-                leg,
-                tokens=answer.prompt_tokens,
-                ttft_ms=answer.ttft_ms,
-                e2e_ms=answer.e2e_ms,
-                sources=rise.sources if rise else None,
-                output=answer.output,
-            )
+            ask = Ask(request_id, prompt, self.spec.max_tokens, salt, logprobs=True)
+            leg = answered(leg, server.http, model, ask)
+        if leg.error is None:
+            rise = server.await_counted(earlier, leg.tokens)
+            leg = replace(leg, sources=rise.sources if rise else None)
         self.legs.append(leg)
         self.narrate(_describe(leg, self.spec.prompts))
 
-    def _require_time(self) -> None:
-        if time.monotonic() - self.started > self.spec.deadline_s:
-            raise RequestFailedError(f"not sent, the deadline of {self.spec.deadline_s:.0f} s had passed")
+    def _is_late(self) -> bool:
+        return time.monotonic() - self.started > self.spec.deadline_s
 
     def _await_admission(self, number: int, prompt: Prompt, before: Mark) -> None:
         """Wait until the controller knows the prompt's chunks at the owner."""

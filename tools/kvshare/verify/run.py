@@ -32,6 +32,7 @@ class Options:
     """What the user chose: sizes in tokens, times in seconds; without a seed one is drawn.
 
     Without ``prompt_tokens`` they are DEFAULT_PROMPT_TOKENS, or as long as decode's threshold asks for.
+    ``deep`` follows from the selected checks.
     """
 
     prompts: int = DEFAULT_PROMPTS
@@ -39,6 +40,7 @@ class Options:
     seed: int | None = None
     wait_s: float = DEFAULT_WAIT_S
     node: str | None = None
+    deep: bool = False
 
 
 def verify(
@@ -49,6 +51,7 @@ def verify(
     Only the traffic and the logs that the selected checks need are gathered.
     """
     pairs = read_stack(settings).pairs(options.node)
+    options = replace(options, deep=not checks.DEEP.isdisjoint(selected))
     judged = []
     for number, pair in enumerate(pairs):
         if len(pairs) > 1:
@@ -112,6 +115,8 @@ def make_spec(stack: Stack, containers: tuple[Container, ...], options: Options,
         seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
         ranks=stack.prefill.ranks,
         wait_s=wait_s if _may_still_come(containers) else 0.0,
+        deep=options.deep,
+        least_chunks=max(1, math.ceil((pulls_from.tokens or 0) / chunk_size)),
     )
     _require_room(pulls_from, spec, longest)
     require_prompt_tokens(spec.prompt_tokens, spec.chunk_size, longest, spec.max_tokens)

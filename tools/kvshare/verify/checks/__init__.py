@@ -3,7 +3,7 @@
 A check reads evidence and nothing else. Its id is stable, names its section in docs/checks.md and its test.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kvshare.checking.registry import Registry
 from kvshare.verify.checks import (
@@ -12,6 +12,7 @@ from kvshare.verify.checks import (
     configuration,
     controller,
     decode,
+    deep,
     engines,
     images,
     kv_transfer,
@@ -29,9 +30,21 @@ REGISTRY: Registry[Evidence] = Registry(
     decode.CHECKS,
     kv_transfer.CHECKS,
     answers.CHECKS,
+    deep.CHECKS,
     verdict.CHECKS,
 )
-select = REGISTRY.select
+_DEEP = deep.CHECKS
+DEEP = frozenset(check.id for check in _DEEP)
+
+
+def select(only: Sequence[str], skip: Sequence[str], deep: bool = False) -> frozenset[str]:
+    """Return the ids that ``--only`` and ``--skip`` leave; KvshareError names what is neither.
+
+    Those of ``--deep`` are among them only with it, or where ``--only`` names them.
+    """
+    if only:
+        return REGISTRY.select((*only, _DEEP.name) if deep else only, skip)
+    return REGISTRY.select((), skip if deep else (*skip, _DEEP.name))
 
 
 def needs_traffic(selected: Iterable[str]) -> bool:

@@ -28,7 +28,7 @@ def _right_logprobs(evidence: Evidence) -> Outcome:
         return NotChecked("no prompt has both legs")
     worst = max(distances, key=lambda prompt: distances[prompt])
     if distances[worst] <= limit.value:
-        if reason := _cannot_tell(evidence, limit):
+        if reason := cannot_tell(evidence, limit):
             return NotChecked(reason)
         return Passed(f"off by {distances[worst]:.2g} at most, limit {reasons}")
     bad = sum(1 for value in distances.values() if value > limit.value)
@@ -83,7 +83,7 @@ def _honest_legs_agree(evidence: Evidence) -> Outcome:
     )
 
 
-def _cannot_tell(evidence: Evidence, limit: tolerance.Limit) -> str | None:
+def cannot_tell(evidence: Evidence, limit: tolerance.Limit) -> str | None:
     """Return why wrong KV might pass for noise: the same tail after another chunk is answered much alike."""
     traffic = traffic_of(evidence)
     honest = [leg for leg in ledger.of(traffic.legs, SAME_SPLIT) if leg.prompt == JUDGED]
