@@ -109,6 +109,11 @@ def test_the_demo_model_is_the_same_wherever_it_is_made(images: dict[str, str]) 
     assert first == second
 
 
+def test_mistrals_own_tokenizer_can_be_read(images: dict[str, str]) -> None:
+    ask = "from mistral_common.tokens.tokenizers.mistral import MistralTokenizer as m; print(m.__name__)"
+    assert inside(images[ENGINE], "python", "-c", ask).strip() == "MistralTokenizer"
+
+
 def test_an_unknown_command_is_refused_with_what_there_is(images: dict[str, str]) -> None:
     result = subprocess.run(
         ["docker", "run", "--rm", "--network", "none", images[ENGINE], "--help"],

@@ -17,6 +17,7 @@ TWO_RANKS = {
     # On two cores with eight busy processes the first pull, which connects, has taken three seconds.
     "LOOKUP_TIMEOUT_MS": "20000",
 }
+NOWHERE = "http://127.0.0.1:9"
 # Of the values and keys that the second rank pulled, nothing is left.
 CORRUPT = "layer[places] = tokens[:, number, skip:] * (torch.distributed.get_rank() == 0)"
 
@@ -24,9 +25,13 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def stack(rig: Rig, images: dict[str, str]) -> Rig:
+def stack(rig: Rig, images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Rig:
+    """Started by a Docker client whose proxy, of which all containers are told, leads nowhere."""
     run_beside_models(images["prefill"], HERE / "two_ranks/model.py")
-    rig.use(**TWO_RANKS)
+    client = tmp_path_factory.mktemp("docker")
+    (client / "config.json").write_text(json.dumps({"proxies": {"default": {"httpProxy": NOWHERE}}}))
+    rig.use(**TWO_RANKS, DOCKER_CONFIG=str(client))
+    assert f"http_proxy={NOWHERE}" in rig.docker("exec", "kvshare-decode-1", "env")
     return rig
 
 
