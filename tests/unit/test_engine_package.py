@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docker/engine"))
 
 from kvshare.refusals import refusal_of, refusal_of_drafts  # noqa: E402
-from kvshare_engine import controller, fingerprint, health, models, server, transport  # noqa: E402
+from kvshare_engine import controller, fingerprint, health, hub, models, server, transport  # noqa: E402
 from kvshare_engine.environment import Controller, Server  # noqa: E402
 
 CONTROLLER = {
@@ -251,6 +251,7 @@ def test_a_model_path_that_is_not_there_is_refused(
 @pytest.fixture
 def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(models, "VOLUME", tmp_path)
+    monkeypatch.setattr(hub, "ask", lambda *_: (None, {}))
     return tmp_path
 
 
@@ -275,6 +276,16 @@ def test_a_model_that_is_there_needs_no_room(volume: Path, monkeypatch: pytest.M
     monkeypatch.setattr(models, "may_write", lambda *_: False)
     (volume / "config.json").write_text("{}")
     assert models.require(str(volume), "", "cpu") == str(volume)
+
+
+@pytest.mark.usefixtures("volume")
+def test_a_model_of_the_hubs_is_refused_before_it_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hub, "ask", lambda *_: (None, {"is_encoder_decoder": True}))
+    with pytest.raises(SystemExit):
+        models.require("some/model", "", "cpu")
+    assert "found some/model: it is an encoder-decoder" in capsys.readouterr().err
 
 
 def test_a_model_that_shares_no_kv_is_refused_before_its_weights_load(

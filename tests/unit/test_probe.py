@@ -7,10 +7,11 @@ import json
 import os
 import socket
 import sys
-import urllib.error
-import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -19,7 +20,7 @@ sys.path.insert(0, str(ROOT / "docker/engine"))
 
 from kvshare import records  # noqa: E402
 from kvshare.contract import Endpoint, Facts, Hub, Nic, Ports  # noqa: E402
-from kvshare_engine import facts, fingerprint, hardware, link, models, probe, reach  # noqa: E402
+from kvshare_engine import facts, fingerprint, hardware, hub, link, models, probe, reach  # noqa: E402
 from kvshare_engine.environment import Controller, Server  # noqa: E402
 from tests.unit.test_engine_package import CONTROLLER, DECODE  # noqa: E402
 
@@ -47,7 +48,7 @@ def gathered(environment: dict[str, str] | None = None) -> Facts:
 @pytest.mark.usefixtures("no_engine_inside")
 def test_what_the_probe_prints_is_what_the_tool_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LMCACHE_LOOKUP_TIMEOUT_MS", "4500")
-    monkeypatch.setattr(facts, "ask_hub", lambda *_: Hub("https://hub", False, 401))
+    monkeypatch.setattr(hub, "ask", lambda *_: (Hub("https://hub", False, 401), {}))
     found = gathered()
     read = records.cls_from(Facts, json.loads(json.dumps(dataclasses.asdict(found))))
     assert (read.lookup_timeout_ms, read.lmcache["p2p_host"]) == (4500, "127.0.0.1")
@@ -61,7 +62,7 @@ def test_what_the_probe_prints_is_what_the_tool_reads(monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("no_engine_inside")
 def test_a_host_that_is_not_this_machines_is_a_finding_and_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts, "ask_hub", lambda *_: None)
+    monkeypatch.setattr(hub, "ask", lambda *_: (None, {}))
     found = gathered({**LOOPBACK, "KVSHARE_HOST": "203.0.113.7"})
     assert found.ucx.error.startswith("expected 203.0.113.7 to be an address of this machine")
     assert found.ucx.devices == ""
@@ -69,7 +70,7 @@ def test_a_host_that_is_not_this_machines_is_a_finding_and_no_end(monkeypatch: p
 
 @pytest.mark.usefixtures("no_engine_inside")
 def test_the_hub_is_not_asked_for_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts, "ask_hub", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(hub, "ask", lambda *_: pytest.fail("asked"))
     assert gathered({**LOOPBACK, "KVSHARE_MODEL": "demo"}).model.layers == 10
     assert gathered({**LOOPBACK, "KVSHARE_MODEL": "/models/absent"}).hub is None
 
@@ -142,58 +143,79 @@ def test_a_revision_is_a_branch_that_was_fetched_or_a_commit(tmp_path: Path) -> 
     assert not models.find("org/name", "v2", volume=tmp_path).found
 
 
-class Opener:
-    """Stands for urllib's opener: answers with an error, or a status."""
+class HubServer(BaseHTTPRequestHandler):
+    """Answers as the hub does: a redirect on its own host, then the file; or as its name says."""
 
-    status = 200
+    asked: ClassVar[list[tuple[str, str | None]]] = []
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
-        self.asked: Any = None
+    def do_GET(self) -> None:
+        self.asked.append((self.path, self.headers["Authorization"]))
+        model = self.path.split("/")[2]
+        if model == "gated":
+            self.send_response(403)
+        elif model == "elsewhere":
+            self.send_response(307)
+            self.send_header(
+                "Location", f"http://localhost:{cast(HTTPServer, self.server).server_port}/stolen"
+            )
+        elif self.path.startswith("/org/"):
+            self.send_response(307)
+            self.send_header("Location", "/api/resolve-cache/config.json")
+        else:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"num_hidden_layers": 3, "layer_types": ["mamba"]}')
+            return
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
-    def __call__(self, *_: Any) -> Opener:
-        return self
-
-    def open(self, request: Any, timeout: float) -> Opener:
-        self.asked = (request, timeout)
-        if self.error:
-            raise self.error
-        return self
-
-    def __enter__(self) -> Opener:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def log_message(self, *_: object) -> None:
         pass
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "said"),
-    [
-        (None, 200, ""),
-        (urllib.error.HTTPError("u", 403, "Forbidden", None, None), 403, ""),  # type: ignore[arg-type]
-        (urllib.error.HTTPError("u", 307, "Elsewhere", None, None), 307, ""),  # type: ignore[arg-type]
-        (urllib.error.URLError("Name or service not known"), None, "Name or service not known"),
-        (TimeoutError("timed out"), None, "timed out"),
-    ],
-)
-def test_the_hub_is_asked_with_the_token_and_for_a_status_alone(
-    error: Exception | None, status: int | None, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opener = Opener(error)
-    monkeypatch.setattr(urllib.request, "build_opener", opener)
-    hub = facts.ask_hub("org/name", "hf_secret")
-    assert (hub.status, hub.error, hub.token_given) == (status, said, True)
-    request, _ = opener.asked
-    assert request.get_method() == "HEAD"
-    assert request.full_url == "https://huggingface.co/org/name/resolve/main/config.json"
-    facts.ask_hub("org/name", "", "v1")
-    assert opener.asked[0].full_url.endswith("/org/name/resolve/v1/config.json")
-    assert request.get_header("Authorization") == "Bearer hf_secret"
+@pytest.fixture
+def hub_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[HubServer]]:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    HubServer.asked.clear()
+    with HTTPServer(("127.0.0.1", 0), HubServer) as server:
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        yield HubServer
+        server.shutdown()
 
 
-def test_a_redirect_does_not_take_the_token_elsewhere() -> None:
-    assert facts._NoRedirect().redirect_request("anything") is None  # type: ignore[func-returns-value]
+def test_the_hub_is_asked_with_the_token_for_the_config(hub_server: type[HubServer]) -> None:
+    answer, config = hub.ask("org/name", "hf_secret", "v1")
+    assert (answer.status, answer.error, answer.token_given) == (200, "", True)
+    assert config["num_hidden_layers"] == 3
+    assert hub_server.asked[0] == ("/org/name/resolve/v1/config.json", "Bearer hf_secret")
+    hub.ask("org/name", "")
+    assert ("/org/name/resolve/main/config.json", None) in hub_server.asked
+
+
+def test_a_redirect_does_not_take_the_token_elsewhere(hub_server: type[HubServer]) -> None:
+    answer, config = hub.ask("org/elsewhere", "hf_secret")
+    assert (answer.status, config) == (307, {})
+    assert len(hub_server.asked) == 1
+
+
+@pytest.mark.usefixtures("hub_server")
+def test_a_hub_that_refuses_is_a_status() -> None:
+    assert hub.ask("org/gated", "")[0].status == 403
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    answer, config = hub.ask("org/name", "")
+    assert (answer.status, config) == (None, {})
+    assert "refused" in answer.error
+
+
+@pytest.mark.usefixtures("no_engine_inside", "hub_server")
+def test_what_the_hub_says_of_a_model_is_known_before_it_is_fetched() -> None:
+    found = gathered({**LOOPBACK, "KVSHARE_MODEL": "org/name"}).model
+    assert (found.found, found.layers) == (False, 3)
+    assert "running state (mamba)" in found.unshareable
 
 
 def test_ucx_devices_are_read_from_ucx_info() -> None:

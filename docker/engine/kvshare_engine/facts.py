@@ -10,38 +10,27 @@ import resource
 import shutil
 import socket
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from kvshare.contract import DEMO_MODEL, Facts, Hub, Interface, Kind, Ucx
-from kvshare_engine import fingerprint, models, reach, server, transport
+from kvshare.contract import Facts, Interface, Kind, Ucx
+from kvshare_engine import fingerprint, hub, models, reach, server, transport
 from kvshare_engine.environment import LMCACHE_CONFIG, Controller, Server
 
-HUB = "https://huggingface.co"
-HUB_TIMEOUT_S = 5.0
 UCX_INFO_TIMEOUT_S = 15.0
 SYSFS_NET = Path("/sys/class/net")
 _TRANSPORT = re.compile(r"Transport:\s*(\S+)\s*\n#\s*Device:\s*(\S+)")
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is an answer; followed, it would take the token to another host."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
 def gather(of: Server, controller: Controller, hub_token: str) -> Facts:
     """Everything that can be told without starting the server."""
     memory, common = psutil.virtual_memory(), fingerprint.of_controller()
-    model = models.find(of.model, of.model_revision, of.device)
-    named = of.model != DEMO_MODEL and not of.model.startswith("/")
-    wanted_from_hub = named and not model.found and os.environ.get("HF_HUB_OFFLINE") in (None, "", "0")
+    model, answer = models.find(of.model, of.model_revision, of.device), None
+    if hub.has(of.model) and not model.found:
+        answer, config = hub.ask(of.model, hub_token, of.model_revision)
+        model = models.described(model, config, of.device)
     overrides = {name: value for name, value in os.environ.items() if name.startswith("LMCACHE_") and value}
     settings = {**server.lmcache_environment(of, controller), **overrides}
     return Facts(
@@ -54,7 +43,7 @@ def gather(of: Server, controller: Controller, hub_token: str) -> Facts:
         memlock=_memlock(),
         listening=reach.taken(),
         model=model,
-        hub=ask_hub(of.model, hub_token, of.model_revision) if wanted_from_hub else None,
+        hub=answer,
         ucx=ucx(of),
         versions=common.versions,
         patches=common.patch_ids,
@@ -80,21 +69,6 @@ def interfaces(sysfs: Path = SYSFS_NET) -> tuple[Interface, ...]:
         )
         for name, stats in sorted(psutil.net_if_stats().items())
     )
-
-
-def ask_hub(model: str, token: str, revision: str = "") -> Hub:
-    """Ask the hub for the model's config.json, and take no more of it than the status."""
-    address = os.environ.get("HF_ENDPOINT") or HUB
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    url = f"{address}/{model}/resolve/{revision or 'main'}/config.json"
-    request = urllib.request.Request(url, method="HEAD", headers=headers)
-    try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=HUB_TIMEOUT_S) as response:
-            return Hub(address, bool(token), status=response.status)
-    except urllib.error.HTTPError as error:
-        return Hub(address, bool(token), status=error.code)
-    except (OSError, ValueError) as error:
-        return Hub(address, bool(token), error=str(getattr(error, "reason", error)))
 
 
 def ucx(of: Server) -> Ucx:

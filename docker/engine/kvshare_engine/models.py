@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kvshare.contract import DEMO_MODEL, Model, folder_of
 from kvshare.refusals import INSTEAD, may_write, text_config, unshareable
-from kvshare_engine import demo_model
+from kvshare_engine import demo_model, hub
 from kvshare_engine.environment import refuse
 
 VOLUME = Path("/models")
@@ -23,7 +24,8 @@ def find(name: str, revision: str = "", device: str = "", volume: Path = VOLUME)
     found = config is not None
     if config is None and name == DEMO_MODEL:  # made at the first start
         config = demo_model.ARCHITECTURE
-    return _described(name, found, config or {}, device, found or name.startswith("/") or _may_write(volume))
+    writable = found or name.startswith("/") or _may_write(volume)
+    return described(Model(name, found, writable=writable), config or {}, device)
 
 
 def require(name: str, revision: str, device: str) -> str:
@@ -42,6 +44,9 @@ def require(name: str, revision: str, device: str) -> str:
             f"expected to put {name} into the models volume, which user {os.geteuid()} may not write; "
             f"chown {os.geteuid()} the folder that MODELS in .env names, on this machine"
         )
+    if hub.has(name) and not model.found:
+        _, config = hub.ask(name, os.environ.get("HF_TOKEN", ""), revision)
+        model = described(model, config, device)
     if model.unshareable:
         refuse(f"expected a model whose KV can be shared and found {name}: {model.unshareable}; {INSTEAD}")
     return str(demo_model.ensure(VOLUME / folder_of(name))) if name == DEMO_MODEL else name
@@ -70,18 +75,17 @@ def _folder(name: str, revision: str, volume: Path) -> Path | None:
     return folder / "snapshots" / (branch.read_text().strip() if branch.is_file() else revision)
 
 
-def _described(name: str, found: bool, whole: Mapping[str, Any], device: str, writable: bool) -> Model:
+def described(model: Model, whole: Mapping[str, Any], device: str) -> Model:
+    """The model with what its config.json says of it."""
     config = text_config(whole)
     heads = config.get("num_attention_heads")
     width = config.get("hidden_size")
-    return Model(
-        name=name,
-        found=found,
+    return replace(
+        model,
         layers=config.get("num_hidden_layers"),
         kv_heads=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or (width // heads if width and heads else None),
         dtype=config.get("dtype") or config.get("torch_dtype"),
         longest=config.get("max_position_embeddings"),
         unshareable=unshareable(whole, device),
-        writable=writable,
     )
