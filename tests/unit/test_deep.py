@@ -188,8 +188,8 @@ def test_clients_hang_up_and_what_stays_behind_is_seen(run: Run, stack: FakeStac
 def test_salts_and_adapters_that_are_ignored_are_seen(run: Run, stack: FakeStack) -> None:
     stack.adapters, stack.knows_identity = ("a",), False
     evidence = edit(proven(), "traffic.deep", run())
-    assert (result(evidence, "DEEP-02").result, result(evidence, "DEEP-03").result) == (ERROR, ERROR)
-    assert result(evidence, "DEEP-02").found == "KV of one salt for another: 256"
+    assert (result(evidence, "DEEP-01").result, result(evidence, "DEEP-03").result) == (ERROR, ERROR)
+    assert result(evidence, "DEEP-01").found == "KV of one salt for another: 256"
 
 
 def test_after_the_deadline_nothing_more_is_sent(run: Run) -> None:
@@ -264,7 +264,7 @@ def test_a_model_whose_answers_hang_on_nothing_cannot_tell_but_what_is_counted_i
     alike = edit_legs(build.deep(), CHANGED, moved(0.0))
     assert "cannot tell right KV from wrong" in result(alike, "DEEP-04").detail
     leak = edit_trials(alike, SALTS, lambda trial: replace(trial, sources=Sources(10, 0, 256)))
-    assert result(leak, "DEEP-02").result == ERROR
+    assert result(leak, "DEEP-01").result == ERROR
 
 
 @pytest.mark.parametrize("which", ["held", "asked", "honest"])
@@ -280,9 +280,11 @@ def test_what_was_to_be_computed_anew_and_was_not_judges_nothing() -> None:
     def warm(trial: Trial) -> Trial:
         return replace(trial, honest=tuple(replace(one, sources=Sources(10, 0, 256)) for one in trial.honest))
 
-    found = result(edit_trials(build.deep(), EDGES, warm), "DEEP-01")
-    assert found.result == ERROR
-    assert found.expected == "no KV for a salt that nobody used"
+    found = result(edit_trials(build.deep(), SALTS, warm), "DEEP-01")
+    assert (found.result, found.expected) == (ERROR, "no KV for a salt that nobody used")
+    for kind, identifier in ((EDGES, "DEEP-02"), (AT_ONCE, "DEEP-04")):
+        found = result(edit_trials(build.deep(), kind, warm), identifier)
+        assert found.detail.startswith("not checked: nothing to compare with (DEEP-01)")
 
 
 def test_tokens_that_part_ways_fail_though_they_are_as_likely() -> None:
@@ -305,7 +307,7 @@ def test_without_reuse_nothing_more_is_judged() -> None:
     evidence = edit_legs(
         build.deep(), "peer", lambda leg: replace(leg, sources=Sources(local_compute=leg.tokens))
     )
-    assert result(evidence, "DEEP-01").detail == "not checked because KV-PEER-01 failed"
+    assert result(evidence, "DEEP-02").detail == "not checked because KV-PEER-01 failed"
     assert result(evidence, "DEEP-03").result == SKIPPED
 
 
@@ -319,7 +321,7 @@ def test_without_reuse_nothing_more_is_judged() -> None:
         ((), (), True, True),
         (("images",), (), True, True),
         (("deep",), (), False, True),
-        (("DEEP-02",), (), False, True),
+        (("DEEP-01",), (), False, True),
         ((), ("deep",), True, False),
     ],
 )

@@ -85,14 +85,22 @@ class DeepRun:
     def run(self, pull_s: float) -> Deep:
         """Try everything; ``pull_s`` is how long a pull takes to its first token."""
         adapters = self._adapters_of_both()
-        self._try_edges()
         self._try_salts()
+        self._try_edges()
         self._try_adapters(adapters)
         self._try_at_once()
         pressure, hang_ups = self._press(), self._hang_up(max(pull_s, SOONEST_S))
         return Deep(adapters, tuple(self.trials), pressure, hang_ups)
 
     # --- what is tried --------------------------------------------------------------------------------------
+
+    def _try_salts(self) -> None:
+        request = self._short(salt=self._new_salt())
+        held = self._hold([request])
+        honest = (self._anew(request),)
+        for what, salt in (("KV of one salt for another", self._new_salt()), ("KV of a salt for none", None)):
+            self._try(SALTS, what, [replace(request, salt=salt)], held, 0, honest)
+        self._try(SALTS, "KV of a salt for itself", [request], held, self._due([request]), honest)
 
     def _try_edges(self) -> None:
         """A chunk more or less: prompts that end a token before a whole chunk, with it, and after it."""
@@ -105,14 +113,6 @@ class DeepRun:
             held = self._hold(requests)
             for length, request in zip(lengths, requests, strict=True):
                 self._try(EDGES, f"a prompt of {length} tokens", [request], held, self._due([request]))
-
-    def _try_salts(self) -> None:
-        request = self._short(salt=self._new_salt())
-        held = self._hold([request])
-        honest = (self._anew(request),)
-        for what, salt in (("KV of one salt for another", self._new_salt()), ("KV of a salt for none", None)):
-            self._try(SALTS, what, [replace(request, salt=salt)], held, 0, honest)
-        self._try(SALTS, "KV of a salt for itself", [request], held, self._due([request]), honest)
 
     def _try_adapters(self, adapters: Sequence[str]) -> None:
         if not adapters:

@@ -27,24 +27,23 @@ _IMAGES = 'make verify ARGS="--only images" names a patch that is missing'
 _NOT_SENT = NotChecked("its requests were not sent: they come with --deep")
 
 
-@CHECKS.check("DEEP-01", "a prompt that ends at a chunk's edge takes its whole chunks alone", _PROVEN)
-def _edges(evidence: Evidence) -> Outcome:
-    """A token less than whole chunks, as many, and one more; the last token of a prompt is always computed.
-
-    Every check of this category compares an answer with the same prompt's that decode computes itself, within
-    the [tolerance](#tolerance), and counts the tokens that came from the peer. One that cannot tell right KV
-    from wrong says so as KV-RIGHT-01 does.
-    """
-    return _judged(evidence, EDGES)
-
-
-@CHECKS.check("DEEP-02", "a `cache_salt` is answered from its own KV alone", _PROVEN)
+@CHECKS.check("DEEP-01", "a `cache_salt` is answered from its own KV alone", _PROVEN)
 def _salts(evidence: Evidence) -> Outcome:
     """Nothing for another salt or for none, all whole chunks for the same: [security.md](security.md).
 
     Tenants share KV: IMG-02 says whether `identity` is in the image. Until then keep one tenant a pair.
+
+    Every check of this category counts the tokens that came from the peer, and compares an answer, within the
+    [tolerance](#tolerance), with the same prompt's that decode computes itself under a salt that nobody used.
+    One that cannot tell right KV from wrong says so as KV-RIGHT-01 does.
     """
     return _judged(evidence, SALTS)
+
+
+@CHECKS.check("DEEP-02", "a prompt that ends at a chunk's edge takes its whole chunks alone", _PROVEN)
+def _edges(evidence: Evidence) -> Outcome:
+    """A token less than whole chunks, as many, and one more; a prompt's last token is always computed."""
+    return _judged(evidence, EDGES)
 
 
 @CHECKS.check("DEEP-03", "an adapter is answered from its own KV alone", _PROVEN)
@@ -134,7 +133,7 @@ def _judged(evidence: Evidence, kind: str) -> Outcome:
     trials = [trial for trial in deep.trials if trial.kind == kind] if deep else []
     if not trials:
         return _NOT_SENT
-    for judge in (_unanswered, _wrong_tokens, _wrong_answers):
+    for judge in (_unanswered, _wrong_tokens, _not_anew, _wrong_answers):
         failures = (failed for trial in trials if (failed := judge(evidence, trial)))
         if (first := next(failures, None)) is not None:
             return first
@@ -166,10 +165,17 @@ def _wrong_tokens(evidence: Evidence, trial: Trial) -> Failed | None:
     pulled = trial.sources.external_kv_transfer
     if trial.due is not None and pulled != trial.due:
         return Failed(f"{trial.due} tokens from the peer", f"{trial.what}: {pulled}", ("decode",), fix)
+    return None
+
+
+def _not_anew(_: Evidence, trial: Trial) -> Failed | NotChecked | None:
+    """Judge whether what was to be computed anew was: without that there is nothing to compare with."""
     warm = next((leg for leg in trial.honest if leg.leg == ANEW and not _is_cold(leg)), None)
     if warm is None:
         return None
     found = f"{trial.what}, computed anew: {leg_found(warm)}"
+    if trial.kind != SALTS:
+        return NotChecked(f"nothing to compare with (DEEP-01): {found}")
     return Failed("no KV for a salt that nobody used", found, ("decode",), _IMAGES)
 
 
