@@ -151,6 +151,11 @@ def test_a_crowd_comes_at_once(run: Run, stack: FakeStack) -> None:
     assert pulled(trial) == 8 * 256
 
 
+def test_a_crowd_is_as_large_as_prefill_can_hold(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deep, "CROWD_TOKENS", 3 * 266)
+    assert [trial.what for trial in of(run(), AT_ONCE)] == ["3 prompts at once"]
+
+
 def test_memory_is_filled_until_requests_have_to_leave_it(run: Run, stack: FakeStack) -> None:
     seen = run()
     assert seen.pressure is not None

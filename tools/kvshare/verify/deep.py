@@ -40,7 +40,7 @@ SEEDS_AWAY = 500_000  # from the seed of the proof's prompts
 ANSWER_TOKENS = 8
 LENGTHS = 3  # of whole chunks, at whose edges prompts end
 MOST_ADAPTERS = 2
-CROWD = 8
+CROWD, CROWD_TOKENS = 8, 32_768  # prompts at most, and their tokens, all of which prefill has to hold
 FEWEST_PRESSERS, MOST_PRESSERS = 2, 32  # requests at once that are to fill decode's memory
 WAITING = 2  # more of them than fit
 PRESSED_TOKENS = 64  # that each of them generates
@@ -126,9 +126,11 @@ class DeepRun:
                 self._try(ADAPTERS, what, [replace(request, model=model)], held, due)
 
     def _try_at_once(self) -> None:
-        requests = [self._short() for _ in range(CROWD)]
+        first = self._short()
+        number = max(2, min(CROWD, CROWD_TOKENS // len(first.prompt)))
+        requests = [first, *(self._short() for _ in range(number - 1))]
         held = self._hold(requests)
-        self._try(AT_ONCE, f"{CROWD} prompts at once", requests, held, self._due(requests))
+        self._try(AT_ONCE, f"{number} prompts at once", requests, held, self._due(requests))
 
     def _press(self) -> Pressure | None:
         """Fill decode's memory with prompts that it pulls, until requests have to leave it and come again.

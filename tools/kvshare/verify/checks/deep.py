@@ -60,7 +60,7 @@ def _adapters(evidence: Evidence) -> Outcome:
 
 @CHECKS.check("DEEP-04", "prompts that come at once get each its own KV", _PROVEN)
 def _at_once(evidence: Evidence) -> Outcome:
-    """Eight of them; vLLM counts their tokens in one sum.
+    """Eight of them, or fewer long ones; vLLM counts their tokens in one sum.
 
     Too few tokens: LMCache gave up at `lookup_timeout_ms` (KV-PEER-06), the link or the machine is too busy.
     """
