@@ -144,7 +144,7 @@ def test_an_answer_is_computed_anew_under_a_salt_of_its_own(run: Run) -> None:
 
 
 def test_a_crowd_comes_at_once(run: Run, stack: FakeStack) -> None:
-    stack.decode.first_token_s = 0.05
+    stack.decode.first_token_s = 0.02
     stack.decode.memory = (CROWD * 3 - 3, 128)  # of which the last one is too many
     (trial,) = of(run(), AT_ONCE)
     assert stack.decode.preemptions > 0
@@ -290,6 +290,20 @@ def test_what_was_to_be_computed_anew_and_was_not_judges_nothing() -> None:
     for kind, identifier in ((EDGES, "DEEP-02"), (AT_ONCE, "DEEP-04")):
         found = result(edit_trials(build.deep(), kind, warm), identifier)
         assert found.detail.startswith("not checked: nothing to compare with (DEEP-01)")
+
+
+@pytest.mark.parametrize(
+    ("sources", "found"),
+    [
+        (Sources(10, 64, 192), "KV of a salt for itself: 192, and 64 from its own cache"),
+        (Sources(510, 0, 256), "KV of a salt for itself: 766 counted"),
+    ],
+)
+def test_every_token_is_accounted_for(sources: Sources, found: str) -> None:
+    def change(trial: Trial) -> Trial:
+        return replace(trial, sources=sources) if trial.due else trial
+
+    assert result(edit_trials(build.deep(), SALTS, change), "DEEP-01").found == found
 
 
 def test_tokens_that_part_ways_fail_though_they_are_as_likely() -> None:

@@ -162,9 +162,16 @@ def _wrong_tokens(evidence: Evidence, trial: Trial) -> Failed | None:
     if trial.sources is None:
         found = "the server does not count vllm:prompt_tokens_by_source"
         return Failed("prompt tokens by source", f"{trial.what}: {found}", ("decode",), fix)
-    pulled = trial.sources.external_kv_transfer
-    if trial.due is not None and pulled != trial.due:
-        return Failed(f"{trial.due} tokens from the peer", f"{trial.what}: {pulled}", ("decode",), fix)
+    if trial.due is None:
+        return None
+    seen, sent = trial.sources, sum(leg.tokens for leg in trial.asked)
+    if seen.external_kv_transfer != trial.due or seen.local_cache_hit:
+        own = f", and {seen.local_cache_hit} from its own cache" if seen.local_cache_hit else ""
+        found = f"{trial.what}: {seen.external_kv_transfer}{own}"
+        return Failed(f"{trial.due} tokens from the peer", found, ("decode",), fix)
+    if seen.total != sent:
+        found = f"{trial.what}: {seen.total} counted"
+        return Failed(f"{sent} prompt tokens", found, ("decode",), f"{ALONE}, with --deep")
     return None
 
 
@@ -191,7 +198,7 @@ def _wrong_answers(evidence: Evidence, trial: Trial) -> Failed | None:
         found = f"{trial.what}: {many} off by more, {leg.request_id} by {off:.3g}"
     else:
         found = f"{trial.what}: token {parted[0].position + 1} is another, {parted[0].gap:.3g} less likely"
-    expected = f"off by {limit.value:.2g} at most from what decode computes itself"
+    expected = f"off by {limit.value:.2g} at most from the right answer"
     return Failed(expected, found, ("decode",), f"trust no answer of this pair; {_IMAGES}")
 
 
