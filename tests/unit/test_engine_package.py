@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docker/engine"))
 
+from kvshare.contract import Hub, folder_of  # noqa: E402
 from kvshare.refusals import refusal_of, refusal_of_drafts  # noqa: E402
 from kvshare_engine import controller, fingerprint, health, hub, models, server, transport  # noqa: E402
 from kvshare_engine.environment import Controller, Server  # noqa: E402
@@ -251,7 +253,7 @@ def test_a_model_path_that_is_not_there_is_refused(
 @pytest.fixture
 def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(models, "VOLUME", tmp_path)
-    monkeypatch.setattr(hub, "ask", lambda *_: (None, {}))
+    monkeypatch.setattr(hub, "ask", lambda *_: (Hub("https://hub", False, 200), {}))
     return tmp_path
 
 
@@ -282,10 +284,35 @@ def test_a_model_that_is_there_needs_no_room(volume: Path, monkeypatch: pytest.M
 def test_a_model_of_the_hubs_is_refused_before_it_is_fetched(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(hub, "ask", lambda *_: (None, {"is_encoder_decoder": True}))
+    monkeypatch.setattr(hub, "ask", lambda *_: (Hub("https://hub", False, 200), {"is_encoder_decoder": True}))
     with pytest.raises(SystemExit):
         models.require("some/model", "", "cpu")
     assert "found some/model: it is an encoder-decoder" in capsys.readouterr().err
+
+
+@pytest.fixture
+def no_hub(volume: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The models volume, where the hub cannot be reached."""
+    monkeypatch.setattr(hub, "ask", lambda *_: (Hub("https://hub", False, error="no route to host"), {}))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    return volume
+
+
+def test_what_was_fetched_is_served_without_the_hub(no_hub: Path) -> None:
+    fetched = no_hub / folder_of("some/model") / "snapshots/abc"
+    fetched.mkdir(parents=True)
+    (fetched / "config.json").write_text("{}")
+    assert models.require("some/model", "", "cpu") == "some/model"
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_hub_that_cannot_be_reached_is_named_where_nothing_was_fetched(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        models.require("some/model", "", "cpu")
+    assert "https://hub cannot be reached (no route to host)" in capsys.readouterr().err
 
 
 def test_a_model_that_shares_no_kv_is_refused_before_its_weights_load(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kvshare.contract import DEMO_MODEL, Model, folder_of
+from kvshare.contract import DEMO_MODEL, Hub, Model, folder_of
 from kvshare.refusals import INSTEAD, may_write, text_config, unshareable
 from kvshare_engine import demo_model, hub
 from kvshare_engine.environment import refuse
@@ -44,12 +44,26 @@ def require(name: str, revision: str, device: str) -> str:
             f"expected to put {name} into the models volume, which user {os.geteuid()} may not write; "
             f"chown {os.geteuid()} the folder that MODELS in .env names, on this machine"
         )
-    if hub.has(name) and not model.found:
-        _, config = hub.ask(name, os.environ.get("HF_TOKEN", ""), revision)
-        model = described(model, config, device)
+    if hub.has(name):
+        answer, config = hub.ask(name, os.environ.get("HF_TOKEN", ""), revision)
+        if answer.error:
+            _do_without(answer, model)
+        elif not model.found:
+            model = described(model, config, device)
     if model.unshareable:
         refuse(f"expected a model whose KV can be shared and found {name}: {model.unshareable}; {INSTEAD}")
     return str(demo_model.ensure(VOLUME / folder_of(name))) if name == DEMO_MODEL else name
+
+
+def _do_without(unreached: Hub, model: Model) -> None:
+    """Let vLLM take what was fetched before; it would ask again and again, for minutes, and then end."""
+    if not model.found:
+        refuse(
+            f"expected {model.name} in the models volume or from the hub, and {unreached.address} cannot be "
+            f"reached ({unreached.error}); put the model there, and its path into MODEL in .env"
+        )
+    print(f"kvshare: {unreached.address} cannot be reached, {model.name} is taken as it was fetched before")
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def _config(folder: Path | None) -> dict[str, Any] | None:
