@@ -170,7 +170,7 @@ def _model_there(evidence: Evidence) -> Outcome:
     """In the models volume, or on the hub, which is asked from that machine with the token of HF_TOKEN_FILE.
 
     Accept a gated model's licence on the hub. Without a way there, put the model into the models volume and
-    set MODEL to its path.
+    set MODEL to its path. A folder that MODELS names is written by user 2000, who the servers are.
     """
     bad = {n: wrong for n, facts in evidence.seen.items() if (wrong := _model_missing(facts))}
     if bad:
