@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from kvshare.servers import metrics
-from tests.scenarios.conftest import Rig, letters, run_beside_models
+from tests.scenarios.conftest import Outcome, Rig, letters, run_beside_models
 
 HERE = Path(__file__).parent / "tenants"
 BASE, TOKENS, WHOLE_CHUNKS = "/models/kvshare-demo", 700, 512
@@ -136,6 +136,19 @@ def test_a_request_that_is_not_to_be_saved_does_not_wait() -> None:
     answer = DECODE.ask(prompt(5), kv_transfer_params={"lmcache.skip_save": True})
     assert time.monotonic() - began < 3.0  # LOOKUP_TIMEOUT_MS, which such a request waited for
     assert answer.pulled == 0
+
+
+def test_verify_deep_proves_it_with_these_options(stack: Rig) -> None:
+    outcome = stack.verify("--deep")
+    assert outcome.code == 0, outcome.said
+    results = {name: check["result"] for name, check in deep(outcome).items()}
+    assert results == dict.fromkeys((f"DEEP-0{number}" for number in range(1, 7)), "success")
+
+
+def deep(outcome: Outcome) -> dict[str, dict[str, Any]]:
+    """The checks that --deep adds, by their ids."""
+    (found,) = (one for one in outcome.report["categories"] if one["name"] == "deep")
+    return {check["id"]: check for check in found["checks"]}
 
 
 def test_the_servers_are_those_that_were_started(stack: Rig) -> None:
