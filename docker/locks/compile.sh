@@ -42,9 +42,10 @@ image lmcache-source.txt lmcache-source.in --no-deps --no-binary lmcache
 image build.txt build.in
 image sbom.txt sbom.in
 
-# The tool: with Docker's SDK on the operator's machine, whatever its Python from 3.11 on, and without it in the client image.
+# The tool: with Docker's SDK on the operator's machine, whatever its Python from 3.11 on; without it, and with the gateway, in
+# the client image.
 tool=../../tools/pyproject.toml
 "$lock" client.txt "$tool" build.in --extra operator --universal
-"$lock" dev.txt "$tool" build.in dev.in --extra operator --constraints client.txt --universal
-image client-image.txt "$tool" --constraints client.txt
+"$lock" dev.txt "$tool" build.in dev.in --extra operator --extra gateway --constraints client.txt --universal
+image client-image.txt "$tool" --extra gateway --constraints client.txt
 image image-tests.txt image-tests.in --constraints dev.txt

@@ -12,6 +12,7 @@ from kvshare.commands.demo import demo
 from kvshare.commands.doctor import doctor
 from kvshare.commands.down import down
 from kvshare.commands.engine import engine
+from kvshare.commands.gateway import gateway
 from kvshare.commands.image import image
 from kvshare.commands.logs import logs
 from kvshare.commands.plan import plan
@@ -39,6 +40,6 @@ def main() -> None:
 
 for command in (
     demo, up, down, doctor, engine, image, ship, push, pull, status, logs, bundle, ports, verify, bench,
-    plan, send_legs, bench_client,
+    plan, send_legs, bench_client, gateway,
 ):  # fmt: skip
     main.add_command(command)

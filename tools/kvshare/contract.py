@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 ANY_ADDRESS = ("0.0.0.0", "::")
 FINGERPRINT = "/tmp/kvshare/fingerprint.json"  # where a container of the engine image writes its own
+DRAINED = (
+    "/tmp/drained"  # of the gateway: a file there named as a server's place, HOST:PORT, keeps requests off it
+)
 
 # --- the ranks of a server: processes that compute a layer together, each on a GPU of its own ---------------
 

@@ -1,0 +1,1 @@
+"""One endpoint over all servers: a long prompt is computed on prefill first, then decode answers."""
