@@ -23,7 +23,7 @@ DEVICES = {
     "cuda": "compose.yaml",
     "rdma": "compose.yaml:compose.rdma.yaml",
 }
-PROFILES = ("controller", "prefill", "decode", "client")
+PROFILES = ("controller", "prefill", "decode", "gateway", "client")
 GOLDEN = Path(__file__).parent / "golden"
 VLLM_CACHE = "/home/kvshare/.cache/vllm"  # vLLM's own default: ~/.cache/vllm
 # The original's two machines.
@@ -70,9 +70,10 @@ def test_rendered_configuration_is_the_golden_one(device: str, profile: str, upd
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_profile_starts_its_role_and_prefill_brings_the_controller(device: str) -> None:
+def test_a_profile_starts_its_role_and_prefill_brings_controller_and_gateway(device: str) -> None:
     assert set(services(device, "controller")) == {"controller"}
-    assert set(services(device, "prefill")) == {"controller", "prefill"}
+    assert set(services(device, "prefill")) == {"controller", "prefill", "gateway"}
+    assert set(services(device, "gateway")) == {"gateway"}
     assert set(services(device, "decode")) == {"decode"}
     assert set(services(device, "client")) == {"client"}
 
@@ -90,7 +91,7 @@ def test_a_models_folder_is_mounted_only_by_its_absolute_path() -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", ["controller", "prefill", "decode", "client"])
+@pytest.mark.parametrize("name", ["controller", "prefill", "decode", "gateway", "client"])
 def test_every_service_is_hardened(device: str, name: str) -> None:
     service = services(device)[name]
     assert service["cap_drop"] == ["ALL"]
@@ -110,6 +111,16 @@ def test_everything_that_serves_restarts_and_says_whether_it_is_healthy(device: 
     assert service["restart"] == "unless-stopped"
     assert service["healthcheck"]["test"] == ["CMD", "python", "-m", "kvshare_engine", "health"]
     assert "stop_grace_period" in service
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_gateway_restarts_says_whether_it_is_healthy_and_knows_every_decode_node(device: str) -> None:
+    service = services(device, DECODE_HOSTS="192.168.110.97,192.168.110.98")["gateway"]
+    assert service["restart"] == "unless-stopped"
+    assert "healthcheck" in service
+    assert service["environment"]["KVSHARE_GATEWAY_DECODES"] == "192.168.110.97,192.168.110.98"
+    alone = services(device, DECODE_HOST="192.168.110.97")["gateway"]
+    assert alone["environment"]["KVSHARE_GATEWAY_DECODES"] == "192.168.110.97"
 
 
 def test_servers_are_pinned_to_their_own_gpus() -> None:
@@ -135,8 +146,11 @@ def test_the_same_engine_image_is_controller_prefill_and_decode() -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_no_two_services_listen_on_one_port(device: str) -> None:
     facts = yaml.safe_load((ROOT / "compose.yaml").read_text())["x-kvshare"]
-    ports = [v for group in facts.values() for k, v in group.items() if k.endswith("_PORT")]
-    assert len(ports) == 12
+    of_others = tuple(f"KVSHARE_GATEWAY_{name}_PORT" for name in ("CONTROLLER", "PREFILL", "DECODE"))
+    ports = [
+        v for group in facts.values() for k, v in group.items() if k.endswith("_PORT") and k not in of_others
+    ]
+    assert len(ports) == 13
     assert len(set(ports)) == len(ports)
     environments = services(device)
     assert environments["decode"]["environment"]["KVSHARE_API_PORT"] == str(

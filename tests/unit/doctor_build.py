@@ -22,7 +22,7 @@ from kvshare.doctor.evidence import (
 from kvshare.doctor.network import private, required
 from kvshare.site.disk import GIB
 from kvshare.site.images import Image
-from kvshare.stack.members import Controller, Server, Stack
+from kvshare.stack.members import Member, Server, Stack
 from tests.unit.build import STACK
 
 MACHINES = {"default": "machine-a", "gpu-b": "machine-b"}
@@ -72,9 +72,9 @@ def facts(machine: str, server: Server) -> Facts:
     )
 
 
-def environment(member: Controller | Server) -> dict[str, str]:
+def environment(member: Member) -> dict[str, str]:
     shared = {"PYTHONHASHSEED": "123"}
-    if isinstance(member, Controller):
+    if not isinstance(member, Server):
         return shared
     server = {"KVSHARE_MODEL": "demo", "KVSHARE_DTYPE": "float32", "KVSHARE_MAX_MODEL_LEN": "1600"}
     return {**shared, **server, "KVSHARE_TRANSPORT": "tcp"}

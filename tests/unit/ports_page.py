@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
+
 from kvshare.config.settings import Settings
 from kvshare.site.native import stack_of
 from kvshare.stack.firewall import machine_of, nft, ufw
-from kvshare.stack.members import Stack
+from kvshare.stack.members import Gateway, Stack
 from kvshare.stack.ports import Port, registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,11 +70,13 @@ The same for ufw:
 def default_stack(**decisions: str) -> Stack:
     """The stack of compose.yaml on the original's machines; what else it leaves open has its default."""
     stack = stack_of(Settings(ROOT, {"DEVICE": "cuda", **decisions}))
+    port = yaml.safe_load((ROOT / "compose.yaml").read_text())["x-kvshare"]["gateway"]["KVSHARE_GATEWAY_PORT"]
     return replace(
         stack,
         controller=replace(stack.controller, host=PREFILL_HOST),
         prefill=replace(stack.prefill, host=PREFILL_HOST),
         decodes=(replace(stack.decode, host=DECODE_HOST, context="gpu-b"),),
+        gateway=Gateway("gateway", "gateway", "default", PREFILL_HOST, port),
     )
 
 

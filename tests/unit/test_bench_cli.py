@@ -28,7 +28,7 @@ from kvshare.contract import Fingerprint, Hardware, Machine, Nic
 from kvshare.site import compose, containers
 from kvshare.site.base import NONE, Started, State, Variables
 from kvshare.site.containers import Containers
-from kvshare.stack.members import Controller, Server
+from kvshare.stack.members import Member
 from tests.unit.bench_build import document
 from tests.unit.build import STACK
 from tests.unit.fake_stack import FakeStack, serve
@@ -77,7 +77,7 @@ class Site(Containers):
         names = [member.name for member in self.stack.members]
         return {name: State(name, "running", image_id="sha256:0123") for name in names}
 
-    def beside(self, member: Controller | Server, *command: str, environment: Variables = NONE) -> Started:
+    def beside(self, member: Member, *command: str, environment: Variables = NONE) -> Started:
         del member, environment
         said = json.dumps(CONFIG) if command[0] == "sh" else records.dumps(HARDWARE)
         return nullcontext(Printing(said))

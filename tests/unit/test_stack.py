@@ -41,11 +41,13 @@ def test_facts_come_from_x_kvshare(config: dict[str, Any]) -> None:
     assert (found.prefill.instance, found.decode.instance) == ("lmcache_instance_1", "lmcache_instance_2")
 
 
-def test_contexts_come_from_the_settings_and_the_controller_lives_beside_prefill(
+def test_contexts_come_from_the_settings_and_controller_and_gateway_live_beside_prefill(
     config: dict[str, Any],
 ) -> None:
     found = stack.parse_stack([config], SETTINGS)
-    assert [member.context for member in found.members] == ["default", "default", "gpu-b"]
+    assert [member.context for member in found.members] == ["default", "default", "gpu-b", "default"]
+    assert found.gateway is not None
+    assert found.gateway.url == "http://prefill_host.example:8000"
     assert found.contexts == ("default", "gpu-b")
     assert found.where("decode") == "decode on decode_host.example (context gpu-b)"
 
@@ -107,9 +109,15 @@ def test_members_of_one_context_that_want_one_port_are_refused(
 def test_a_pair_is_the_stack_with_one_decode_node(config: dict[str, Any]) -> None:
     values = {"DEVICE": "cpu", "DECODE_HOSTS": "a,b", "DECODE_CONTEXTS": "gpu-b,gpu-c"}
     found = stack.parse_stack([config, config], Settings(Path("/nowhere"), values))
-    assert [member.name for member in found.members] == ["controller", "prefill", "decode-1", "decode-2"]
+    assert [member.name for member in found.members] == [
+        "controller",
+        "prefill",
+        "decode-1",
+        "decode-2",
+        "gateway",
+    ]
     assert [pair.decode.name for pair in found.pairs()] == ["decode-1", "decode-2"]
-    assert [len(pair.members) for pair in found.pairs()] == [3, 3]
+    assert [len(pair.members) for pair in found.pairs()] == [4, 4]
 
 
 def test_every_compose_command_names_its_context() -> None:

@@ -15,7 +15,7 @@ from kvshare.config.settings import Settings
 from kvshare.operate import status
 from kvshare.site.containers import Containers
 from tests.conftest import ROOT
-from tests.unit.build import STACK, edit, proven
+from tests.unit.build import STACK
 from tests.unit.fake_docker import FakeDocker
 from tests.unit.test_cli import invoke
 
@@ -70,7 +70,7 @@ def test_a_rank_that_the_controller_does_not_know_is_named(
     running: FakeDocker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del running
-    two = edit(proven(), "stack.decodes", (replace(STACK.decode, worker_ports=(8501, 8511)),)).stack
+    two = replace(STACK, decodes=(replace(STACK.decode, worker_ports=(8501, 8511)),))
     monkeypatch.setattr("kvshare.site.compose.read_stack", lambda _: two)
     result = invoke("status")
     assert result.exit_code == 1

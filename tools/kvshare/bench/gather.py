@@ -34,7 +34,7 @@ _UNKNOWN = Fingerprint(role="")
 def require_running(site: Site) -> None:
     """CouldNotCheckError names the first member that is not running."""
     found = site.look()
-    for member in site.stack.members:
+    for member in site.stack.engines:
         if member.context in site.silent:
             raise CouldNotCheckError(site.silent[member.context].message)
         if member.name not in found or found[member.name].status != "running":
@@ -47,7 +47,7 @@ def fingerprints(site: Site) -> dict[str, Fingerprint]:
     """Return by node what its engine wrote of itself at its start; nothing of one that cannot be read."""
     return {
         member.name: _asked(Fingerprint, partial(site.fingerprint, member)) or _UNKNOWN
-        for member in site.stack.members
+        for member in site.stack.engines
     }
 
 
@@ -55,7 +55,7 @@ def run_fingerprint(site: Site, prints: Mapping[str, Fingerprint]) -> RunFingerp
     """Return what runs where; the hash leaves out what two fair runs may differ in, as addresses."""
     settings, states = site.settings, site.look()
     found: dict[str, Any] = {}
-    for member in site.stack.members:
+    for member in site.stack.engines:
         own, state = prints[member.name], states.get(member.name)
         probe = (*PROBE, "hardware", own.ucx.get("UCX_NET_DEVICES", ""))
         hardware = _asked(Hardware, partial(_said, site, member, *probe))

@@ -8,6 +8,11 @@ from kvshare.commands import options
 from kvshare.config.settings import Settings, find_root
 from kvshare.stack.members import Stack
 
+ASK = """
+Ask it:
+curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{{"messages": [{{"role": "user", "content": "Hello"}}], "max_tokens": 16}}'"""
+
 
 @click.command()
 @options.TIMEOUT
@@ -32,11 +37,16 @@ def _require_ready(settings: Settings, stack: Stack) -> None:
 
 
 def _verify(settings: Settings) -> int:
+    """Verify, print the report, and how to go on."""
     from kvshare.progress import step
+    from kvshare.site.compose import read_stack
     from kvshare.verify import checks, judgement, report
     from kvshare.verify import run as operator
 
     with step("Verify") as current:
         judged = operator.verify(settings, operator.Options(), checks.select((), ()), current.detail)
     report.render(judged, "table", sys.stdout)
+    gateway = read_stack(settings).gateway
+    if gateway is not None:
+        click.echo(ASK.format(url=gateway.url))
     return judgement.exit_code_of(judged)

@@ -10,7 +10,7 @@ from kvshare.config.settings import find_root, load_settings, validate_node
 @click.argument("node", default="all")
 @options.TIMEOUT
 def up(node: str, timeout_s: float) -> None:
-    """Start NODE and wait until it is healthy: prefill (brings the controller), decode, or all.
+    """Start NODE and wait until it is healthy: prefill (brings controller and gateway), decode, or all.
 
     Of several decode nodes, decode means each, and decode-2 the second. Says which engine and host it acts on
     before it does.

@@ -155,7 +155,7 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
 
 def validate_node(name: str, settings: Settings) -> str:
     """Return ``name`` if it is a node, else KvshareError with the nearest one."""
-    known = ("prefill", "all", "decode", *(node.name for node in settings.decode_nodes))
+    known = ("prefill", "all", "decode", "gateway", *(node.name for node in settings.decode_nodes))
     if name not in known:
         raise KvshareError(f"NODE={name} is no node{did_you_mean(name, known)}")
     return name

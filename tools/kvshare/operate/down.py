@@ -1,12 +1,23 @@
-"""Stop a stack."""
+"""Stop a stack, or one node of it."""
 
-from collections.abc import Iterable
+import json
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 
 from kvshare.config.settings import Settings
+from kvshare.contract import DRAINED
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.progress import step
 from kvshare.site import compose
+from kvshare.site.base import Site, answered, fetch
+from kvshare.site.containers import Containers
 from kvshare.site.engine import engine
+from kvshare.stack.members import Member, Server, Stack, by_context
+
+DRAIN_S = 120.0
+POLL_S = 0.5
 
 
 def stop(settings: Settings, names: Iterable[str]) -> None:
@@ -27,3 +38,41 @@ def stop(settings: Settings, names: Iterable[str]) -> None:
         raise failed[0]
     if failed:
         raise CouldNotCheckError(" ".join(error.message for error in failed))
+
+
+def stop_members(settings: Settings, stack: Stack, members: Sequence[Member]) -> None:
+    """Stop and remove these members alone; a server gets nothing new first, and ends what runs there.
+
+    Raises:
+        CouldNotCheckError: if an engine does not answer.
+    """
+    site = Containers(stack, settings)
+    for member in members:
+        if isinstance(member, Server) and stack.gateway not in (None, *members):
+            with (
+                step(f"Wait until {member.name} has answered what it was sent"),
+                suppress(CouldNotCheckError),
+            ):
+                drain(site, f"{member.host}:{member.api_port}", DRAIN_S)
+    for context, services in by_context(members).items():
+        with step(f"Stop {', '.join(services)} on context {context}"):
+            compose.run(settings, context, "rm", "--stop", "--force", *services)
+
+
+def drain(site: Site, place: str, limit_s: float) -> bool:
+    """Keep new requests off the server at ``HOST:PORT``; return whether those that ran there ended in time.
+
+    CouldNotCheckError where the gateway does not answer.
+    """
+    gateway = site.stack.gateway
+    if gateway is None:
+        return True
+    answered(site.beside(gateway, "touch", f"{DRAINED}/{place}"))
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        nodes = json.loads(fetch(partial(site.beside, gateway), f"{gateway.url}/health"))["nodes"]
+        node = next((node for node in nodes if node["place"] == place), None)
+        if node is None or (node["drained"] and not node["running"]):
+            return True
+        time.sleep(POLL_S)
+    return False

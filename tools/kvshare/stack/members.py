@@ -69,18 +69,44 @@ class Controller:
         return f"http://{self.host}:{self.http_port}"
 
 
-Member = Controller | Server
+@dataclass(frozen=True)
+class Gateway:
+    """The one endpoint over all servers, which runs on the prefill node."""
+
+    service: str
+    name: str
+    context: str
+    host: str
+    port: int
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Every TCP port that it listens on."""
+        return (self.port,)
+
+    @property
+    def url(self) -> str:
+        """Where the OpenAI API answers, whichever server computes."""
+        return f"http://{self.host}:{self.port}"
+
+
+EngineMember = Controller | Server  # what runs the engine image
+Member = EngineMember | Gateway
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The whole system: one controller, one prefill server, and the decode servers."""
+    """The whole system: one controller, one prefill server, the decode servers, and the gateway.
+
+    Plain processes have no gateway.
+    """
 
     project: str
     device: str
     controller: Controller
     prefill: Server
     decodes: tuple[Server, ...]
+    gateway: Gateway | None = None
 
     @property
     def decode(self) -> Server:
@@ -98,9 +124,14 @@ class Stack:
         return tuple(replace(self, decodes=(d,)) for d in self.decodes if node in (None, d.name))
 
     @property
+    def engines(self) -> tuple[EngineMember, ...]:
+        """What runs the engine image, and says what it is by a fingerprint."""
+        return (self.controller, self.prefill, *self.decodes)
+
+    @property
     def members(self) -> tuple[Member, ...]:
         """Everything that runs for good, in the order of start."""
-        return (self.controller, self.prefill, *self.decodes)
+        return (*self.engines, *([self.gateway] if self.gateway else []))
 
     @property
     def contexts(self) -> tuple[str, ...]:
@@ -134,6 +165,7 @@ def parse_stack(configs: Sequence[Mapping[str, Any]], settings: Settings) -> Sta
                 _server("decode", node.name, config["x-kvshare"], node.context, settings.device)
                 for node, config in zip(settings.decode_nodes, configs, strict=True)
             ),
+            gateway=_gateway(facts["gateway"], settings) if "gateway" in facts else None,
         )
     except KeyError as missing:
         raise KvshareError(f"compose.yaml has no {missing} where x-kvshare should state it.") from None
@@ -143,15 +175,15 @@ def parse_stack(configs: Sequence[Mapping[str, Any]], settings: Settings) -> Sta
 
 
 def members_of(stack: Stack, node: str) -> tuple[Member, ...]:
-    """Return the members of a node: prefill brings the controller, all is everything.
+    """Return the members of a node: prefill brings controller and gateway, all is everything.
 
     ``decode`` is every decode node; one of several is meant by its own name, such as ``decode-2``.
     """
     if node == "all":
         return stack.members
     if node == "prefill":
-        return (stack.controller, stack.prefill)
-    return tuple(member for member in stack.decodes if node in ("decode", member.name))
+        return tuple(member for member in stack.members if member not in stack.decodes)
+    return tuple(member for member in stack.members if node in (member.service, member.name))
 
 
 def by_context(members: Iterable[Member]) -> dict[str, list[str]]:
@@ -197,6 +229,11 @@ def _controller(facts: Mapping[str, Any], settings: Settings) -> Controller:
         reply_port=int(facts["KVSHARE_CONTROLLER_REPLY_PORT"]),
         heartbeat_port=int(facts["KVSHARE_CONTROLLER_HEARTBEAT_PORT"]),
     )
+
+
+def _gateway(facts: Mapping[str, Any], settings: Settings) -> Gateway:
+    host, port = str(facts["KVSHARE_GATEWAY_HOST"]), int(facts["KVSHARE_GATEWAY_PORT"])
+    return Gateway("gateway", "gateway", settings.prefill_context, host, port)
 
 
 def _server(service: str, name: str, every: Mapping[str, Any], context: str, device: str) -> Server:

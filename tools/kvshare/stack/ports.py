@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kvshare.errors import KvshareError, did_you_mean
-from kvshare.stack.members import Controller, Member, Server, Stack
+from kvshare.stack.members import Controller, Gateway, Member, Server, Stack
 
 PLAIN_WIDTH = 160  # columns of a table that goes to a file or a pipe
 NONE = "no"
@@ -64,12 +64,14 @@ def registry(stack: Stack) -> tuple[Port, ...]:
 
 def ports_of(member: Member) -> tuple[Port, ...]:
     """Every port that a member of the stack alone may listen on."""
+    if isinstance(member, Gateway):
+        return _gateway(member)
     return _controller(member) if isinstance(member, Controller) else _server(member)
 
 
 def ranges_of(member: Member) -> tuple[Port, ...]:
     """The ranges out of which a member takes what is free: a server's UCX, its port for KV."""
-    if isinstance(member, Controller):
+    if not isinstance(member, Server):
         return ()
     first, last = member.data_ports
     return (
@@ -131,6 +133,11 @@ def _controller(member: Controller) -> tuple[Port, ...]:
         zmq(member.reply_port, "reply"),
         zmq(member.heartbeat_port, "heartbeat"),
     )
+
+
+def _gateway(member: Gateway) -> tuple[Port, ...]:
+    api = (Caller.CLIENTS, Caller.PREFILL)  # as of a server
+    return (_port(member, member.port, "gateway API", "gateway", "HTTP", API_KEY, api),)
 
 
 def _server(member: Server) -> tuple[Port, ...]:

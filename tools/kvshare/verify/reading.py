@@ -7,7 +7,7 @@ from kvshare.contract import FINGERPRINT, Fingerprint
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.records import loads
 from kvshare.site.base import Site, State, reason_of
-from kvshare.stack.members import Member
+from kvshare.stack.members import EngineMember, Member
 from kvshare.verify.evidence import Container, EngineProbe, Hit, Logs
 
 POLL_S = 1.0
@@ -38,7 +38,7 @@ def engines(site: Site) -> tuple[EngineProbe, ...]:
 def containers(site: Site) -> tuple[Container, ...]:
     """Return the containers of the controller and the servers, each with its fingerprint."""
     found = site.look()
-    return tuple(_container(site, member, found.get(member.name)) for member in site.stack.members)
+    return tuple(_container(site, member, found.get(member.name)) for member in site.stack.engines)
 
 
 def logs(site: Site) -> Logs:
@@ -54,7 +54,7 @@ def logs(site: Site) -> Logs:
     )
 
 
-def _container(site: Site, member: Member, state: State | None) -> Container:
+def _container(site: Site, member: EngineMember, state: State | None) -> Container:
     if state is None:
         error = site.silent.get(member.context)
         name = f"{site.stack.project}-{member.service}-1"
@@ -64,7 +64,7 @@ def _container(site: Site, member: Member, state: State | None) -> Container:
     return Container(member.service, *told, fingerprint, reason)
 
 
-def _fingerprint(site: Site, member: Member, state: State) -> tuple[Fingerprint | None, str | None]:
+def _fingerprint(site: Site, member: EngineMember, state: State) -> tuple[Fingerprint | None, str | None]:
     """Return the fingerprint, or None and why it cannot be read."""
     if state.status != "running":
         return None, f"{state.name} is not running"

@@ -21,7 +21,7 @@ def _set(evidence: Evidence, variable: str, controller: bool = False) -> dict[st
     """Return a variable's value by member, as Compose resolves it for each machine."""
     return {
         member.name: evidence.environments[member.name].get(variable, "")
-        for member in evidence.stack.members
+        for member in evidence.stack.engines
         if member.name in evidence.environments and (controller or isinstance(member, Server))
     }
 
