@@ -21,13 +21,14 @@ from kvshare.servers.readings import (
     Sources,
     Worker,
 )
-from kvshare.stack.members import Controller, Server, Stack
+from kvshare.stack.members import Controller, Gateway, Server, Stack
 from kvshare.verify.evidence import (
     ADAPTERS,
     AT_ONCE,
     CHANGED,
     CONTROL,
     EDGES,
+    HONEST,
     HUNG_UP,
     JUDGED,
     PEER,
@@ -35,6 +36,7 @@ from kvshare.verify.evidence import (
     REFERENCE,
     SALTS,
     SAME_SPLIT,
+    THROUGH,
     Container,
     Deep,
     EngineProbe,
@@ -45,6 +47,7 @@ from kvshare.verify.evidence import (
     Logs,
     Pressure,
     Spec,
+    Through,
     Traffic,
     Trial,
 )
@@ -68,6 +71,8 @@ STACK = Stack(
     ),
 )
 
+WITH_GATEWAY = replace(STACK, gateway=Gateway("gateway", "gateway", "default", STACK.prefill.host, 8000))
+
 SPEC = Spec(
     prefill=STACK.prefill.url,
     decode=STACK.decode.url,
@@ -78,6 +83,7 @@ SPEC = Spec(
     prompt_tokens=TOKENS,
     chunk_size=256,
     seed=SEED,
+    gateway="http://192.168.110.13:8000",
 )
 
 
@@ -159,6 +165,22 @@ def legs() -> tuple[Leg, ...]:
     return tuple(made)
 
 
+def through() -> Through:
+    """Return what is seen of a fresh prompt through the gateway."""
+    leg = Leg(
+        prompt=PROMPTS + 2,
+        leg=THROUGH,
+        node="gateway",
+        request_id=f"kvshare-{SEED}-{PROMPTS + 2}-through",
+        tokens=TOKENS,
+        ttft_ms=3700.0,
+        e2e_ms=4600.0,
+        output=output(PROMPTS + 2, 2e-6),
+    )
+    honest = replace(leg, leg=HONEST, node="prefill", ttft_ms=150.0, output=output(PROMPTS + 2))
+    return Through(leg, Sources(TOKENS, 0, 0), Sources(TOKENS - REUSABLE, 0, REUSABLE), honest)
+
+
 def proven_admissions() -> tuple[Admission, ...]:
     return tuple(Admission(prompt, 6, 6, 0.2, "key count") for prompt in range(PROMPTS + 1))
 
@@ -169,7 +191,7 @@ def proven() -> Evidence:
     pulled = REUSABLE * len(peers)
     return Evidence(
         started="2026-11-24T06:00:00+00:00",
-        stack=STACK,
+        stack=WITH_GATEWAY,
         engines=(EngineProbe("default"), EngineProbe("gpu-b")),
         containers=(
             container("controller"),
@@ -200,6 +222,7 @@ def proven() -> Evidence:
             owner_end=Counters(transfers=3 + len(peers), transfer_seconds=0.2),
             decode_start=Counters(hit_tokens=100, requested_tokens=100),
             decode_end=Counters(100 + pulled, 100 + pulled, 1.0),
+            gateway=through(),
             seconds=41.0,
         ),
     )

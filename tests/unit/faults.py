@@ -245,7 +245,20 @@ def _left_behind() -> Evidence:
     return edit(deep(), "traffic.deep.hang_ups.after", held)
 
 
+def _gateway_down() -> Evidence:
+    error = "http://192.168.110.13:8000/v1/completions does not answer: connection refused"
+    return edit(edit(proven(), "traffic.gateway.leg.error", error), "traffic.gateway.decode", None)
+
+
+def _gateway_skips_prefill() -> Evidence:
+    evidence = edit(proven(), "traffic.gateway.prefill", Sources())
+    return edit(evidence, "traffic.gateway.decode", Sources(local_compute=TOKENS))
+
+
 FAULTS: dict[str, Fault] = {
+    "gateway-down": Fault("GATE-01", _gateway_down()),
+    "gateway-skips-prefill": Fault("GATE-02", _gateway_skips_prefill()),
+    "gateway-wrong-answer": Fault("GATE-03", edit(proven(), "traffic.gateway.leg.output", output(99))),
     "engine-unreachable": Fault("ENG-01", _engine_unreachable(), 3),
     "container-unhealthy": Fault("ENG-02", edit(proven(), "decode.health", "unhealthy"), 0),
     "two-images": Fault("IMG-01", edit(proven(), "decode.image_id", "sha256:fedcba9876543210"), 0),

@@ -55,6 +55,18 @@ def test_every_leg_is_sent_and_accounted_for(run: Run, stack: FakeStack) -> None
     assert [leg.request_id for leg in seen.legs] == stack.request_ids
 
 
+def test_a_gateway_that_skips_prefill_is_seen_in_both_ledgers(run: Run, spec: Spec) -> None:
+    assert run().gateway is None
+    seen = run(gateway=spec.decode, seed=2).gateway  # decode itself stands in
+    assert seen is not None
+    assert (seen.prefill, seen.decode) == (Sources(), Sources(522, 0, 0))
+    assert seen.leg.output == seen.honest.output
+    gone = run(gateway="http://127.0.0.1:1", seed=3).gateway
+    assert gone is not None
+    assert "connection refused" in str(gone.leg.error)
+    assert (gone.prefill, gone.decode) == (None, None)
+
+
 def test_times_end_at_the_first_chunk_with_a_token(run: Run) -> None:
     for leg in run().legs:
         assert leg.ttft_ms is not None

@@ -17,7 +17,8 @@ from kvshare.site.containers import Containers
 from kvshare.verify import checks, reading
 from kvshare.verify import run as verify
 from kvshare.verify.evidence import Evidence, Spec
-from tests.unit.build import SPEC, STACK, edit, proven
+from tests.unit.build import SPEC, edit, proven
+from tests.unit.build import WITH_GATEWAY as STACK
 
 SETTINGS = Settings(Path("/nowhere"), {"DEVICE": "cpu"})
 

@@ -47,7 +47,8 @@ def test_ctrl_c_during_a_start_leaves_nothing_running(rig: Rig) -> None:
     assert "Traceback" not in rest
     assert rig.compose("ps", "--all", "--quiet") == "", narration + rest
     ended = exit_codes(since)
-    assert set(ended) == {"kvshare-controller-1", "kvshare-prefill-1", "kvshare-decode-1"}
+    members = ("controller", "prefill", "decode", "gateway")
+    assert set(ended) == {f"kvshare-{member}-1" for member in members}
     assert KILLED not in ended.values()
 
 
@@ -87,6 +88,13 @@ def test_the_readmes_first_chat_request_is_answered() -> None:
     assert json.loads(body)["choices"][0]["message"]["role"] == "assistant"
 
 
+def test_a_gateway_that_skips_prefill_is_named(rig: Rig) -> None:
+    rig.use(HERE / "gateway_skips_prefill/overlay.yaml")
+    outcome = rig.verify()
+    assert outcome.code == 1, outcome.said
+    assert outcome.report["cause"] == "GATE-02"
+
+
 def test_a_server_computes_in_its_engines_process(rig: Rig) -> None:
     """As one with a GPU does: vLLM calls its processes VLLM::EngineCore, and a worker's VLLM::Worker."""
     for service in ("prefill", "decode"):
@@ -99,7 +107,7 @@ def test_the_doctor_takes_a_running_stacks_ports_for_its_own(rig: Rig) -> None:
     outcome = rig.kvshare("doctor", "--output", "json", timeout=VERIFY_TIMEOUT_S)
     assert outcome.code == 0, outcome.said
     checks = {one["id"]: one for category in outcome.report["categories"] for one in category["checks"]}
-    assert checks["DOC-HOST-06"]["detail"] == "3 of 3 members run already"
+    assert checks["DOC-HOST-06"]["detail"] == "4 of 4 members run already"
     assert checks["DOC-NET-04"]["result"] == "success", checks["DOC-NET-04"]
     assert outcome.report["prefill_speed"]["how"] == "measured on the running server"
 

@@ -21,6 +21,7 @@ JUDGED = 1  # the number of the prompt that CHANGED is made from
 EDGES, SALTS, ADAPTERS, AT_ONCE = "chunk edges", "salts", "adapters", "at once"
 PREEMPTED, HUNG_UP = "preempted", "hung up"
 ANEW = "anew"  # a leg of --deep: decode computes the prompt itself
+THROUGH, HONEST = "through the gateway", "through the gateway, same split"
 WARM_UP = 0  # the number of the prompt whose times count in no median: it warms both servers up
 
 
@@ -31,6 +32,7 @@ class Spec:
     Attributes:
         deadline_s: for the requests of the proof, and as much again for those of ``verify --deep``.
         deep: whether to send those as well.
+        gateway: where one endpoint stands before both servers; empty where none does.
         least_chunks: how many chunks a prompt has at least that decode pulls (P2P_MIN_TOKENS).
     """
 
@@ -50,6 +52,7 @@ class Spec:
     ranks: int = 1
     deep: bool = False
     least_chunks: int = 1
+    gateway: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,19 @@ class Deep:
 
 
 @dataclass(frozen=True)
+class Through:
+    """A fresh prompt through the gateway, and what both servers counted of it.
+
+    ``honest`` is the same prompt's answer from prefill's own prefix cache.
+    """
+
+    leg: Leg
+    prefill: Sources | None
+    decode: Sources | None
+    honest: Leg
+
+
+@dataclass(frozen=True)
 class Traffic:
     """Everything that the client container saw."""
 
@@ -145,6 +161,7 @@ class Traffic:
     owner_end: Counters | None = None
     decode_start: Counters | None = None
     decode_end: Counters | None = None
+    gateway: Through | None = None
     seconds: float = 0.0
     deep: Deep | None = None
 

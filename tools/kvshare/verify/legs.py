@@ -16,14 +16,17 @@ from kvshare.verify.deep import DeepRun
 from kvshare.verify.evidence import (
     CHANGED,
     CONTROL,
+    HONEST,
     JUDGED,
     PEER,
     REFERENCE,
     SAME_SPLIT,
+    THROUGH,
     WARM_UP,
     Deep,
     Leg,
     Spec,
+    Through,
     Traffic,
 )
 from kvshare.verify.ledger import median_ttft_ms, of, total_sources
@@ -75,6 +78,7 @@ class _Run:
         self._await_counters(start)
         self._sample_pull()
         ends = {node: _counters(server.read()) for node, server in self.servers.items()}
+        gateway = self._through() if self.spec.gateway and self._is_up("prefill", "decode") else None
         deep = self._deep() if self.spec.deep and self._is_up("prefill", "decode") else None
         return Traffic(
             spec=self.spec,
@@ -88,6 +92,7 @@ class _Run:
             owner_end=ends["prefill"],
             decode_start=_counters(start["decode"]),
             decode_end=ends["decode"],
+            gateway=gateway,
             deep=deep,
             seconds=time.monotonic() - self.started,
         )
@@ -126,6 +131,28 @@ class _Run:
             self._send(PEER, "decode", number, prompt)
         self._send_changed(prompts[JUDGED], JUDGED % chunks)
         return after_control
+
+    def _through(self) -> Through:
+        """Send one more fresh prompt, through the gateway, and then to prefill, whose own cache answers."""
+        number = self.spec.prompts + 2
+        *_, prompt = make_prompts(number + 1, self.spec.prompt_tokens, self.spec.vocab, self.spec.seed)
+        model, earlier = self.probes["decode"].model or "", {n: s.read() for n, s in self.servers.items()}
+
+        def send(name: str, node: str, server: ServerClient) -> Leg:
+            leg = Leg(number, name, node, f"kvshare-{self.spec.seed}-{number}-{name[-5:]}", len(prompt))
+            ask = Ask(leg.request_id, prompt, self.spec.max_tokens, logprobs=True)
+            return late(leg, self.spec) if self._is_late() else answered(leg, server.http, model, ask)
+
+        leg = send(THROUGH, "gateway", ServerClient(self.spec.gateway, self.api_key))
+        rises = {
+            node: server.await_counted(earlier[node], len(prompt)) if leg.error is None else None
+            for node, server in self.servers.items()
+        }
+        honest = send(HONEST, "prefill", self.servers["prefill"])
+        sources = {node: rise.sources if rise else None for node, rise in rises.items()}
+        through = Through(leg, sources["prefill"], sources["decode"], honest)
+        self.narrate(_describe(leg, self.spec.prompts))
+        return through
 
     def _deep(self) -> Deep:
         run = DeepRun(self.spec, self.api_key, self.servers, self.probes, self.controller, self.narrate)
@@ -194,7 +221,7 @@ def _counters(reading: Reading | None) -> Counters | None:
 
 def _describe(leg: Leg, prompts: int) -> str:
     of_prompt = f"{leg.leg} {'warm-up' if leg.prompt == WARM_UP else leg.prompt}"
-    label = leg.leg if leg.leg in (CONTROL, CHANGED) else of_prompt
+    label = leg.leg if leg.leg in (CONTROL, CHANGED, THROUGH) else of_prompt
     if leg.error is not None or leg.ttft_ms is None:
         return f"{label} on {leg.node}: {leg.error}"
     moved = (
@@ -202,6 +229,6 @@ def _describe(leg: Leg, prompts: int) -> str:
         if leg.sources and leg.leg in (PEER, CONTROL)
         else ""
     )
-    of_prompts = "" if leg.leg in (CONTROL, CHANGED) or leg.prompt == WARM_UP else f" of {prompts}"
+    of_prompts = "" if leg.leg in (CONTROL, CHANGED, THROUGH) or leg.prompt == WARM_UP else f" of {prompts}"
     times = f"{leg.tokens} tokens, first token after {leg.ttft_ms:.0f} ms"
     return f"{label}{of_prompts} on {leg.node}: {times}{moved}"

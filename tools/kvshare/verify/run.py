@@ -72,6 +72,8 @@ def gather(site: Site, options: Options, traffic: bool, narrate: Narrate) -> Evi
     seen, error = None, None
     if traffic:
         spec = make_spec(site.stack, containers, options, max(0.0, deadline - time.monotonic()))
+        if site.stack.gateway is not None and len(site.settings.decode_nodes) == 1:
+            spec = replace(spec, gateway=site.stack.gateway.url)
         narrate(
             f"seed {spec.seed}: {spec.prompts} prompts of {spec.prompt_tokens} tokens, and one to warm up"
             f"{_pulls_from(threshold_of(containers))}"

@@ -14,6 +14,7 @@ from kvshare.verify.checks import (
     decode,
     deep,
     engines,
+    gateway,
     images,
     kv_transfer,
     prefill,
@@ -30,6 +31,7 @@ REGISTRY: Registry[Evidence] = Registry(
     decode.CHECKS,
     kv_transfer.CHECKS,
     answers.CHECKS,
+    gateway.CHECKS,
     deep.CHECKS,
     verdict.CHECKS,
 )

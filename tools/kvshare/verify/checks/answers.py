@@ -7,7 +7,7 @@ from kvshare.verify.evidence import CHANGED, JUDGED, PEER, REFERENCE, SAME_SPLIT
 
 CHECKS: Category[Evidence] = Category("answers")
 _ANSWERED = ("PRE-01", "PRE-04", "DEC-01", "DEC-02")
-_TRUST_NONE = "trust no answer of this pair: docs/patches.md, packed KV"
+TRUST_NONE = "trust no answer of this pair: docs/patches.md, packed KV"
 
 
 @CHECKS.check("KV-RIGHT-01", "the answers from pulled KV have the right log-probabilities", _ANSWERED)
@@ -36,7 +36,7 @@ def _right_logprobs(evidence: Evidence) -> Outcome:
         f"peer and same split differ by at most {reasons}",
         f"{bad} of {len(distances)} prompts differ by more, prompt {worst} by {distances[worst]:.3g}",
         ("decode",),
-        _TRUST_NONE,
+        TRUST_NONE,
     )
 
 
@@ -62,7 +62,7 @@ def _right_tokens(evidence: Evidence) -> Outcome:
         f"prompt {prompt}, token {divergence.position + 1}: {divergence.other} instead of "
         f"{divergence.honest}, which is {divergence.gap:.3g} more likely",
         ("decode",),
-        _TRUST_NONE,
+        TRUST_NONE,
     )
 
 
