@@ -9,6 +9,7 @@ make benchmarks ARGS="--part load"       16 clients that share half of each prom
 make benchmarks ARGS="--part never-slower"  the calibrated threshold on cables of several speeds
 make benchmarks ARGS="--part pulls"      what a pull costs besides its bytes, from the image alone
 make benchmarks ARGS="--part bandwidth"  how fast NIXL moves KV over loopback and the rig's cable
+make benchmarks ARGS="--part gateway"    what the gateway adds to a time to first token
 make benchmarks ARGS="--part layers"     the CUDA image by layer, where it is built
 make benchmarks ARGS="--part nothing"    removes Docker, images and .venv, then times `make demo`
 make benchmarks ARGS=--docs              measures nothing: the document from benchmarks/results.jsonl
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
-from benchmarks.cpu import growth, layers, pulls, under_load
+from benchmarks.cpu import gateway_overhead, growth, layers, pulls, under_load
 from benchmarks.machine import Machine, machine
 from benchmarks.results import Result, Results, keep, last, read
 from benchmarks.rig import bandwidth, links_and_nodes, never_slower
@@ -161,6 +162,7 @@ PARTS: dict[str, Measure] = {
     "nodes": links_and_nodes.measure_nodes,
     "never-slower": never_slower.measure_never_slower,
     "load": under_load.measure_load,
+    "gateway": gateway_overhead.measure,
 }
 
 
@@ -249,6 +251,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "verify": _legs,
     "growth": growth.section,
     "load": under_load.section,
+    "gateway": gateway_overhead.section,
     "links": links_and_nodes.links,
     "nodes": links_and_nodes.nodes,
     "never-slower": never_slower.section,

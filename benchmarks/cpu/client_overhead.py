@@ -30,13 +30,18 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ga
     """Answer each request of a kept connection with a stream of tokens ``gap_s`` seconds apart."""
     try:
         while head := await reader.readuntil(b"\r\n\r\n"):
+            if head.startswith(b"GET "):  # whether it is healthy
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                continue
             length = next(
                 int(line.split(b":")[1])
                 for line in head.split(b"\r\n")
                 if line.lower().startswith(b"content-length")
             )
             body = json.loads(await reader.readexactly(length))
-            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
             started = time.perf_counter()
             for number in range(1, body["max_tokens"] + 1):
                 await asyncio.sleep(max(0.0, started + number * gap_s - time.perf_counter()))
@@ -56,7 +61,9 @@ def _chunk(writer: asyncio.StreamWriter, data: object) -> None:
     writer.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
 
 
-def _serve(port: Queue[int], gap_s: float) -> None:
+def serve(port: Queue[int], gap_s: float) -> None:
+    """Serve on a free port, which it tells, for good."""
+
     async def run() -> None:
         server = await asyncio.start_server(lambda r, w: _answer(r, w, gap_s), "127.0.0.1", 0, backlog=512)
         port.put(server.sockets[0].getsockname()[1])
@@ -69,7 +76,7 @@ def measure(streams: int, tokens: int, gap_s: float) -> dict[str, float]:
     """Return the client's overhead a token in ms, over all tokens of all streams at once."""
     context = multiprocessing.get_context("spawn")
     port: Queue[int] = context.Queue()
-    server = context.Process(target=_serve, args=(port, gap_s), daemon=True)
+    server = context.Process(target=serve, args=(port, gap_s), daemon=True)
     server.start()
     late: list[float] = []
     original = Http.stream

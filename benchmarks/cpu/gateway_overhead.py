@@ -1,0 +1,124 @@
+"""What the gateway adds to a time to first token, against a server that computes nothing.
+
+    .venv/bin/python -m benchmarks.cpu.gateway_overhead
+
+The same clients ask the server and the gateway in turns, in one run, each client once in 0.2 s; prompts are
+short, so that prefill has no part in it. Server, gateway and clients are processes of one machine and share
+its cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import socket
+import tempfile
+import time
+from multiprocessing.queues import Queue
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.cpu import client_overhead
+from kvshare.gateway.app import Gateway, serve
+from kvshare.gateway.nodes import Node, Pool
+
+CLIENTS, REQUESTS, ROUNDS, PAUSE_S = (1, 16, 64), 320, 3, 0.2
+NOWHERE = "http://127.0.0.1:1"
+BODY = json.dumps({"model": "m", "prompt": [7] * 64, "max_tokens": 2, "stream": True}).encode()
+REQUEST = b"POST /v1/completions HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+
+
+def _serve(port: int, server: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pool = Pool(Node("prefill", NOWHERE), (Node("decode", server),), Path(folder))
+        serve(Gateway(pool, 256, NOWHERE), "127.0.0.1", port)
+
+
+async def _client(port: int, count: int, delay_s: float, times: list[float]) -> None:
+    """Ask ``count`` times over one connection; keep each time to first event in ms."""
+    await asyncio.sleep(delay_s)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for _ in range(count):
+        sent = time.perf_counter()
+        writer.write(REQUEST)
+        await reader.readuntil(b"data: ")
+        times.append((time.perf_counter() - sent) * 1000)
+        await reader.readuntil(b"\r\n0\r\n\r\n")
+        await asyncio.sleep(PAUSE_S)
+    writer.close()
+
+
+async def _ask(port: int, clients: int) -> list[float]:
+    """Return the times of all requests of so many clients, who begin one after the other."""
+    times: list[float] = []
+    each = max(20, REQUESTS // clients) // ROUNDS
+    await asyncio.gather(*(_client(port, each, PAUSE_S * n / clients, times) for n in range(clients)))
+    return times
+
+
+def measure() -> dict[str, Any]:
+    """Return, by number of clients, the median and the 99th percentile in ms of both ways."""
+    context = multiprocessing.get_context("spawn")
+    port: Queue[int] = context.Queue()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        gateway = free.getsockname()[1]
+    started = [context.Process(target=client_overhead.serve, args=(port, 0.0), daemon=True)]
+    started[0].start()
+    server = port.get(timeout=30)
+    started.append(context.Process(target=_serve, args=(gateway, f"http://127.0.0.1:{server}"), daemon=True))
+    started[1].start()
+    try:
+        asyncio.run(_until_up(gateway))
+        return {str(clients): _both(server, gateway, clients) for clients in CLIENTS}
+    finally:
+        for process in started:
+            process.terminate()
+
+
+def _both(server: int, gateway: int, clients: int) -> dict[str, float]:
+    found: dict[str, list[float]] = {"direct": [], "gateway": []}
+    for _ in range(ROUNDS):
+        for name, port in (("direct", server), ("gateway", gateway)):
+            found[name] += asyncio.run(_ask(port, clients))
+    return {
+        **{f"{name}_ms": median(times) for name, times in found.items()},
+        **{f"{name}_p99_ms": sorted(times)[int(len(times) * 0.99)] for name, times in found.items()},
+    }
+
+
+async def _until_up(port: int) -> None:
+    for _ in range(200):
+        try:
+            await _client(port, 1, 0.0, [])
+            return
+        except (OSError, asyncio.IncompleteReadError):
+            await asyncio.sleep(0.05)
+    raise SystemExit("the gateway did not answer in 10 s, so nothing was measured")
+
+
+def section(found: dict[str, Any]) -> list[str]:
+    """Return the section of docs/benchmarks.md."""
+    rows = [
+        f"| {clients} | {one['direct_ms']:.2f} | {one['gateway_ms']:.2f} "
+        f"| {one['gateway_ms'] - one['direct_ms']:.2f} "
+        f"| {one['direct_p99_ms']:.1f} | {one['gateway_p99_ms']:.1f} |"
+        for clients, one in found.items()
+    ]
+    return [
+        "",
+        "## The gateway",
+        "",
+        "Time to first event in ms, straight and through the gateway, from a server that computes nothing;",
+        f"both in one run, each client once in {PAUSE_S:g} s, all of it on one machine's cores"
+        " (`benchmarks/cpu/gateway_overhead.py`).",
+        "",
+        "| clients | straight | gateway | added | straight p99 | gateway p99 |",
+        "|---|---|---|---|---|---|",
+        *rows,
+    ]
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure()))
