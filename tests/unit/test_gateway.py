@@ -257,6 +257,15 @@ def test_decode_is_asked_once_the_controller_knows_what_prefill_holds(run: Run) 
     run(test)
 
 
+def test_a_controller_that_is_away_is_not_prefills_fault(run: Run) -> None:
+    async def test(setup: Setup) -> None:
+        setup.gateway.controller = "http://127.0.0.1:1"
+        assert (await setup.post({"prompt": LONG})).status == 200
+        assert setup.gateway.pool.prefill.usable
+
+    run(test)
+
+
 @pytest.mark.parametrize("salt", [{}, {"cache_salt": "s"}])
 def test_a_controller_that_never_knows_is_not_waited_for(run: Run, salt: dict[str, str]) -> None:
     async def test(setup: Setup) -> None:

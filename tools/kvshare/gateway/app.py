@@ -178,15 +178,22 @@ class Gateway:
         loop = asyncio.get_running_loop()
         end = loop.time() + ADMISSION_S
         while loop.time() < end:
-            headers = {"Content-Type": "application/json"}
-            async with self.session.post(
-                f"{self.controller}/lookup", data=question, headers=headers
-            ) as found:
-                known = msgspec.json.decode(await found.read())["layout_info"]
-            if any(held >= chunks for _, held in known.values()):
+            if await self._known(question) >= chunks:
                 return
             await asyncio.sleep(POLL_S)
         self.metrics.prefills.labels("not admitted").inc()
+
+    async def _known(self, question: bytes) -> int:
+        """Return how many of a prompt's tokens somebody holds, as the controller knows; 0 if it is silent."""
+        headers = {"Content-Type": "application/json"}
+        try:
+            async with self.session.post(
+                f"{self.controller}/lookup", data=question, headers=headers
+            ) as found:
+                held = msgspec.json.decode(await found.read())["layout_info"].values()
+                return max((int(tokens) for _, tokens in held), default=0)
+        except (*BROKEN, msgspec.MsgspecError, KeyError, TypeError, ValueError):
+            return 0
 
     async def _ask(self, node: Node, path: str, request: web.Request, body: bytes) -> Any:
         """Return what a server answers to our own question; ValueError if that is a refusal."""
