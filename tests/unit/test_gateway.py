@@ -24,6 +24,7 @@ CHUNK = 256
 LONG = list(range(3 * CHUNK))
 SHORT = LONG[: CHUNK - 1]
 FOR_PREFILL = {"max_tokens": 1, "stream": False, "return_token_ids": True}
+FLOOD = b"data: " + b"x" * 2**16 + b"\n\n"
 EVENTS = [b'data: {"text": "a"}\n\n', b'data: {"text": "b"}\n\n', b"data: [DONE]\n\n"]
 
 
@@ -38,6 +39,7 @@ class Stub:
     )
     unknown: int = 0  # lookups that find nothing, first
     breaks_after: int | None = None  # events of a stream
+    flood: int | None = None  # bytes of an endless stream that were taken from it
     release: asyncio.Event = field(default_factory=asyncio.Event)  # holds a stream back after its first event
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)
     server: TestServer | None = None
@@ -73,6 +75,9 @@ class Stub:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
+        while self.flood is not None:
+            await response.write(FLOOD)
+            self.flood += len(FLOOD)
         for number, event in enumerate(EVENTS):
             if number == self.breaks_after:
                 if number:
@@ -220,6 +225,22 @@ def test_a_client_that_hangs_up_ends_what_it_asked_for(run: Run) -> None:
             await asyncio.wait_for(decode.hung_up.wait(), 5)
             await asyncio.sleep(0.01)
             assert [node.running for node in setup.gateway.pool.nodes] == [0, 0]
+
+    run(test)
+
+
+def test_a_client_that_reads_nothing_holds_its_server_back_and_fills_no_memory(run: Run) -> None:
+    async def test(setup: Setup) -> None:
+        decode = setup.decodes[0]
+        decode.flood = 0
+        answer = await setup.post({"prompt": "x", "stream": True})
+        before = -1
+        while decode.flood > before:
+            before = decode.flood
+            await asyncio.sleep(0.3)
+        assert before < 64 * 2**20, "what sockets and buffers of two hops hold"
+        answer.close()
+        await asyncio.wait_for(decode.hung_up.wait(), 5)
 
     run(test)
 
