@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from kvshare.servers import metrics
+from tests.conftest import ROOT
 from tests.scenarios.conftest import Outcome, Rig, letters, run_beside_models
 
 HERE = Path(__file__).parent / "tenants"
@@ -18,6 +19,7 @@ BASE, TOKENS, WHOLE_CHUNKS = "/models/kvshare-demo", 700, 512
 # The third slot stays empty: on a CPU vLLM 0.32.0 gives the last one to requests that name no adapter.
 ADAPTERS = "--enable-lora --max-loras 3 --max-lora-rank 8 --lora-modules a=/models/lora-a b=/models/lora-b"
 TOOLS = "--enable-auto-tool-choice --tool-call-parser hermes --chat-template '/models/its chat.jinja'"
+IDENTITY = ROOT / "docker/patches/lmcache-0.5.6/files/lmcache/integration/vllm/identity.py"
 LIMIT = 0.001  # nats; two honest answers in float32 are 0.00001 apart
 ADMITTED_S = 3.0
 
@@ -162,3 +164,20 @@ def test_the_servers_are_those_that_were_started(stack: Rig) -> None:
             )
     assert "EngineDeadError" not in stack.compose("logs", "prefill", "decode")
     assert DECODE.ask(prompt(1), model="a").logprobs
+
+
+def test_verify_deep_names_tenants_that_share(stack: Rig, long: bool) -> None:
+    """Servers whose keys hold neither salt nor adapter; what else there is to see stays green."""
+    if not long:
+        pytest.skip("one more restart of both servers: make test-long")
+    text, honest = IDENTITY.read_text(), 'return digest(apart) if apart else ""'
+    assert text.count(honest) == 1
+    broken = ROOT / ".kvshare/scenarios/identity.py"
+    broken.parent.mkdir(parents=True, exist_ok=True)
+    broken.write_text(text.replace(honest, 'return ""'))
+    stack.use(HERE / "no_identity.yaml", VLLM_ARGS=ADAPTERS)
+    outcome = stack.verify("--deep")
+    assert outcome.code == 1, outcome.said
+    assert outcome.report["cause"] == "DEEP-01"
+    assert deep(outcome)["DEEP-01"]["found"] == "KV of one salt for another: 256"
+    assert "DEEP-03" in outcome.failed_ids()
