@@ -10,12 +10,14 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docker/engine"))
 
 from kvshare.servers.http import Http
 from kvshare.site import base
 from kvshare_engine import health
+from tests.conftest import ROOT
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -50,6 +52,15 @@ def test_a_health_check_asks_the_node(node: str) -> None:
 def test_what_the_tool_runs_in_a_container_asks_the_node(node: str) -> None:
     fetched = subprocess.run([sys.executable, "-c", base._FETCH, node], capture_output=True, check=True)
     assert fetched.stdout == b"a node"
+
+
+def test_the_gateways_health_check_asks_the_gateway(node: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    _, *command = services["gateway"]["healthcheck"]["test"]
+    host, port = node.removeprefix("http://").split(":")
+    monkeypatch.setenv("KVSHARE_GATEWAY_HOST", host)
+    monkeypatch.setenv("KVSHARE_GATEWAY_PORT", port)
+    subprocess.run([sys.executable, *command[1:]], check=True)
 
 
 def test_the_client_asks_the_node(node: str) -> None:
