@@ -24,7 +24,7 @@ from benchmarks.cpu import client_overhead
 from kvshare.gateway.app import Gateway, serve
 from kvshare.gateway.nodes import Node, Pool
 
-CLIENTS, REQUESTS, ROUNDS, PAUSE_S = (1, 16, 64), 320, 3, 0.2
+CLIENTS, REQUESTS, ROUNDS, PAUSE_S = (1, 16, 64), 120, 3, 0.2
 NOWHERE = "http://127.0.0.1:1"
 BODY = json.dumps({"model": "m", "prompt": [7] * 64, "max_tokens": 2, "stream": True}).encode()
 REQUEST = b"POST /v1/completions HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
