@@ -1,0 +1,81 @@
+"""Make a tiny model of a family, with seeded random weights and the demo model's tokenizer.
+
+Run inside the CPU engine's image: python families.py FAMILY FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+SHAPE = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 4096,
+    "initializer_range": 0.08,  # as the demo model's: narrower weights all but ignore their attention
+}
+EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
+WINDOW = {"sliding_window": 512}
+LAST_FULL = [*["sliding_attention"] * 3, "full_attention"]  # with a window on every layer nothing is shared
+# By name: the configuration's class in transformers, and what differs from SHAPE.
+SHARING: dict[str, tuple[str, dict[str, Any]]] = {
+    "Llama": ("LlamaConfig", {}),
+    "Llama, multi-head": ("LlamaConfig", {"num_key_value_heads": 8}),
+    "Llama, multi-query": ("LlamaConfig", {"num_key_value_heads": 1}),
+    "Mistral": ("MistralConfig", {"sliding_window": None}),
+    "Mixtral": ("MixtralConfig", {**EXPERTS, "sliding_window": None}),
+    "Qwen2": ("Qwen2Config", {}),
+    "Qwen3": ("Qwen3Config", {}),
+    "Qwen3-MoE": ("Qwen3MoeConfig", EXPERTS),
+    "Gemma 2": ("Gemma2Config", {**WINDOW, "query_pre_attn_scalar": 32}),
+    "Gemma 3": ("Gemma3TextConfig", {**WINDOW, "query_pre_attn_scalar": 32, "layer_types": LAST_FULL}),
+    "gpt-oss": ("GptOssConfig", {**EXPERTS, **WINDOW, "head_dim": 64}),
+    "Phi-3": ("Phi3Config", {"pad_token_id": 2}),
+    "OLMo 2": ("Olmo2Config", {}),
+    "Granite": ("GraniteConfig", {}),
+    "OPT": (
+        "OPTConfig",
+        {"num_key_value_heads": 8, "ffn_dim": 512, "word_embed_proj_dim": 256, "init_std": 0.08},
+    ),
+}
+# Of these the configuration is enough: they are refused before weights are loaded.
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
+    "Qwen3-Next": ("Qwen3NextConfig", {}),
+    "Mamba": ("MambaConfig", {}),
+    "Falcon-H1": ("FalconH1Config", {}),
+    "LFM2": ("Lfm2Config", {"layer_types": ["conv", "conv", "full_attention", "conv"]}),
+    "DeepSeek-V2": ("DeepseekV2Config", {}),
+    "T5": ("T5Config", {}),
+    "Whisper": ("WhisperConfig", {}),
+}
+
+
+def make(family: str, folder: Path) -> None:
+    """Put the family's model at ``folder``; of one that is refused, its config.json."""
+    import torch
+    import transformers
+
+    from kvshare_engine import demo_model
+
+    name, differs = (SHARING | REFUSED)[family]
+    tokenizer = demo_model._tokenizer()
+    tokens = {k: getattr(tokenizer, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = getattr(transformers, name)(
+        **{**SHAPE, **tokens, "vocab_size": len(tokenizer), "dtype": "float32", **differs}
+    )
+    if family in SHARING:
+        torch.manual_seed(demo_model.SEED)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    else:
+        config.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    make(sys.argv[1], Path(sys.argv[2]))
