@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 
 from tests.conftest import ROOT
 from tests.scenarios.conftest import VERIFY_TIMEOUT_S, Rig
@@ -86,6 +88,41 @@ def test_the_readmes_first_chat_request_is_answered() -> None:
     body, _, status = answer.stdout.rpartition("\n")
     assert status == "200", body
     assert json.loads(body)["choices"][0]["message"]["role"] == "assistant"
+
+
+HELLO = [{"role": "user", "content": "Hello"}]
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.usefixtures("rig")
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("models", None),
+        ("completions", {"prompt": "Hello", "n": 2, "logprobs": 3, "seed": 1}),
+        ("completions", {"prompt": ["a", "b"], "echo": True, "cache_salt": "s"}),
+        ("completions", {"prompt": [7, 8, 9], "stream": True, "stream_options": {"include_usage": True}}),
+        ("chat/completions", {"messages": HELLO, "logprobs": True, "top_logprobs": 2}),
+        ("chat/completions", {"messages": HELLO, "stream": True, "max_completion_tokens": 4}),
+        ("chat/completions", {"messages": HELLO, "tools": [TOOL], "tool_choice": "none"}),
+        ("chat/completions", {"messages": HELLO, "model": "nobody"}),
+        ("completions", {"prompt": "Hello", "temperature": -1}),
+        ("embeddings", {"input": "Hello"}),
+    ],
+)
+def test_the_gateway_answers_as_decode_does(path: str, body: dict[str, Any] | None) -> None:
+    if body is not None:
+        body = {"max_tokens": 4, "temperature": 0, **body}
+    through, straight = (answer_of(port, path, body) for port in (8000, 8011))
+    assert through == straight
+
+
+def answer_of(port: int, path: str, body: dict[str, Any] | None) -> tuple[int, str, str]:
+    """Status, type and text of an answer, without what is of one request alone."""
+    url = f"http://127.0.0.1:{port}/v1/{path}"
+    answer = requests.get(url, timeout=60) if body is None else requests.post(url, json=body, timeout=60)
+    own = r'"(id|created)":("[^"]*"|\d+)'
+    return answer.status_code, answer.headers["Content-Type"], re.sub(own, "", answer.text)
 
 
 def test_a_gateway_that_skips_prefill_is_named(rig: Rig) -> None:
