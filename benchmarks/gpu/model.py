@@ -1,8 +1,7 @@
-"""A Llama of Llama-3.1-8B's dimensions with seeded random weights, made on the spot: nothing is downloaded.
+"""A Llama of Llama-3.1-8B's dimensions with seeded weights, made on the spot: nothing is downloaded.
 
-The weights are as wide as a trained model's, or a little wider: wrong KV must show in the answers. The last
-matrix is narrower, which scales every difference of log-probabilities alike, so that bfloat16's noise is a
-trained model's too.
+Its first two layers copy from the prompt (copying.py), so that an answer hangs on every chunk of it. All else
+is random and as wide as a trained model's, or a little wider, but for what it adds to the residual stream.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 
+from benchmarks.gpu import copying
 from kvshare_engine import demo_model
 
 SIZES = {
@@ -55,8 +55,11 @@ def make(path: Path, size: str, device: str, dtype: torch.dtype) -> None:
     index = {}
     for number, shard in enumerate(_shards(shape)):
         name = f"model-{number:05d}.safetensors"
-        tensors = {key: _weight(key, size, generator, device, dtype) for key, size in shard.items()}
-        save_file({key: tensor.cpu() for key, tensor in tensors.items()}, path / name, {"format": "pt"})
+        tensors = {key: _random(key, size, generator, device) for key, size in shard.items()}
+        copying.write(tensors, copying.Shape.of(shape), generator)
+        save_file(
+            {key: tensor.to(dtype).cpu() for key, tensor in tensors.items()}, path / name, {"format": "pt"}
+        )
         index.update(dict.fromkeys(shard, name))
     (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     _config(shape, dtype).save_pretrained(path)
@@ -95,13 +98,12 @@ def _shards(shape: dict[str, int]) -> Iterator[dict[str, tuple[int, ...]]]:
         yield {f"model.layers.{number}.{name}.weight": size for name, size in layer.items()}
 
 
-def _weight(
-    name: str, size: tuple[int, ...], generator: torch.Generator, device: str, dtype: torch.dtype
-) -> torch.Tensor:
+def _random(name: str, size: tuple[int, ...], generator: torch.Generator, device: str) -> torch.Tensor:
     if len(size) == 1:
-        return torch.ones(size, dtype=dtype, device=device)
-    width = (HEAD_GAIN if name.startswith("lm_head") else GAIN) / size[1] ** 0.5
-    return torch.randn(size, generator=generator, dtype=dtype, device=device).mul_(width)
+        return torch.ones(size, device=device)
+    adds = name.endswith(("o_proj.weight", "down_proj.weight"))
+    gain = HEAD_GAIN if name.startswith("lm_head") else copying.WRITES if adds else GAIN
+    return torch.randn(size, generator=generator, device=device).mul_(gain / size[1] ** 0.5)
 
 
 def _config(shape: dict[str, int], dtype: torch.dtype) -> LlamaConfig:
@@ -109,7 +111,7 @@ def _config(shape: dict[str, int], dtype: torch.dtype) -> LlamaConfig:
         **shape,
         architectures=["LlamaForCausalLM"],
         max_position_embeddings=POSITIONS,
-        rope_theta=500000.0,
+        rope_theta=copying.THETA,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,
