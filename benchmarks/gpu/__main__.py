@@ -11,10 +11,12 @@ parts: kernel   LMCache's transfer kernel: KV out of the cache and back, bit for
        with     the whole chain as the image has it: must be proven; then what --measure says
        fp8      the same with KV_CACHE_DTYPE=fp8
        ranks    the same with each server tensor-parallel over all of --gpus
+       pressure `kvshare verify --deep` on servers with so little memory that requests are preempted
 measures: again         one prompt over and over on the node that pulls it
           ttft          time to first token, and where a pull's time goes
           bench         `kvshare bench` over lengths
           clients       `kvshare bench`: 16 requests in flight, half of each prompt shared
+          identity      a prompt with a tenant's salt in its keys beside one without
           agreement     `vllm bench serve` beside `kvshare bench`
           never-slower  decode with the threshold that `kvshare bench --calibrate` derives from `bench`
           slow-link     the same with one connection between the servers
@@ -48,10 +50,12 @@ if TYPE_CHECKING:
 
 Keep = Callable[[str, Any], None]  # what was measured, what it found
 
-PARTS = ("kernel", "without", "with", "fp8", "ranks")
-MEASURES = ("again", "ttft", "bench", "clients", "agreement", "never-slower", "slow-link")
+PARTS = ("kernel", "without", "with", "fp8", "ranks", "pressure")
+MEASURES = ("again", "ttft", "bench", "clients", "identity", "agreement", "never-slower", "slow-link")
 LENGTHS = (266, 522, 1034, 2058, 4106, 8202, 16394, 32522)
+PREEMPTED = "DEEP-05"
 RIGHT = {"KV-RIGHT-01", "KV-RIGHT-02"}
+BLOCKS, LONGEST = 512, 4096  # of `pressure`: vLLM's blocks of 16 tokens, and a prompt and its answer
 
 
 def gpu_machine() -> Machine:
@@ -85,13 +89,15 @@ def chain(options: argparse.Namespace, part: str, keep: Keep) -> bool:
     """Serve, verify, and measure where the KV is right; what is found is kept as it comes."""
     from benchmarks.gpu import chain
 
-    packed = part != "without"
+    packed, pressure = part != "without", part == "pressure"
     os.environ["KV_CACHE_DTYPE"] = "fp8" if part == "fp8" else "auto"
     gpus = options.gpus if part == "ranks" else options.gpus.split(",")[0]
     os.environ.update(PREFILL_GPU=gpus, DECODE_GPU=gpus, CPU_RANKS=str(len(gpus.split(","))))
+    os.environ["VLLM_ARGS"] = f"--num-gpu-blocks-override {BLOCKS}" if pressure else ""
+    os.environ["MAX_MODEL_LEN"] = str(LONGEST if pressure else options.max_model_len)
     with chain.serving(options.device, packed, options.state / part) as native:
         evidence = options.state / f"evidence-{part}.json"
-        judged = chain.verify(native, options.prompts, options.prompt_tokens, evidence)
+        judged = chain.verify(native, options.prompts, options.prompt_tokens, evidence, deep=pressure)
         environment = native.processes["decode"].environment
         found = {"vllm_args": environment["KVSHARE_VLLM_ARGS"], **chain.summary(judged)}
         keep(part, found)
@@ -99,6 +105,8 @@ def chain(options: argparse.Namespace, part: str, keep: Keep) -> bool:
         if not packed:
             return bool(set(found["failed"]) & RIGHT)
         good = judged.proven
+        if pressure:
+            return good and found["checks"][PREEMPTED][0] == "success"
         measured: dict[str, Any] = {}
         for name in options.measure:
             folder = options.state / part / name
@@ -117,14 +125,17 @@ def _measure(
     measured: dict[str, Any],
 ) -> tuple[Any, bool]:
     """One measure, after those ``measured``; an error is what it finds, so that the others are made too."""
-    from benchmarks import calibration, orders
+    from benchmarks import calibration, identity, orders
     from benchmarks.gpu import again, agreement, bench, measure, never_slower
     from benchmarks.summary import summary
+    from kvshare.servers.server import ServerClient
 
     logs = {service: process.log for service, process in native.processes.items()}
     try:
         if name == "again":
             return again.run(native.stack, logs, options.times)
+        if name == "identity":
+            return identity.run(ServerClient(native.stack.decode.url))
         if name == "agreement":
             return agreement.compare(native, folder)
         lengths = tuple(options.lengths)
@@ -200,9 +211,10 @@ def _decide(options: argparse.Namespace) -> None:
     on_gpu = options.device == "cuda"
     dtype = torch.bfloat16 if on_gpu else torch.float32
     model.make(options.model, options.size, "cuda" if on_gpu else "cpu", dtype)
+    if on_gpu:
+        torch.cuda.empty_cache()  # the servers want the memory that the weights were drawn in
     os.environ["DEVICE"] = options.device
     os.environ["MODEL"] = str(options.model)
-    os.environ["MAX_MODEL_LEN"] = str(options.max_model_len)
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
     if options.vllm_args:
         os.environ["KVSHARE_VLLM_ARGS"] = options.vllm_args

@@ -43,11 +43,12 @@ def serving(device: str, packed: bool, folder: Path) -> Iterator[Native]:
         yield native
 
 
-def verify(native: Native, prompts: int, tokens: int, save: Path) -> Judgement:
-    """Do what `kvshare verify` does, and keep what was seen for `kvshare verify --from-evidence`."""
-    evidence = run.gather(native.site(), run.Options(prompts, tokens), traffic=True, narrate=print)
+def verify(native: Native, prompts: int, tokens: int, save: Path, deep: bool = False) -> Judgement:
+    """Do what `kvshare verify` or `--deep` does, and keep what was seen for `--from-evidence`."""
+    chosen = run.Options(prompts, tokens, deep=deep)
+    evidence = run.gather(native.site(), chosen, traffic=True, narrate=print)
     save.write_text(dumps(evidence) + "\n")
-    return judge(evidence, checks.select((), ()))
+    return judge(evidence, checks.select((), (), deep))
 
 
 def summary(judged: Judgement) -> dict[str, Any]:
@@ -56,9 +57,11 @@ def summary(judged: Judgement) -> dict[str, Any]:
     decode = judged.evidence.container("decode").fingerprint
     assert traffic is not None, "the legs were sent"
     assert decode is not None, "the processes told their configuration"
+    pressure = traffic.deep.pressure if traffic.deep else None
     return {
         "ranks": decode.ranks,
         "max_local_cpu_size": decode.lmcache["max_local_cpu_size"],
+        **({"memory_tokens": pressure.memory_tokens} if pressure else {}),
         "proven": judged.proven,
         "sentence": judged.sentence,
         "prompts": traffic.spec.prompts,

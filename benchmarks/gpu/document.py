@@ -51,7 +51,7 @@ What `make test-gpu` has seen, a page a machine.
 
 No container engine ran there: controller, prefill and decode were plain processes (`make native`) with the
 entrypoint, compose.yaml and configs/lmcache.yaml of the containers, the KV over loopback. The model has
-Llama-3.1-8B's dimensions and seeded random weights in bfloat16 (`benchmarks/gpu/model.py`). Never seen so
+Llama-3.1-8B's dimensions and seeded weights in bfloat16 (`benchmarks/gpu/model.py`). Never seen so
 far: a GPU inside a container, two machines with GPUs, RDMA.
 
 Made by `python -m benchmarks.gpu --docs` from `benchmarks/gpu/results`: a file a machine, a line a run, a

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import bandwidth
+from benchmarks import bandwidth, identity
 from benchmarks.orders import FIGURES
 from tests.vllm_bench import AGREEMENT
 
@@ -79,7 +79,9 @@ same rank.
 
 
 def _checks(found: dict[str, Any]) -> str:
-    rows = [[check, _told(found["checks"][check])] for check in SHOWN if check in found["checks"]]
+    deep = [check for check in found["checks"] if check.startswith("DEEP-")]
+    shown = [check for check in (*SHOWN, *deep) if check in found["checks"]]
+    rows = [[check, _told(found["checks"][check])] for check in shown]
     prompts = f"{found['prompts']} prompts of {found['prompt_tokens']:,} tokens"
     return f"""`kvshare verify`'s legs and checks, {prompts}.
 Servers: `{found["vllm_args"]}`, {found["max_local_cpu_size"]} GiB of LMCache memory {_each(found)}.
@@ -265,6 +267,16 @@ def _fp8(found: dict[str, Any]) -> str:
 """
 
 
+def _pressure(found: dict[str, Any]) -> str:
+    return f"""## Too little memory
+
+`kvshare verify --deep` where vLLM has {found["memory_tokens"]:,} tokens of memory, so that it preempts
+requests and resumes them (DEEP-05).
+
+{_checks(found)}
+"""
+
+
 def _told(check: list[str]) -> str:
     result, detail = check
     return f"{SIGNS[result]} {detail}".replace("|", "\\|").strip()
@@ -323,6 +335,10 @@ def table(header: list[Any], rows: list[list[Any]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
+def _identity(found: dict[str, Any]) -> str:
+    return "\n".join(identity.section(found)).strip() + "\n"
+
+
 def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values))
 
@@ -341,7 +357,10 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "with/ttft": _ttft,
     "fp8": _fp8,
     "ranks": _ranks,
+    "pressure": _pressure,
     "ranks/again": lambda found: _again(found).replace(" times\n", " times, tensor-parallel\n", 1),
+    "with/identity": _identity,
+    "ranks/identity": _identity,
     "ranks/bench": lambda found: f"## `kvshare bench`, tensor-parallel\n\n{_bench(found)}",
     "ranks/clients": lambda found: _clients(found).replace(" shared\n", " shared, tensor-parallel\n", 1),
     "fp8/bench": lambda found: f"## `kvshare bench` with `KV_CACHE_DTYPE=fp8`\n\n{_bench(found)}",
