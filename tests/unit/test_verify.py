@@ -133,6 +133,12 @@ def test_chunk_size_and_length_come_from_the_fingerprints() -> None:
     assert verify.make_spec(STACK, evidence.containers, options, 0).chunk_size == 128
 
 
+@pytest.mark.parametrize(("known", "drawn"), [(None, 259), (259, 259), (32000, 20000), (512, 512)])
+def test_prompts_are_drawn_from_the_models_ordinary_tokens(known: int | None, drawn: int) -> None:
+    evidence = edit(proven(), "decode.fingerprint.vocab_size", known)
+    assert verify.make_spec(STACK, evidence.containers, verify.Options(), 0).vocab == drawn
+
+
 @pytest.mark.parametrize(
     ("tokens", "sentence"), [(200, "shorter than one chunk"), (1802, "MAX_MODEL_LEN=1600")]
 )

@@ -3,13 +3,14 @@
 import math
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from kvshare.config import threshold
 from kvshare.config.settings import Settings
 from kvshare.config.threshold import Threshold
+from kvshare.contract import Fingerprint
 from kvshare.errors import KvshareError
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE, TAIL, require_prompt_tokens, reusable
 from kvshare.site.base import Site
@@ -24,6 +25,8 @@ from kvshare.verify.legs import Narrate
 DEFAULT_PROMPTS = 3
 DEFAULT_PROMPT_TOKENS = 6 * DEFAULT_CHUNK_SIZE + TAIL
 DEFAULT_WAIT_S = 60.0
+LEAST_TOKEN_IDS = Spec.vocab
+MOST_TOKEN_IDS = 20_000  # special ones lie at the ends of common vocabularies, which are larger
 SEED_STEP = 1_000_000  # between decode nodes: prefill has cached what was sent for the one before
 
 
@@ -86,6 +89,15 @@ def gather(site: Site, options: Options, traffic: bool, narrate: Narrate) -> Evi
     return Evidence(started, site.stack, reading.engines(site), containers, logs, seen, error)
 
 
+def _vocab(prints: Sequence[Fingerprint]) -> int:
+    """Return below which id prompts' tokens are drawn: the model's ordinary ones, as far as they are known.
+
+    The more there are, the fewer stand twice in a prompt, and the more an answer hangs on each chunk of it.
+    """
+    sizes = [f.vocab_size for f in prints if f.vocab_size is not None]
+    return min((*sizes, MOST_TOKEN_IDS)) if sizes else LEAST_TOKEN_IDS
+
+
 def _pulls_from(found: Threshold) -> str:
     return f"; decode pulls from {found.tokens:,} tokens on" if found.tokens else ""
 
@@ -114,6 +126,7 @@ def make_spec(stack: Stack, containers: tuple[Container, ...], options: Options,
         prompts=options.prompts,
         prompt_tokens=_prompt_tokens(options.prompt_tokens, pulls_from, chunk_size),
         chunk_size=chunk_size,
+        vocab=_vocab(prints),
         seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
         ranks=stack.prefill.ranks,
         wait_s=wait_s if _may_still_come(containers) else 0.0,
