@@ -111,6 +111,9 @@ def fingerprint(role: str, instance: str | None = None) -> Fingerprint:
         if server
         else None,
         patches=tuple(Patch(name) for name in expected_patches("cpu")),
+        identity={"config": "c0" * 16, "dtype": "torch.float32", "weights": "ab" * 16, "identity": "1d" * 16}
+        if server
+        else {},
     )
 
 

@@ -127,7 +127,8 @@ def with_gpus() -> Evidence:
     """Return the same with an H200 each, a model of the hub's, and memory that may be locked."""
     evidence = replace(healthy(), stack=replace(STACK, device="cuda"))
     gpus = Gpus("580.65.06", (("0", "GPU-5f2d", "NVIDIA H200"), ("1", "GPU-77aa", "NVIDIA H200")))
-    model = Model(LLAMA, True, 32, 8, 128, "bfloat16")
+    files = {"config": "c0" * 16, "weights": "ab" * 16}
+    model = Model(LLAMA, True, 32, 8, 128, "bfloat16", files=files)
     evidence = on_each(evidence, memlock=None, model=model, dtype="auto", patches=expected_patches("cuda"))
     evidence = on_each(evidence, ucx=Ucx("tcp,cuda_copy", "eth0", ("tcp/eth0", "cuda_copy/cuda")))
     return replace(

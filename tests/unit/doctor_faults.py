@@ -85,6 +85,15 @@ def _gated(hub: Hub) -> Evidence:
     return on(with_gpus(), "decode", model=Model(LLAMA, False), hub=hub)
 
 
+def _with_files(of_prefill: dict[str, str], of_decode: dict[str, str]) -> Evidence:
+    files = {"prefill": of_prefill, "decode": of_decode}
+    evidence = healthy()
+    for name, digests in files.items():
+        model = Model("/models/llama", True, 32, 8, 128, "bfloat16", files=digests)
+        evidence = on(evidence, name, model=model)
+    return evidence
+
+
 def _model_at(path: str) -> Evidence:
     evidence = with_environment(healthy(), "prefill", KVSHARE_MODEL=path)
     return with_environment(evidence, "decode", KVSHARE_MODEL=path)
@@ -286,6 +295,11 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "hybrid-model": Fault(
         "DOC-CONF-11", _shares_nothing(), "/models/next: layers of it keep a running state (linear_attention)"
+    ),
+    "other-files-of-one-name": Fault(
+        "DOC-CONF-12",
+        _with_files({"config": "aa" * 16, "weights": "bb" * 16}, {"config": "aa" * 16, "weights": "cc" * 16}),
+        "weights bbbbbbbbbbbb and decode config aaaaaaaaaaaa, weights cccccccccccc",
     ),
     "timeout-too-small": Fault("DOC-CONF-06", _slow_link(), "3000 ms lets 1792 tokens through"),
     "never-pays": Fault(

@@ -282,6 +282,9 @@ FAULTS: dict[str, Fault] = {
     ),
     "model-revision": Fault("CONF-02", edit(proven(), "decode.fingerprint.model_revision", "v2")),
     "vllm-args": Fault("CONF-10", edit(proven(), "decode.fingerprint.vllm_args", "--quantization fp8")),
+    "other-weights": Fault(
+        "CONF-12", recomputed(edit(proven(), "decode.fingerprint.identity.weights", "0" * 32))
+    ),
     "ranks-differ": Fault("CONF-11", edit(proven(), "decode.fingerprint.ranks", 2)),
     "rank-missing": Fault("CTRL-04", _without_rank_1_of_decode()),
     "rank-not-admitted": Fault("PRE-03", _not_admitted(two_ranks())),

@@ -246,7 +246,7 @@ def test_a_held_command_ends_with_its_input(serving: Native, tmp_path: Path) -> 
 
 
 def test_a_fingerprint_lies_in_the_processes_folder(serving: Native) -> None:
-    with pytest.raises(CouldNotCheckError, match="decode's fingerprint cannot be read: No such file"):
+    with pytest.raises(CouldNotCheckError, match=r"decode's fingerprint\.json cannot be read: No such file"):
         serving.site().fingerprint(serving.stack.decode)
     (serving.processes["decode"].folder / "fingerprint.json").write_text("{}")
     assert serving.site().fingerprint(serving.stack.decode) == "{}"

@@ -143,6 +143,26 @@ def test_a_revision_is_a_branch_that_was_fetched_or_a_commit(tmp_path: Path) -> 
     assert not models.find("org/name", "v2", volume=tmp_path).found
 
 
+def fine_tune(folder: Path, number: int) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"num_hidden_layers": 1}))
+    (folder / "model.safetensors").write_bytes(bytes([number]) * 1000)
+    return folder
+
+
+def test_the_files_of_two_fine_tunes_differ_in_their_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "_lmcache", lambda: ROOT / "docker/patches/lmcache-0.5.6/files/lmcache")
+    one, same, other = (models.digests(str(fine_tune(tmp_path / n, int(n[0])))) for n in ("1", "1b", "2"))
+    assert one == same
+    assert one["config"] == other["config"]
+    assert one["weights"] != other["weights"]
+    (tmp_path / "1/model.safetensors").unlink()
+    assert models.digests(str(tmp_path / "1")).keys() == {"config"}
+    assert models.digests("org/not-there", volume=tmp_path) == {}
+
+
 class HubServer(BaseHTTPRequestHandler):
     """Answers as the hub does: a redirect on its own host, then the file; or as its name says."""
 

@@ -77,8 +77,28 @@ def test_fingerprint_is_read_by_cat_and_what_is_new_in_it_left_out(running: Fake
     assert found is not None
     assert found.lmcache == {"chunk_size": 256}
     assert found.patch_ids == ("message-defaults", "packed-kv")
-    (call,) = asked(running, "gpu-b", "/containers/decode-id/exec")
+    call, _ = asked(running, "gpu-b", "/containers/decode-id/exec")
     assert '"Cmd": ["cat", "/tmp/kvshare/fingerprint.json"]' in call
+
+
+def tell(running: FakeDocker, identity: str | None) -> None:
+    files = {"fingerprint": json.dumps(FINGERPRINT)} | ({} if identity is None else {"identity": identity})
+    running.answers("gpu-b", **{f"/tmp/kvshare/{name}.json": text for name, text in files.items()})
+
+
+def test_what_lmcache_wrote_of_the_model_stands_with_the_fingerprint(running: FakeDocker) -> None:
+    tell(running, '{"weights": "ab", "identity": "cd"}')
+    found = reading.containers(site())[2].fingerprint
+    assert found is not None
+    assert found.identity == {"weights": "ab", "identity": "cd"}
+
+
+@pytest.mark.parametrize("text", [None, "cut sho", '["weights"]'])
+def test_without_it_the_fingerprint_stands_alone(running: FakeDocker, text: str | None) -> None:
+    tell(running, text)
+    found = reading.containers(site())[2].fingerprint
+    assert found is not None
+    assert found.identity == {}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ FINGERPRINT = "/tmp/kvshare/fingerprint.json"  # where a container of the engine
 DRAINED = (
     "/tmp/drained"  # of the gateway: a file there named as a server's place, HOST:PORT, keeps requests off it
 )
+IDENTITY = "/tmp/kvshare/identity.json"  # where LMCache writes what the model's part in its keys is made of
 
 # --- the ranks of a server: processes that compute a layer together, each on a GPU of its own ---------------
 
@@ -69,7 +70,10 @@ class Patch:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What an engine says it runs with; ``vocab_size`` in tokens, None for a model known only by its name."""
+    """What an engine says it runs with; ``vocab_size`` in tokens, None for a model known only by its name.
+
+    ``identity`` holds digests of the model as served, by what each is of; the tool adds it (``IDENTITY``).
+    """
 
     role: str
     instance: str | None = None
@@ -87,6 +91,7 @@ class Fingerprint:
     ranks: int = 1
     lmcache: dict[str, Any] = field(default_factory=dict)
     ucx: dict[str, str] = field(default_factory=dict)
+    identity: dict[str, str] = field(default_factory=dict)
 
     @property
     def kv_dtype(self) -> str | None:
@@ -136,7 +141,8 @@ class Model:
     """The model: whether it lies on this machine, and the figures that its KV's size follows from.
 
     ``longest`` is the longest prompt that it was made for, in tokens; ``unshareable`` why it shares no KV.
-    ``writable``: whether we may put into the models volume what is not there.
+    ``writable``: whether we may put into the models volume what is not there. ``files`` holds digests of its
+    weights and its config.json.
     """
 
     name: str
@@ -148,6 +154,7 @@ class Model:
     longest: int | None = None
     unshareable: str = ""
     writable: bool = True
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

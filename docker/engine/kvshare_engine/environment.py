@@ -15,6 +15,7 @@ from kvshare.refusals import length_of, refusal_of_host, refusal_of_model
 
 FINGERPRINT = Path(contract.FINGERPRINT)
 STATE_DIR = FINGERPRINT.parent  # a tmpfs; nothing in it outlives the container
+IDENTITY = STATE_DIR / Path(contract.IDENTITY).name
 METRICS_DIR = STATE_DIR / "metrics"
 LMCACHE_CONFIG = Path("/etc/kvshare/lmcache.yaml")
 

@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -31,6 +32,7 @@ def gather(of: Server, controller: Controller, hub_token: str) -> Facts:
     if hub.has(of.model) and not model.found:
         answer, config = hub.ask(of.model, hub_token, of.model_revision)
         model = models.described(model, config, of.device)
+    model = replace(model, files=models.digests(of.model, of.model_revision))
     overrides = {name: value for name, value in os.environ.items() if name.startswith("LMCACHE_") and value}
     settings = {**server.lmcache_environment(of, controller), **overrides}
     return Facts(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from kvshare.contract import DEMO_MODEL, Hub, Model, folder_of
@@ -64,6 +66,41 @@ def _do_without(unreached: Hub, model: Model) -> None:
         )
     print(f"kvshare: {unreached.address} cannot be reached, {model.name} is taken as it was fetched before")
     os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def digests(name: str, revision: str = "", volume: Path = VOLUME) -> dict[str, str]:
+    """What tells a model's files from others of that name: its config.json, and samples of its weights.
+
+    Nothing of what is not there.
+    """
+    folder = _folder(name, revision, volume)
+    config = _config(folder)
+    if folder is None or config is None:
+        return {}
+    lmcache = _lmcache_weights()
+    found = {"config": lmcache.digest(config)}
+    try:
+        return {**found, "weights": lmcache.weights_digest(folder)}
+    except lmcache.UnknownError:
+        return found
+
+
+def _lmcache_weights() -> ModuleType:
+    """The module that LMCache takes weights' digests with; without LMCache, which takes seconds to import."""
+    path = _lmcache() / "integration/vllm/weights.py"
+    spec = importlib.util.spec_from_file_location("lmcache_weights", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _lmcache() -> Path:
+    package = importlib.util.find_spec("lmcache")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent
 
 
 def _config(folder: Path | None) -> dict[str, Any] | None:

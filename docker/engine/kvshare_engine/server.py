@@ -10,6 +10,7 @@ from pathlib import Path
 from kvshare.refusals import refusal_of, refusal_of_drafts
 from kvshare_engine import fingerprint, models, transport
 from kvshare_engine.environment import (
+    IDENTITY,
     LMCACHE_CONFIG,
     METRICS_DIR,
     Controller,
@@ -94,11 +95,13 @@ def run() -> None:
     if refusal := refusal_of(server.user_args) or refusal_of_drafts(options):
         refuse(refusal)
     controller = Controller.from_environment()
+    IDENTITY.unlink(missing_ok=True)  # of an earlier start in this container
     shutil.rmtree(METRICS_DIR, ignore_errors=True)
     METRICS_DIR.mkdir(parents=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(METRICS_DIR)
     defaults = {
         **lmcache_environment(server, controller),
+        "LMCACHE_IDENTITY_REPORT": str(IDENTITY),
         **transport.environment(server.transport, server.device, server.host, server.ranks),
         **secrets(),
     }

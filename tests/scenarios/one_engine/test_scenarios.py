@@ -10,10 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
 
 from tests.conftest import ROOT
 from tests.scenarios.conftest import VERIFY_TIMEOUT_S, Rig
@@ -26,7 +24,7 @@ CORRUPT = (
 )
 
 KILLED = 128 + signal.SIGKILL
-IN_SHORT = ("hash_seed", "reuse_off")
+IN_SHORT = ("other_weights", "reuse_off")
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -90,41 +88,6 @@ def test_the_readmes_first_chat_request_is_answered() -> None:
     assert json.loads(body)["choices"][0]["message"]["role"] == "assistant"
 
 
-HELLO = [{"role": "user", "content": "Hello"}]
-TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
-
-
-@pytest.mark.usefixtures("rig")
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("models", None),
-        ("completions", {"prompt": "Hello", "n": 2, "logprobs": 3, "seed": 1}),
-        ("completions", {"prompt": ["a", "b"], "echo": True, "cache_salt": "s"}),
-        ("completions", {"prompt": [7, 8, 9], "stream": True, "stream_options": {"include_usage": True}}),
-        ("chat/completions", {"messages": HELLO, "logprobs": True, "top_logprobs": 2}),
-        ("chat/completions", {"messages": HELLO, "stream": True, "max_completion_tokens": 4}),
-        ("chat/completions", {"messages": HELLO, "tools": [TOOL], "tool_choice": "none"}),
-        ("chat/completions", {"messages": HELLO, "model": "nobody"}),
-        ("completions", {"prompt": "Hello", "temperature": -1}),
-        ("embeddings", {"input": "Hello"}),
-    ],
-)
-def test_the_gateway_answers_as_decode_does(path: str, body: dict[str, Any] | None) -> None:
-    if body is not None:
-        body = {"max_tokens": 4, "temperature": 0, **body}
-    through, straight = (answer_of(port, path, body) for port in (8000, 8011))
-    assert through == straight
-
-
-def answer_of(port: int, path: str, body: dict[str, Any] | None) -> tuple[int, str, str]:
-    """Status, type and text of an answer, without what is of one request alone."""
-    url = f"http://127.0.0.1:{port}/v1/{path}"
-    answer = requests.get(url, timeout=60) if body is None else requests.post(url, json=body, timeout=60)
-    own = r'"(id|created)":("[^"]*"|\d+)'
-    return answer.status_code, answer.headers["Content-Type"], re.sub(own, "", answer.text)
-
-
 def test_a_gateway_that_skips_prefill_is_named(rig: Rig) -> None:
     rig.use(HERE / "gateway_skips_prefill/overlay.yaml")
     outcome = rig.verify()
@@ -176,6 +139,7 @@ def test_reuse_is_proven_with_workers_of_their_own(rig: Rig, long: bool) -> None
 @pytest.mark.parametrize(
     ("scenario", "cause"),
     [
+        ("other_weights", "CONF-12"),
         ("hash_seed", "CONF-01"),
         ("async_loading_off", "CONF-05"),
         ("model_path", "CONF-02"),
@@ -185,11 +149,32 @@ def test_reuse_is_proven_with_workers_of_their_own(rig: Rig, long: bool) -> None
 def test_a_setting_that_ends_reuse_is_named(rig: Rig, scenario: str, cause: str, long: bool) -> None:
     if scenario not in IN_SHORT and not long:
         pytest.skip("one more restart of decode: make test-long")
+    if scenario == "other_weights":
+        other_weights()
     rig.use(HERE / scenario / "overlay.yaml")
     outcome = rig.verify()
     assert outcome.code == 1, outcome.said
     assert outcome.report["cause"] == cause
     assert "KV-PEER-01" in outcome.failed_ids(), "the setting is wrong, and yet KV was reused"
+    if scenario == "other_weights":
+        doctor = rig.kvshare("doctor", "--only", "DOC-CONF-12", timeout=VERIFY_TIMEOUT_S)
+        assert doctor.code == 1, doctor.said
+        assert "prefill has config" in doctor.out
+
+
+def other_weights() -> None:
+    """Make what other_weights puts into decode: prefill's weights with a part of one layer's keys negated."""
+    made = ROOT / ".kvshare/scenarios/model.safetensors"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    source = "kvshare-prefill-1:/models/kvshare-demo/model.safetensors"
+    subprocess.run(["docker", "cp", source, made], check=True, timeout=60)
+    data = bytearray(made.read_bytes())
+    end = 8 + int.from_bytes(data[:8], "little")
+    begin, _ = json.loads(data[8:end])["model.layers.3.self_attn.k_proj.weight"]["data_offsets"]
+    for sign in range(end + begin + 3, end + begin + 65536, 4):  # of each float32
+        data[sign] ^= 0x80
+    made.write_bytes(data)
+    made.chmod(0o644)  # for the container's user
 
 
 def test_a_benchmark_without_reuse_is_exit_code_1(rig: Rig, tmp_path: Path) -> None:

@@ -80,6 +80,9 @@ class Site(Protocol):
     def fingerprint(self, member: Member) -> str:
         """Return what a member wrote of itself at its start."""
 
+    def identity(self, member: Member) -> str:
+        """Return what a server wrote of the model that it serves."""
+
     def client(self, subcommand: str, task: object) -> AbstractContextManager[subprocess.Popen[str]]:
         """Run the tool's own ``subcommand`` beside prefill on a record; it is gone when this is left."""
 

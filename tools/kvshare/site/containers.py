@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kvshare.config.settings import Settings
-from kvshare.contract import FINGERPRINT
+from kvshare.contract import FINGERPRINT, IDENTITY
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.site import compose
 from kvshare.site.attached import EngineError, ProcessError
@@ -64,11 +64,18 @@ class Containers:
 
     def fingerprint(self, member: Member) -> str:
         """Return the file that the engine image's entrypoint writes."""
+        return self._file(member, FINGERPRINT)
+
+    def identity(self, member: Member) -> str:
+        """Return the file that a server's LMCache writes."""
+        return self._file(member, IDENTITY)
+
+    def _file(self, member: Member, path: str) -> str:
         try:
-            return answered(self.beside(member, "cat", FINGERPRINT))
+            return answered(self.beside(member, "cat", path))
         except ProcessError:
             name = self.found[member.name].name
-            raise EngineError(member.context, f"{FINGERPRINT} is not in {name}") from None
+            raise EngineError(member.context, f"{path} is not in {name}") from None
 
     @contextmanager
     def client(self, subcommand: str, task: object) -> Iterator[subprocess.Popen[str]]:

@@ -14,6 +14,7 @@ def run(state: Path, root: Path, record: Path, role: str) -> int:
         "environment",
         STATE_DIR=state,
         FINGERPRINT=state / "fingerprint.json",
+        IDENTITY=state / "identity.json",
         METRICS_DIR=state / "metrics",
         LMCACHE_CONFIG=root / "configs" / "lmcache.yaml",
     )

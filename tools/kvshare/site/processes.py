@@ -13,6 +13,7 @@ from pathlib import Path
 from kvshare import records
 from kvshare.config import api_key
 from kvshare.config.settings import Settings
+from kvshare.contract import FINGERPRINT, IDENTITY
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.site.base import NONE, State, Variables, last_line, start_client, uncoloured
 from kvshare.stack.members import Member, Stack
@@ -153,11 +154,19 @@ class Processes:
 
     def fingerprint(self, member: Member) -> str:
         """Return the file that the entrypoint writes into the process's folder."""
+        return self._file(member, FINGERPRINT)
+
+    def identity(self, member: Member) -> str:
+        """Return the file that a server's LMCache writes there."""
+        return self._file(member, IDENTITY)
+
+    def _file(self, member: Member, name: str) -> str:
+        path = self._processes[member.name].folder / Path(name).name
         try:
-            return (self._processes[member.name].folder / "fingerprint.json").read_text()
+            return path.read_text()
         except OSError as error:
             raise CouldNotCheckError(
-                f"{member.name}'s fingerprint cannot be read: {error.strerror}."
+                f"{member.name}'s {path.name} cannot be read: {error.strerror}."
             ) from None
 
     @contextmanager

@@ -2,12 +2,13 @@
 
 import re
 import time
+from dataclasses import replace
 
 from kvshare.contract import FINGERPRINT, Fingerprint
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.records import loads
 from kvshare.site.base import Site, State, reason_of
-from kvshare.stack.members import EngineMember, Member
+from kvshare.stack.members import EngineMember, Member, Server
 from kvshare.verify.evidence import Container, EngineProbe, Hit, Logs
 
 POLL_S = 1.0
@@ -69,11 +70,20 @@ def _fingerprint(site: Site, member: EngineMember, state: State) -> tuple[Finger
     if state.status != "running":
         return None, f"{state.name} is not running"
     try:
-        return loads(Fingerprint, site.fingerprint(member), ignore_unknown=True), None
+        fingerprint = loads(Fingerprint, site.fingerprint(member), ignore_unknown=True)
+        return replace(fingerprint, identity=_identity(site, member)), None
     except CouldNotCheckError as error:
         return None, reason_of(error)
     except ValueError as error:
         return None, f"{FINGERPRINT} in {state.name} makes no sense: {error}"
+
+
+def _identity(site: Site, member: Member) -> dict[str, str]:
+    """Return what the model's part in a server's keys is made of; nothing where that is not written."""
+    try:
+        return loads(dict[str, str], site.identity(member)) if isinstance(member, Server) else {}
+    except (CouldNotCheckError, ValueError):
+        return {}
 
 
 def _log(site: Site, member: Member, whole: bool = False) -> str | None:

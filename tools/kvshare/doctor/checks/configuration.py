@@ -1,6 +1,6 @@
 """Whether the nodes are told the same, and whether a pull can pay."""
 
-from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
+from kvshare.checking.registry import Category, Failed, NotChecked, NotNeeded, Outcome, Passed
 from kvshare.config import threshold
 from kvshare.doctor.checks.shared import each, same
 from kvshare.doctor.evidence import Evidence
@@ -197,3 +197,17 @@ def _model_shareable(evidence: Evidence) -> Outcome:
     bad = {name: f"{model.name}: {model.unshareable}" for name, model in models.items() if model.unshareable}
     good = ", ".join(dict.fromkeys(model.name for model in models.values()))
     return each(evidence, bad, "a model of attention layers that are alike", INSTEAD, good)
+
+
+@CHECKS.check("DOC-CONF-12", "the model's files are the same")
+def _one_set_of_files(evidence: Evidence) -> Outcome:
+    """Its config.json and samples of each tensor: another fine-tune under one name shares no KV.
+
+    `verify` compares what the servers made of them (CONF-12).
+    """
+    files = {name: facts.model.files for name, facts in evidence.seen.items()}
+    without = [name for name, found in files.items() if not found]
+    if without:
+        return NotNeeded(f"the model is put on {', '.join(without)} at the start")
+    told = {name: ", ".join(f"{of} {digest[:12]}" for of, digest in f.items()) for name, f in files.items()}
+    return same(evidence, "model", told, "put the same files of the model on every machine")

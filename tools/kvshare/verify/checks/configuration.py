@@ -153,3 +153,24 @@ def _ranks(evidence: Evidence) -> Outcome:
     """
     fix = "list as many GPUs in PREFILL_GPU as in DECODE_GPU of .env, then make up"
     return _same(evidence, "number of GPUs", lambda f: f.ranks, fix)
+
+
+@CHECKS.check("CONF-12", "the model is served the same")
+def _identity(evidence: Evidence) -> Outcome:
+    """What decides a token's KV is part of every key: weights, configuration, quantisation and dtypes.
+
+    Weights are compared by samples of each tensor, the configuration as vLLM has it after every override.
+    Servers that differ in any of it share nothing, rather than KV that is not their own.
+    """
+    told = {service: f.identity for service, f in fingerprints(evidence).items() if f.identity}
+    if len(told) < 2:
+        return NotChecked(f"what is served was told by {listed(told) or 'no server'} only")
+    names = dict.fromkeys(name for identity in told.values() for name in identity if name != "identity")
+    unlike = [name for name in names if len({identity.get(name) for identity in told.values()}) > 1]
+    if not unlike:
+        return Passed(next(iter(told.values())).get("identity", "")[:12])
+    found = [
+        f"{name} ({', '.join(f'{service}={told[service].get(name)}' for service in told)})" for name in unlike
+    ]
+    fix = "put the same files of the model on every machine, start with one .env, then make up"
+    return Failed("one model", f"unlike {', '.join(found)}", tuple(told), fix)
