@@ -90,6 +90,13 @@ def test_wrong_answers_fail_however_little_they_could_move() -> None:
     assert judge(evidence, ALL).exit_code == 1
 
 
+def test_a_stack_without_a_gateway_is_proven_without_its_checks() -> None:
+    evidence = edit(edit(proven(), "traffic.spec.gateway", ""), "traffic.gateway", None)
+    judgement = judge(evidence, ALL)
+    assert result(judgement, "GATE-01").detail.startswith("not needed")
+    assert judgement.proven
+
+
 def test_what_cannot_be_judged_is_skipped_with_the_reason() -> None:
     judgement = judge(FAULTS["controller-down"].evidence, ALL)
     assert result(judgement, "CTRL-04").detail == "not checked because CTRL-01 failed"

@@ -20,10 +20,15 @@ class Judgement(Verdict[Evidence]):
 
     @property
     def proven(self) -> bool:
-        """Whether every check that is no mere warning was made and holds; of --deep's, all that were made."""
-        passed = {result.check.id for result in self.results if result.result == SUCCESS}
-        needed = (check.id for check in REGISTRY if not check.warning and check.id not in DEEP)
-        return passed.issuperset(needed) and not self.errors and not self.unjudged
+        """Whether every check that this stack needs was made and holds; of --deep's, all that were made.
+
+        A mere warning is none of them.
+        """
+        settled = {
+            result.check.id for result in self.results if result.result == SUCCESS or not result.needed
+        }
+        due = (check.id for check in REGISTRY if not check.warning and check.id not in DEEP)
+        return settled.issuperset(due) and not self.errors and not self.unjudged
 
     @property
     def sentence(self) -> str:
