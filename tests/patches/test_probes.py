@@ -46,6 +46,7 @@ RED = {
     "failed-load": "[] should be stored, but ['request'] is",
     "identity": "should have keys of its own",
     "held-blocks": "the rest should not be stored",
+    "whole-graph": "With no attention metadata the KV of ['request'] should be loaded, but [] is.",
 }
 # A part of a patch, known by texts that its hunks bring, and what the probe says without it.
 PARTS = [
