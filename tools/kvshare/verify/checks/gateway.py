@@ -4,7 +4,7 @@ from kvshare.checking.registry import Category, Failed, NotChecked, NotNeeded, O
 from kvshare.servers.readings import Sources
 from kvshare.verify import tolerance
 from kvshare.verify.checks.answers import TRUST_NONE, answer_limit
-from kvshare.verify.checks.shared import ALONE_AND_FRESH, reusable_tokens, traffic_of
+from kvshare.verify.checks.shared import ALONE_AND_FRESH, reusable_tokens, sources_found, traffic_of
 from kvshare.verify.evidence import Evidence
 
 CHECKS: Category[Evidence] = Category("gateway")
@@ -70,9 +70,4 @@ def _right(evidence: Evidence) -> Outcome:
 
 
 def _words(found: Sources | None) -> str:
-    if found is None:
-        return "not counted"
-    return (
-        f"local_compute {found.local_compute} + local_cache_hit {found.local_cache_hit}"
-        f" + external_kv_transfer {found.external_kv_transfer}"
-    )
+    return "not counted" if found is None else sources_found(found)

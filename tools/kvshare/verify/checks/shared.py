@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from kvshare.checking.registry import Failed, NotChecked, Outcome, Passed
 from kvshare.contract import Fingerprint
 from kvshare.servers.prompts import reusable
+from kvshare.servers.readings import Sources
 from kvshare.verify.evidence import Container, Evidence, Leg, Traffic
 
 ONE_IMAGE_FIX = "run one image everywhere: make image, then make up"
@@ -91,10 +92,14 @@ def leg_found(leg: Leg) -> str:
         return f"{what}: {leg.error}"
     if leg.sources is None:
         return f"{what}: the server does not count vllm:prompt_tokens_by_source"
-    s = leg.sources
+    return f"{what}: {leg.tokens} prompt tokens, {sources_found(leg.sources)}"
+
+
+def sources_found(s: Sources) -> str:
+    """Return where prompt tokens came from, as vLLM names it."""
     return (
-        f"{what}: {leg.tokens} prompt tokens, local_compute {s.local_compute}"
-        f" + local_cache_hit {s.local_cache_hit} + external_kv_transfer {s.external_kv_transfer}"
+        f"local_compute {s.local_compute} + local_cache_hit {s.local_cache_hit}"
+        f" + external_kv_transfer {s.external_kv_transfer}"
     )
 
 
