@@ -61,7 +61,7 @@ def summary(judged: Judgement) -> dict[str, Any]:
     return {
         "ranks": decode.ranks,
         "max_local_cpu_size": decode.lmcache["max_local_cpu_size"],
-        **({"memory_tokens": pressure.memory_tokens} if pressure else {}),
+        "memory_tokens": pressure.memory_tokens if pressure else None,
         "proven": judged.proven,
         "sentence": judged.sentence,
         "prompts": traffic.spec.prompts,

@@ -18,6 +18,7 @@ import torch
 THETA = 500000.0  # of the rotary embedding
 UNLIKE = 0.15  # how far below the product of a code with itself that of two codes lies
 CERTAIN = 20.0  # nats between the place looked at and the next best one
+FIRST, SECOND = (f"model.layers.{number}.self_attn" for number in range(2))
 COPIED = 3.0  # how much larger than the token's own code the copied one is
 LOGIT = 12.0  # of the copied token; vLLM's logits are bfloat16, and larger ones are coarse
 WRITES = 0.15  # what the random layers add, in lengths of a code
@@ -54,12 +55,10 @@ def write(tensors: dict[str, torch.Tensor], shape: Shape, draw: torch.Generator)
         codes = torch.nn.functional.normalize(codes, dim=1)
         _embed(tokens, codes, shape)
         _name(last, codes, shape)
-    layers = {0: _previous(shape), 1: _asked_for(shape, draw)}
-    for number, projections in layers.items():
-        for projection, made in projections.items():
-            name = f"model.layers.{number}.self_attn.{projection}.weight"
-            if name in tensors:
-                tensors[name] = made
+    if f"{FIRST}.q_proj.weight" in tensors:
+        tensors |= {f"{FIRST}.{name}.weight": made for name, made in _previous(shape).items()}
+    if f"{SECOND}.q_proj.weight" in tensors:
+        tensors |= {f"{SECOND}.{name}.weight": made for name, made in _asked_for(shape, draw).items()}
 
 
 def _embed(tokens: torch.Tensor, codes: torch.Tensor, shape: Shape) -> None:

@@ -270,8 +270,8 @@ def _fp8(found: dict[str, Any]) -> str:
 def _pressure(found: dict[str, Any]) -> str:
     return f"""## Too little memory
 
-`kvshare verify --deep` where vLLM has {found["memory_tokens"]:,} tokens of memory, so that it preempts
-requests and resumes them (DEEP-05).
+`kvshare verify --deep` where vLLM has little memory ({found["memory_tokens"] or "unknown"} tokens), so
+that it preempts requests and resumes them (DEEP-05).
 
 {_checks(found)}
 """
