@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from multiprocessing import forkserver
@@ -15,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from probes import ProbeError
+from probes import ProbeError, happens
 
 # What LMCache, NIXL and UCX read; the server hands it on to every process.
 ENVIRONMENT = {"PYTHONHASHSEED": "123", "UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"}
@@ -55,6 +56,22 @@ class Fork:
 
     def last_lines(self) -> str:
         return "\n".join(self.logged().splitlines()[-15:])
+
+    def pause(self) -> None:
+        """Stop it and wait until all its threads stand still: on a busy machine they run on for a while."""
+        os.kill(self.pid, signal.SIGSTOP)
+        if not happens(self._stands_still):
+            raise ProbeError(f"Process {self.pid} should have stopped.")
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def _stands_still(self) -> bool:
+        threads = Path(f"/proc/{self.pid}/task").glob("*/stat")
+        try:
+            return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
+        except OSError:  # one ended meanwhile
+            return False
 
     def stop(self) -> None:
         self.process.terminate()

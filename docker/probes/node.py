@@ -305,6 +305,15 @@ class _Inside:
             "all": len(self.allocator.paged_buffers),
         }
 
+    def written(self, seed: int, chunks: int) -> bool:
+        """Whether all values of a prompt lie in memory, whoever owns it."""
+        import torch
+
+        _, values = self._prompt(seed, chunks)
+        pages = [page.view(torch.float32) for page in self.allocator.paged_buffers]
+        wanted = [chunk.flatten() for chunk in values.split(self.settings.chunk, dim=2)]
+        return all(any(torch.equal(page, chunk) for page in pages) for chunk in wanted)
+
     def rejected(self) -> dict[str, float]:
         from lmcache.v1.rejected_messages import REJECTED
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import replace
 
 from probes import ProbeError
@@ -28,7 +26,7 @@ def probe() -> None:
         with running_node(settings) as a:
             _fill(ports, a, b, c)
             b.pull_until_hit(seed=1, chunks=CHUNKS)
-            os.kill(a.fork.pid, signal.SIGSTOP)
+            a.fork.pause()
             _check(b, "stopped")
         _check(b, "killed")
         for where, again in (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from multiprocessing.connection import Connection
 
 from probes import ProbeError
@@ -20,7 +18,7 @@ def probe() -> None:
     try:
         if not client.answer():
             raise ProbeError(f"A socket should be answered within {CONNECTED_WITHIN_S} s.")
-        os.kill(server.pid, signal.SIGSTOP)
+        server.pause()
         if not client.answer():
             raise ProbeError(f"A dead connection should be dropped within {DROPPED_WITHIN_S} s.")
     finally:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 from probes import ProbeError
 from probes.controller import request
 from probes.node import Node, running_node, settings_for, two_nodes
@@ -19,10 +16,10 @@ def probe() -> None:
         a.ask("store", seed=1, chunks=CHUNKS)
         for node in (b, c):
             _require_pull(node, "at first")
-        os.kill(b.fork.pid, signal.SIGSTOP)
+        b.fork.pause()
         _ask_in_the_name_of(b, a, c.ask("keys", seed=1, chunks=CHUNKS))
         _require_pull(c, "after a transfer to a node that is stopped")
-        os.kill(b.fork.pid, signal.SIGCONT)
+        b.fork.resume()
         _require_pull(b, "by the node that was stopped")
 
 
