@@ -1,6 +1,6 @@
 # kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down engine doctor status logs bundle verify bench plan ports image ship push pull lint test test-long test-faults rig rig-down test-unit test-upstream patches-edit patches generate benchmarks native test-gpu
+.PHONY: help setup demo up down engine doctor status top logs bundle verify bench plan ports image ship push pull lint test test-long test-faults rig rig-down test-unit test-upstream patches-edit patches generate benchmarks native test-gpu
 
 NODE ?= all
 DEVICE ?=
@@ -34,6 +34,8 @@ up: setup ## Start NODE=prefill (with the controller), NODE=decode, or both
 	@$(KVSHARE) up $(NODE) $(ARGS)
 status: setup ## What runs where, how it is, and what the controller knows of it
 	@$(KVSHARE) status $(ARGS)
+top: setup ## Live: where prompts' KV comes from, what peers pull, what runs (ARGS=--once: one look)
+	@$(KVSHARE) top $(ARGS)
 logs: setup ## Every node's log, merged by time (ARGS="--follow --since 10m --node decode")
 	@$(KVSHARE) logs $(ARGS)
 bundle: setup ## One archive to find a fault with, without secrets: FILE=name.tar.gz, or a name with the time

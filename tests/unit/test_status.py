@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -14,6 +15,7 @@ from kvshare import cli
 from kvshare.config.settings import Settings
 from kvshare.operate import status
 from kvshare.site.containers import Containers
+from kvshare.watch import page
 from tests.conftest import ROOT
 from tests.unit.build import STACK
 from tests.unit.fake_docker import FakeDocker
@@ -140,3 +142,18 @@ def test_nothing_is_cut_off_in_a_pipe(running: FakeDocker) -> None:
     assert "…" not in stream.getvalue()
     assert Console(file=stream).width < status.PIPE_WIDTH
     assert cli.main.commands["status"].help
+
+
+def test_the_page_says_whether_all_is_well_and_what_each_server_does(
+    running: FakeDocker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(page, "BETWEEN_LOOKS_S", 0.01)
+    target = tmp_path / "status.html"
+    assert invoke("status", "--html", str(target)).exit_code == 0
+    text = target.read_text()
+    assert ">All is well.<" in text
+    assert text.count("<td>healthy</td>") == 3
+    assert "the controller does not answer" in text, "its metrics are not there"
+    running.answers("default", **{WORKERS_URL: '{"workers": []}'})
+    assert invoke("status", "--html", str(target)).exit_code == 1
+    assert ">Not all is well.<" in target.read_text()

@@ -21,6 +21,7 @@ from kvshare.commands.pull import pull
 from kvshare.commands.push import push
 from kvshare.commands.ship import ship
 from kvshare.commands.status import status
+from kvshare.commands.top import top
 from kvshare.commands.up import up
 from kvshare.commands.verify import send_legs, verify
 from kvshare.errors import Group
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 for command in (
-    demo, up, down, doctor, engine, image, ship, push, pull, status, logs, bundle, ports, verify, bench,
+    demo, up, down, doctor, engine, image, ship, push, pull, status, top, logs, bundle, ports, verify, bench,
     plan, send_legs, bench_client, gateway,
 ):  # fmt: skip
     main.add_command(command)

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -20,7 +21,14 @@ from kvshare.errors import COULD_NOT_CHECK, FAILED, PROVEN
     show_default=True,
     help="A table for people, or JSON.",
 )
-def status(output: str) -> None:
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write one page as well, with what the servers do just now.",
+)
+def status(output: str, page: Path | None) -> None:
     """Show each node: where it runs, how it is, and whether the controller knows its LMCache worker.
 
     Exit code 1 unless all are healthy and known to it, 3 if an engine does not answer; the others are shown
@@ -29,14 +37,19 @@ def status(output: str) -> None:
     from kvshare.operate import status as look
     from kvshare.site.compose import read_stack
     from kvshare.site.containers import Containers
+    from kvshare.watch.page import Grid, html
 
     settings = load_settings(find_root())
-    rows = look.status(Containers(read_stack(settings), settings))
+    site = Containers(read_stack(settings), settings)
+    rows = look.status(site)
     if output == "json":
         click.echo(json.dumps([asdict(row) for row in rows], indent=2))
     else:
         look.print_table(rows, sys.stdout)
+    well = all(row.is_well for row in rows)
+    if page is not None:
+        members = Grid("Members", look.HEADINGS, [look.cells(row) for row in rows])
+        page.write_text(html(site, well, members))
     unreachable = look.unreachable(rows)
     complain(unreachable)
-    well = PROVEN if all(row.is_well for row in rows) else FAILED
-    sys.exit(COULD_NOT_CHECK if unreachable else well)
+    sys.exit(COULD_NOT_CHECK if unreachable else PROVEN if well else FAILED)

@@ -17,6 +17,7 @@ from kvshare.site.contexts import seconds_of
 from kvshare.stack.members import Member, Server
 
 PIPE_WIDTH = 200
+HEADINGS = ("node", "host", "context", "state", "health", "up", "image id", "registered", "keys")
 ABSENT, UNKNOWN = "absent", "unknown"
 
 
@@ -113,21 +114,25 @@ def print_table(rows: Sequence[ServiceStatus], stream: TextIO) -> None:
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
-    texts = ("node", "host", "context", "state", "health", "up", "image id", "registered")
-    shown = table(texts, ("keys",))
+    shown = table(HEADINGS[:-1], HEADINGS[-1:])
     for row in rows:
-        shown.add_row(
-            row.node,
-            row.host,
-            row.context,
-            row.state,
-            row.health,
-            "" if row.uptime_s is None else duration(row.uptime_s),
-            (row.image_id or "").removeprefix("sha256:")[:12],
-            _registered(row),
-            "" if row.keys is None else str(row.keys),
-        )
+        shown.add_row(*cells(row))
     console.print(shown)
+
+
+def cells(row: ServiceStatus) -> tuple[str, ...]:
+    """Return a member in words, under ``HEADINGS``."""
+    return (
+        row.node,
+        row.host,
+        row.context,
+        row.state,
+        row.health,
+        "" if row.uptime_s is None else duration(row.uptime_s),
+        (row.image_id or "").removeprefix("sha256:")[:12],
+        _registered(row),
+        "" if row.keys is None else str(row.keys),
+    )
 
 
 def _registered(row: ServiceStatus) -> str:

@@ -1,0 +1,96 @@
+"""What `kvshare top` shows of a real stack's scrape, and of the same a little later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from prometheus_client.samples import Sample
+from rich.console import Console
+
+from kvshare.config.settings import Settings
+from kvshare.site.base import State
+from kvshare.site.containers import Containers
+from kvshare.watch.top import Look, frame, look
+from tests.conftest import ROOT
+from tests.unit import scrape
+from tests.unit.build import STACK, WITH_GATEWAY
+from tests.unit.fake_docker import FakeDocker
+
+GOLDEN = Path(__file__).parent / "golden"
+WELL = {member.name: State(member.name, "running", "healthy") for member in WITH_GATEWAY.members}
+
+
+def later(rises: Mapping[tuple[str, str], float]) -> dict[str, tuple[Sample, ...]]:
+    """The scrape with some of its counters higher."""
+    return {
+        node: tuple(
+            valued(sample, sample.value + rises.get((node, sample.labels.get("source", sample.name)), 0.0))
+            for sample in samples
+        )
+        for node, samples in scrape.by_member().items()
+    }
+
+
+def valued(sample: Sample, value: float) -> Sample:
+    return sample._replace(value=value)
+
+
+def shown(before: Look, now: Look) -> str:
+    console = Console(width=150, no_color=True)
+    with console.capture() as captured:
+        console.print(frame(WITH_GATEWAY, before, now))
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+
+
+def test_what_happened_between_two_looks(update_golden: bool) -> None:
+    now = later(
+        {
+            ("decode", "local_compute"): 100,
+            ("decode", "external_kv_transfer"): 10_240,
+            ("prefill", "local_compute"): 10_340,
+            ("prefill", "local_cache_hit"): 512,
+            ("prefill", "lmcache:p2p_time_to_transfer_count"): 4,
+            ("prefill", "lmcache:p2p_time_to_transfer_sum"): 0.08,
+            ("prefill", "lmcache:p2p_transfer_speed_sum"): 4 * 128_000,
+            ("decode", "vllm:num_requests_running"): 3,
+        }
+    )
+    text = shown(Look(100.0, scrape.by_member(), WELL), Look(102.0, now, WELL))
+    path = GOLDEN / "top.txt"
+    if update_golden:
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_what_does_not_answer_leaves_gaps_and_says_so() -> None:
+    states = {**WELL, "decode": State("decode", "running", "unhealthy")}
+    del states["gateway"]
+    text = shown(Look(100.0, scrape.by_member(), WELL), Look(102.0, {}, states))
+    assert [line.split() for line in text.splitlines()[1:5]] == [
+        ["controller", "healthy"],
+        ["prefill", "healthy"],
+        ["decode", "unhealthy"],
+        ["gateway", "absent"],
+    ]
+    assert "the controller does not answer" in text
+
+
+def test_a_server_that_was_started_anew_shows_no_negative_rate() -> None:
+    fresh = {
+        node: tuple(valued(sample, 0.0) for sample in samples) for node, samples in scrape.by_member().items()
+    }
+    assert "-" not in shown(Look(100.0, scrape.by_member(), WELL), Look(102.0, fresh, WELL)).replace(
+        "not synced", ""
+    )
+
+
+def test_a_look_asks_each_member_that_runs(fake_docker: FakeDocker) -> None:
+    for context, name in (("default", "controller"), ("default", "prefill"), ("gpu-b", "decode")):
+        fake_docker.add_container(context, name)
+    said = {f"{m.url}/metrics": (scrape.FOLDER / f"{m.name}.prom").read_text() for m in STACK.engines}
+    fake_docker.answers("default", **said)
+    seen = look(Containers(STACK, Settings(ROOT, {})))
+    assert set(seen.states) == {"controller", "prefill", "decode"}
+    assert seen.total("prefill", "vllm:prompt_tokens_by_source_total", source="local_cache_hit") is not None
+    assert "decode" not in seen.samples, "its engine answers nothing here"

@@ -1,0 +1,1 @@
+"""Watching a stack that serves: what is scraped, what is alarming, what a dashboard shows."""
