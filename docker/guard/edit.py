@@ -25,7 +25,8 @@ from guard.series import read as read_patch
 from guard.source import SourceError
 
 ROOT = FOLDER.parents[1]
-LOCK = ROOT / "docker/locks/engine-cuda.txt"
+# The CPU's names packages that no GPU's image has.
+LOCKS = tuple(ROOT / f"docker/locks/engine-{device}.txt" for device in ("cuda", "cpu"))
 WORK = ROOT / "build/patches"
 # Commits are made under no person's name; in the patches there is none either.
 IDENTITY = ("-c", "user.name=kvshare", "-c", "user.email=kvshare@localhost")
@@ -121,13 +122,13 @@ def _originals(work: Path, release: str, series: Series) -> dict[str, bytes]:
 
 def fetch(series: Series, folder: Path) -> Path:
     """Download the locked wheel of a series' distribution into the folder. Raises EditError."""
-    pinned = re.search(
-        rf"^{re.escape(series.distribution)}==(\S+) (?:\\\n +--hash=\S+ ?)+", LOCK.read_text(), re.M
-    )
+    wanted = rf"^{re.escape(series.distribution)}==(\S+) (?:\\\n +--hash=\S+ ?)+"
+    pinned = next(filter(None, (re.search(wanted, lock.read_text(), re.M) for lock in LOCKS)), None)
     if not pinned or pinned[1] != series.version:
         found = pinned[1] if pinned else "none"
         raise EditError(
-            f"Expected {series.distribution} {series.version} in {LOCK} and found {found}: move one of them."
+            f"Expected {series.distribution} {series.version} in {' or '.join(map(str, LOCKS))} "
+            f"and found {found}: move one of them."
         )
     requirement = folder / "requirement.txt"
     requirement.write_text(pinned[0])

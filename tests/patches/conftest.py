@@ -26,7 +26,7 @@ settings.load_profile("same every time")
 
 @pytest.fixture
 def probe(tmp_path: Path) -> Probe:
-    """Run a patch's probe with other content in files of LMCache: see ``upstream.run_probe``."""
+    """Run a patch's probe with other content in files of its package: see ``upstream.run_probe``."""
 
     def run(patch_id: str, files: Files) -> subprocess.CompletedProcess[str]:
         return run_probe(patch_id, files, tmp_path)

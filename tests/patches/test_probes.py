@@ -6,9 +6,9 @@ import pytest
 from guard.series import Patch
 from probes.__main__ import SLOW
 
-from tests.patches.upstream import LMCACHE, Files, Probe, patched_files, without, without_hunks
+from tests.patches.upstream import PATCHES, Files, Probe, patched_files, without, without_hunks
 
-# What the probe of a patch says of LMCache without it.
+# What the probe of a patch says of the package without it.
 RED = {
     "message-defaults": "A RegisterMsg without peer_init_url",
     "cpu-connector": "No supported cpu connector found.",
@@ -47,6 +47,10 @@ RED = {
     "identity": "should have keys of its own",
     "held-blocks": "the rest should not be stored",
     "whole-graph": "With no attention metadata the KV of ['request'] should be loaded, but [] is.",
+    "progress-delay": "An idle NIXL agent should leave the CPU alone",
+    "base-model": "bgmv_shrink should leave a row without an adapter as it is",
+    "prompt-adapter": "The size of tensor a (5) must match the size of tensor b (2)",
+    "seed-in-pieces": "CPU Generator does not use offset",
 }
 # A part of a patch, known by texts that its hunks bring, and what the probe says without it.
 PARTS = [
@@ -60,6 +64,7 @@ PARTS = [
     ("p2p-threshold", ("self._declines(keys):",), "there should be 0 questions to the controller"),
     ("p2p-threshold", ("_declines(keys[:num_hit_chunks]):",), "Where the peer holds too little, nothing"),
     ("peer-introduction", ("_handle_heartbeat_commands(",), "a peer that came later within 10 s"),
+    ("seed-in-pieces", ("kept = {",), "A seed should draw token"),
 ]
 
 
@@ -70,13 +75,13 @@ def require_red(patch_id: str, probe: Probe, files: Files, sentence: str) -> Non
 
 
 # The build of the image that these tests run in has run the quick probes.
-@pytest.mark.parametrize("patch_id", [patch.id for patch in LMCACHE.patches if patch.id in SLOW])
+@pytest.mark.parametrize("patch_id", [patch.id for patch in PATCHES if patch.id in SLOW])
 def test_the_probe_is_green_with_all_patches(probe: Probe, patch_id: str) -> None:
     result = probe(patch_id, patched_files())
     assert (result.returncode, result.stdout.splitlines()[-1:]) == (0, [f"{patch_id}: ok"]), result.stderr
 
 
-@pytest.mark.parametrize("patch", LMCACHE.patches, ids=lambda patch: patch.id)
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.id)
 def test_the_probe_is_red_without_the_patch(probe: Probe, patch: Patch) -> None:
     require_red(patch.id, probe, without(patch.id), RED[patch.id])
 

@@ -7,7 +7,7 @@ import ast
 import pytest
 from guard.series import FOLDER, Patch, Series, render_sums
 
-from tests.patches.upstream import EVERY, LMCACHE, original, patched_files, without
+from tests.patches.upstream import EVERY, PATCHES, original, patched_files, series_of, without
 
 
 @pytest.mark.parametrize("series", EVERY.values(), ids=EVERY)
@@ -18,20 +18,20 @@ def test_the_recorded_hashes_are_those_of_the_series(series: Series) -> None:
     assert render_sums(series, contents) == recorded.read_text(), "run: make patches-edit patches"
 
 
-@pytest.mark.parametrize("patch", LMCACHE.patches, ids=lambda patch: patch.id)
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.id)
 def test_a_patch_can_be_left_out_with_what_needs_it(patch: Patch) -> None:
     files = without(patch.id)
-    assert files != patched_files()
+    assert files != patched_files(series_of(patch.id))
     for text in files.values():
         ast.parse(text or "")
 
 
-@pytest.mark.parametrize("patch", LMCACHE.patches, ids=lambda patch: patch.id)
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.id)
 def test_a_patch_applies_to_the_release_with_what_it_needs_alone(patch: Patch) -> None:
-    wanted = {patch.id}
-    for earlier in reversed(LMCACHE.patches):
+    wanted, series = {patch.id}, series_of(patch.id)
+    for earlier in reversed(series.patches):
         if earlier.id in wanted:
             wanted |= earlier.needs
-    files = patched_files(LMCACHE.only(lambda one: one.id in wanted))
+    files = patched_files(series.only(lambda one: one.id in wanted))
     for text in files.values():
         ast.parse(text or "")

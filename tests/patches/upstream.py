@@ -1,4 +1,4 @@
-"""The files of LMCache that patches change, with some of the patches, whichever are installed here."""
+"""The files that patches change, with some of the patches, whichever are installed here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from guard.series import Series, digest, find, load_all
 DOCKER = Path(__file__).parents[2] / "docker"
 PROBE_TIMEOUT_S = 600
 EVERY = {series.distribution: series for series in load_all()}
-LMCACHE = EVERY["lmcache"].of("cpu")
+INSTALLED = {name: series.of("cpu") for name, series in EVERY.items()}
+LMCACHE = INSTALLED["lmcache"]
+PATCHES = [patch for series in INSTALLED.values() for patch in series.patches]
 
 # Contents by path in site-packages; None where a file that is installed shall not be.
 Files = Mapping[str, str | None]
@@ -26,25 +28,31 @@ Probe = Callable[[str, Files], "subprocess.CompletedProcess[str]"]
 
 
 def patched_files(series: Series = LMCACHE) -> dict[str, str | None]:
-    """Every file that patches of LMCache change on a CPU, with the patches of ``series`` alone."""
-    there = {path: original(path) for path in LMCACHE.files}
+    """Every file that patches of its distribution change on a CPU, with those of ``series`` alone."""
+    there = {path: original(path, series.distribution) for path in INSTALLED[series.distribution].files}
     return there | {path: series.applied(path, _bytes(there[path])).decode() for path in series.files}
 
 
 def without(*ids: str) -> dict[str, str | None]:
-    """The same files with all patches but these, and those that need them."""
-    return patched_files(LMCACHE.without(*ids))
+    """The files of a distribution with all its patches but these, and those that need them."""
+    return patched_files(series_of(ids[0]).without(*ids))
 
 
 def without_hunks(patch_id: str, is_left_out: Callable[[Hunk], bool]) -> dict[str, str | None]:
     """The same files with all patches, but for some hunks of one, and for the patches that need it."""
-    whole = find([LMCACHE], patch_id)
+    series = series_of(patch_id)
+    whole = find([series], patch_id)
     hunks = {path: tuple(h for h in found if not is_left_out(h)) for path, found in whole.hunks.items()}
     assert hunks != whole.hunks
-    others = LMCACHE.without(patch_id).patches
-    chosen = [patch for patch in LMCACHE.patches if patch is whole or patch in others]
+    others = series.without(patch_id).patches
+    chosen = [patch for patch in series.patches if patch is whole or patch in others]
     part = [replace(patch, hunks=hunks) if patch is whole else patch for patch in chosen]
-    return patched_files(replace(LMCACHE, patches=tuple(part)))
+    return patched_files(replace(series, patches=tuple(part)))
+
+
+def series_of(patch_id: str) -> Series:
+    """The series of a CPU that has the patch. Raises StopIteration."""
+    return next(one for one in INSTALLED.values() if patch_id in {patch.id for patch in one.patches})
 
 
 @cache

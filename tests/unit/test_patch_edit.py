@@ -205,7 +205,7 @@ def test_a_lock_with_another_version_is_refused(
 ) -> None:
     lock = tmp_path / "lock.txt"
     lock.write_text("thing==1.1 \\\n    --hash=sha256:00\nother==1.0 \\\n    --hash=sha256:00\n")
-    monkeypatch.setattr(edit, "LOCK", lock)
+    monkeypatch.setattr(edit, "LOCKS", (lock,))
     with pytest.raises(EditError, match=r"Expected thing 1\.0 in .*lock\.txt and found 1\.1"):
         edit.fetch(load(folder), tmp_path)
 
