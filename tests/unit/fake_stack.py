@@ -109,10 +109,13 @@ class FakeStack:
     keys: int = 12
     max_model_len: int = 1600
     api_key: str | None = None
+    gateway: str = ""  # its URL, once it is served
     request_ids: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def answer(self, server: Server, prompt: Tokens, salt: str | None = None, model: str = "m") -> None:
+    def answer(
+        self, server: Server, prompt: Tokens, salt: str | None = None, model: str = "m", kept: bool = True
+    ) -> None:
         """Keep the books of one request; a salt for vLLM alone hides its own cache, not LMCache's."""
         server.answered += 1
         of = (model, None if salt is None or salt.startswith(VLLM_ONLY) else salt)
@@ -133,7 +136,7 @@ class FakeStack:
         else:
             server.local_compute += len(prompt)
         server.seen.add((prompt, model, salt))
-        if server is self.prefill and (prompt, of) not in self.known:
+        if kept and server is self.prefill and (prompt, of) not in self.known:
             self._admit((prompt, of), whole)
 
     def _reaches(self, server: Server, salt: str | None, whole: int) -> bool:
@@ -165,7 +168,9 @@ class FakeStack:
             self.keys += whole // CHUNK
 
 
-def _handler(stack: FakeStack, server: Server | None) -> type[BaseHTTPRequestHandler]:
+def _handler(stack: FakeStack, server: Server | None, gateway: bool = False) -> type[BaseHTTPRequestHandler]:
+    """Answers for a server, or for the controller; the gateway has prefill compute it first."""
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # many small writes, each waited for
@@ -225,7 +230,10 @@ def _handler(stack: FakeStack, server: Server | None) -> type[BaseHTTPRequestHan
                 usage = {"usage": self._usage(prompt, number)} if continuous else {}
                 self._event({"choices": [{"text": "", "logprobs": logprobs}], **usage})
             with stack.lock:
-                stack.answer(server, prompt, body.get("cache_salt"), body["model"])
+                kept = not body.get("kv_transfer_params", {}).get("lmcache.skip_save", False)
+                if gateway:
+                    stack.answer(stack.prefill, prompt)
+                stack.answer(server, prompt, body.get("cache_salt"), body["model"], kept)
             self._event({"choices": [], "usage": self._usage(prompt, body["max_tokens"])})
             self._chunk(b"data: [DONE]\n\n")
             self._chunk(b"")
@@ -267,10 +275,13 @@ def _handler(stack: FakeStack, server: Server | None) -> type[BaseHTTPRequestHan
 def serve(stack: FakeStack) -> Iterator[Spec]:
     """Serve the stack on free loopback ports; yield the task that points there."""
     handlers = [_handler(stack, server) for server in (stack.prefill, stack.decode, None)]
+    handlers.append(_handler(stack, stack.decode, gateway=True))
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in handlers]
     for server in servers:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    prefill, decode, controller = (f"http://127.0.0.1:{server.server_port}" for server in servers)
+    prefill, decode, controller, stack.gateway = (
+        f"http://127.0.0.1:{server.server_port}" for server in servers
+    )
     try:
         yield Spec(
             prefill=prefill,

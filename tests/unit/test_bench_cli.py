@@ -22,13 +22,14 @@ from kvshare import cli, records
 from kvshare.bench import gather, linkspeed, outputs, report, run
 from kvshare.bench.results import Link
 from kvshare.bench.run import Options, default_lengths, make_points
-from kvshare.bench.spec import ARMS
+from kvshare.bench.spec import ARMS, LOADS, WAYS
 from kvshare.config.settings import Settings
 from kvshare.contract import Fingerprint, Hardware, Machine, Nic
+from kvshare.errors import KvshareError
 from kvshare.site import compose, containers
 from kvshare.site.base import NONE, Started, State, Variables
 from kvshare.site.containers import Containers
-from kvshare.stack.members import Member
+from kvshare.stack.members import Gateway, Member
 from tests.unit.bench_build import document
 from tests.unit.build import STACK
 from tests.unit.fake_stack import FakeStack, serve
@@ -95,14 +96,15 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeStack
     """The stand-in for the stack, behind the names that the operator's side finds its parts by."""
     fake = FakeStack()
     with serve(fake) as spec:
-        urls = iter((spec.prefill, spec.decode, spec.controller))
+        urls = iter((spec.prefill, spec.decode, spec.controller, fake.gateway))
         hosts = [url.removeprefix("http://").split(":") for url in urls]
-        (ph, pp), (dh, dp), (ch, cp) = hosts
+        (ph, pp), (dh, dp), (ch, cp), (gh, gp) = hosts
         found = replace(
             STACK,
             prefill=replace(STACK.prefill, host=ph, api_port=int(pp)),
             decodes=(replace(STACK.decode, host=dh, api_port=int(dp)),),
             controller=replace(STACK.controller, host=ch, http_port=int(cp)),
+            gateway=Gateway("gateway", "gateway", "default", gh, int(gp)),
         )
         monkeypatch.setattr(run, "read_stack", lambda _: found)
         monkeypatch.setattr(run, "Containers", Site)
@@ -367,3 +369,42 @@ def test_words_from_outside_are_escaped() -> None:
     found = document()
     found = replace(found, model=replace(found.model, name="<script>alert(1)</script>"))
     assert "<script" not in report.html(found)
+
+
+def test_the_gateway_is_compared_with_other_ways_to_the_same_servers(
+    stack: FakeStack, tmp_path: Path
+) -> None:
+    stack.prefill.first_token_s = stack.decode.first_token_s = 0.002
+    out = tmp_path / "out"
+    quick = ("--prompt-tokens", "522", "--output-tokens", "3", "--repetitions", "2", "--requests", "8")
+    result = bench("--through", "gateway", *quick, "--out", str(out))
+    assert result.exit_code == 0, result.output
+    found = outputs.load(out / outputs.JSON)
+    assert [r.point.load for r in found.points] == list(LOADS)
+    assert found.arms == WAYS
+    assert found.moved_tokens == 2 * (
+        16 * 512 + 4 * 256 + 512
+    )  # of a conversation's turns four have one chunk
+    assert [one.way for one in found.points[0].against] == ["round-robin", "one-server"]
+    assert "gateway over round-robin: TTFT p50" in result.stdout
+    assert found.verdict in result.stdout
+    assert "TBT p99" in result.stdout
+    assert "link" not in result.stdout
+    lines = [json.loads(line) for line in (out / outputs.LINES).read_text().splitlines()]
+    assert {line["load"] for line in lines} == set(LOADS)
+    assert "the control" in (out / outputs.REPORT).read_text()
+
+
+@pytest.mark.parametrize(
+    "option", [("--arms", "cold"), ("--calibrate",), ("--node", "x"), ("--rate", "1"), ("--shared", "50")]
+)
+def test_options_of_arms_are_refused_beside_through(stack: FakeStack, option: tuple[str, ...]) -> None:
+    del stack
+    result = bench("--through", "gateway", *option)
+    assert result.exit_code == 2
+    assert f"{option[0]} is of arms and not of --through" in result.output
+
+
+def test_a_stack_without_a_gateway_is_refused() -> None:
+    with pytest.raises(KvshareError, match="this stack has no gateway"):
+        run.make_spec(STACK, PRINT, Options(through="gateway"))

@@ -175,7 +175,7 @@ def test_a_server_that_is_down_is_named(run: Run, stack: FakeStack) -> None:
 
 def test_servers_of_different_models_are_refused(run: Run, stack: FakeStack) -> None:
     stack.decode.model = "other"
-    with pytest.raises(KvshareError, match="prefill serves m and decode other"):
+    with pytest.raises(KvshareError, match="prefill serves m and decode serves other"):
         run()
 
 

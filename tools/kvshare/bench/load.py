@@ -1,4 +1,4 @@
-"""Requests under load: a number in flight, or Poisson arrivals."""
+"""Requests under load: a number in flight, or Poisson arrivals; alone, or one after the other."""
 
 import random
 import sys
@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, cycle, pairwise
 
 from kvshare.bench.observed import Request
 from kvshare.servers.completion import Ask, Completion, complete
@@ -44,21 +44,33 @@ def send(
     due_s: Sequence[float] | None = None,
 ) -> Loaded:
     """Send every ask, ``concurrency`` in flight, or each at its moment of ``due_s``; failures are results."""
+    return send_talks([(ask,) for ask in asks], (base,), model, api_key, concurrency, due_s)
+
+
+def send_talks(
+    talks: Sequence[Sequence[Ask]],
+    bases: Sequence[str],
+    model: str,
+    api_key: str | None,
+    concurrency: int = 1,
+    due_s: Sequence[float] | None = None,
+) -> Loaded:
+    """Send as ``send`` does, of a talk each ask once the one before is answered; the bases take turns."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    workers = min(len(asks), MAX_IN_FLIGHT if due_s is not None else concurrency)
-    mine = threading.local()
+    workers = min(len(talks), MAX_IN_FLIGHT if due_s is not None else concurrency)
+    mine, turns = threading.local(), cycle(range(len(bases)))
     start = time.perf_counter()
 
-    def one(number: int) -> tuple[Request, float]:
+    def talk(number: int) -> list[tuple[Request, float]]:
         if due_s is not None:
             time.sleep(max(0.0, start + due_s[number] - time.perf_counter()))
-        return _one(mine.http, model, asks[number], start)
+        return [_one(mine.http[next(turns)], model, ask, start) for ask in talks[number]]
 
     def connect() -> None:
-        mine.http = Http(base, api_key)
+        mine.http = [Http(base, api_key) for base in bases]
 
     with ThreadPoolExecutor(workers, initializer=connect) as pool:
-        done = list(pool.map(one, range(len(asks))))
+        done = list(chain.from_iterable(pool.map(talk, range(len(talks)))))
     first = min(request.sent_s for request, _ in done)
     return Loaded(tuple(request for request, _ in done), max(end for _, end in done) - start - first)
 

@@ -15,14 +15,14 @@ from rich.text import Text
 from kvshare import records
 from kvshare.bench.compare import Difference
 from kvshare.bench.observed import Observed
-from kvshare.bench.results import SCHEMA_VERSION, Arm, Cost, Document, PointResult
+from kvshare.bench.results import SCHEMA_VERSION, Against, Arm, Cost, Document, PointResult
 from kvshare.bench.spec import WORTH_QUOTING
 from kvshare.checking.rendering import table
 from kvshare.cost.model import Pull
 from kvshare.errors import KvshareError
 
 JSON, LINES, CSV, REPORT = "bench.json", "requests.jsonl", "summary.csv", "report.html"
-_LOAD = ("concurrency", "rate", "shared_percent")
+_LOAD = ("concurrency", "rate", "shared_percent", "load")
 _COLUMNS = (
     *(f"point_{name}" for name in ("prompt_tokens", "output_tokens", *_LOAD)),
     "arm", "node", "repetitions", "requests", "prompt_tokens", "output_tokens", "request_throughput",
@@ -150,6 +150,41 @@ def _costs(found: Cost) -> Iterator[str]:
 
 
 def _table(result: PointResult) -> Table:
+    return _arms(result) if result.point.load is None else _ways(result)
+
+
+def _ways(result: PointResult) -> Table:
+    """Show the ways to send a load: latencies, throughput, and how many prompt tokens were computed."""
+    shown = table(("way", "on"), ("n", "TTFT p50", "p99", "± ms", "TBT p99", "req/s", "computed"))
+    for way in result.arms:
+        if way.ttft_ms is None:
+            shown.add_row(way.arm, way.node, "0")
+            continue
+        shown.add_row(
+            way.arm,
+            way.node,
+            str(way.requests),
+            *(f"{ms:.1f}" for ms in (way.ttft_ms.p50, way.ttft_ms.p99, way.ttft_ms.spread)),
+            "" if way.tbt_ms is None else f"{way.tbt_ms.p99:.1f}",
+            f"{way.request_throughput or 0:.2f}",
+            f"{100 * way.sources.local_compute / way.prompt_tokens:.0f} %",
+        )
+    return shown
+
+
+def _compared(one: Against, repetitions: int) -> str:
+    """Return the gateway's figures against another way's, in a sentence."""
+    quoted = repetitions >= WORTH_QUOTING
+
+    def words(name: str) -> str:
+        ratio = one.named[name]
+        return f"{name} {ratio.value:.2f}" + (f" ({ratio.low:.2f} to {ratio.high:.2f})" if quoted else "")
+
+    confidence = " with 95 % confidence" if quoted else ""
+    return f"gateway over {one.way}{confidence}: {', '.join(map(words, one.named))}"
+
+
+def _arms(result: PointResult) -> Table:
     numbers = (
         "n", "TTFT p50", "p90", "p99", "± ms", "TBT p50", "TPOT p50", "E2E p50", "req/s", "tok/s", "vs cold"
     )  # fmt: skip
@@ -194,6 +229,7 @@ def below(result: PointResult) -> Iterable[str]:
         quoted = result.repetitions >= WORTH_QUOTING
         between = f" ({ratio.low:.2f} to {ratio.high:.2f} with 95 % confidence)" if quoted else ""
         yield f"decode's first token, peer over recompute: {ratio.value:.2f}{between}"
+    yield from (_compared(one, result.repetitions) for one in result.against)
     for arm in result.arms:
         if arm.goodput is not None:
             yield f"goodput, {arm.arm}: {arm.goodput:.2f} req/s"

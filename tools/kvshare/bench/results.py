@@ -60,11 +60,44 @@ class Transfer:
 
 
 @dataclass(frozen=True)
+class Against:
+    """The gateway's figures over those of another way, both of each repetition; a time below 1 is sooner.
+
+    Attributes:
+        tbt_p99: None where no answer had two tokens.
+        requests: answered requests a second; below 1 are fewer.
+    """
+
+    way: str
+    ttft_p50: Ratio
+    ttft_p99: Ratio
+    tbt_p99: Ratio | None
+    requests: Ratio
+
+    @property
+    def named(self) -> dict[str, Ratio]:
+        """The ratios by what they are of."""
+        found = {"TTFT p50": self.ttft_p50, "TTFT p99": self.ttft_p99, "req/s": self.requests}
+        return found if self.tbt_p99 is None else found | {"TBT p99": self.tbt_p99}
+
+    @property
+    def better(self) -> tuple[str, ...]:
+        """In what the gateway is better, beyond chance."""
+        return tuple(n for n, r in self.named.items() if (r.low > 1 if n == "req/s" else r.high < 1))
+
+    @property
+    def worse(self) -> tuple[str, ...]:
+        """In what it is worse, beyond chance."""
+        return tuple(n for n, r in self.named.items() if (r.high < 1 if n == "req/s" else r.low > 1))
+
+
+@dataclass(frozen=True)
 class PointResult:
     """What one point gave; ``notes`` say what was discarded, and why.
 
     ``peer_over_recompute`` is of times to first token, on decode, of requests that had the servers to
-    themselves; None where there were others, or one of the two arms was not measured.
+    themselves; None where there were others, or one of the two arms was not measured. ``against`` has one
+    for each other way where the gateway is compared.
     """
 
     point: Point
@@ -75,6 +108,7 @@ class PointResult:
     stages: Stages | None
     notes: tuple[str, ...]
     peer_over_recompute: Ratio | None = None
+    against: tuple[Against, ...] = ()
 
     def arm(self, name: str) -> Arm | None:
         """Return an arm that has figures."""

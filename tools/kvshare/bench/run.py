@@ -13,8 +13,8 @@ from rich.console import Console
 from kvshare.bench import calibrate, gather, linkspeed, rules, summary
 from kvshare.bench.observed import Observed
 from kvshare.bench.progress import following
-from kvshare.bench.results import SCHEMA_VERSION, Document, Facts, Model
-from kvshare.bench.spec import ARMS, PEER, WORTH_QUOTING, BenchSpec, Goodput, Point
+from kvshare.bench.results import SCHEMA_VERSION, Document, Facts, Link, Model
+from kvshare.bench.spec import ARMS, LOADS, PEER, TURNS, WAYS, WORTH_QUOTING, BenchSpec, Goodput, Point
 from kvshare.config import threshold
 from kvshare.config.settings import Settings
 from kvshare.config.threshold import PULL_ALWAYS, Threshold
@@ -30,6 +30,8 @@ DEFAULT_MAX_MODEL_LEN = 1600
 LONGEST_DEFAULT = 32768  # tokens; longer ones only on request
 DEFAULT_LENGTHS = 5
 ALL_LENGTHS = 16  # of a calibration: the break-even may be at the shortest
+CLIENTS = 4  # of the gateway, where the user says nothing
+UNMEASURED = Link(None, "")
 COMPLETE, INTERRUPTED_BY_USER = "complete", "interrupted by Ctrl-C"
 
 
@@ -40,7 +42,7 @@ class Options:
     arms: tuple[str, ...] = ARMS
     prompt_tokens: tuple[int, ...] | None = None
     output_tokens: tuple[int, ...] = (16,)
-    concurrency: tuple[int, ...] = (1,)
+    concurrency: tuple[int, ...] | None = None
     rates: tuple[float, ...] | None = None
     shared_percent: tuple[float, ...] = (100.0,)
     requests: int | None = None
@@ -50,6 +52,7 @@ class Options:
     goodput: Goodput | None = None
     node: str | None = None
     calibrate: bool = False
+    through: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ class Finished:
 
 def run(settings: Settings, options: Options, console: Console) -> Finished:
     """Benchmark the running stack; KvshareError or CouldNotCheckError where nothing can be measured."""
-    return measure(Containers(read_stack(settings).pairs(options.node)[0], settings), options, console)
+    stack = read_stack(settings)
+    measured = stack if options.through else stack.pairs(options.node)[0]
+    return measure(Containers(measured, settings), options, console)
 
 
 def measure(site: Site, options: Options, console: Console) -> Finished:
@@ -77,8 +82,10 @@ def measure(site: Site, options: Options, console: Console) -> Finished:
     spec = make_spec(stack, prints[stack.prefill.name], options, running)
     if options.calibrate:
         calibrate.require(spec)
-    console.print("  measuring the link between the servers", markup=False)
-    link = linkspeed.measure(site, prints)
+    link = UNMEASURED
+    if spec.gateway is None:
+        console.print("  measuring the link between the servers", markup=False)
+        link = linkspeed.measure(site, prints)
     # Before the run, because a server may be gone after it.
     architecture = gather.architecture(site, prints[stack.decode.name])
     kv_bytes = None if architecture is None else architecture.kv_bytes_per_token
@@ -130,7 +137,7 @@ def exit_code(document: Document, spec: BenchSpec, interrupted: bool) -> int:
     if document.ended != COMPLETE:
         return COULD_NOT_CHECK
     pulls = any(point.shared_tokens(spec.chunk_size) and not spec.declined(point) for point in spec.points)
-    if PEER in spec.arms and pulls and document.moved_tokens == 0:
+    if (PEER in spec.arms or spec.gateway) and pulls and document.moved_tokens == 0:
         return FAILED
     empty = any(result.repetitions == 0 for result in document.points)
     return FAILED if empty or not document.points else PROVEN
@@ -138,6 +145,8 @@ def exit_code(document: Document, spec: BenchSpec, interrupted: bool) -> int:
 
 def closing_sentence(document: Document, code: int) -> str | None:
     """Return why the exit code is not 0, in one sentence, or None."""
+    if code == FAILED and document.moved_tokens == 0 and document.arms == WAYS:
+        return "no byte moved through the gateway: type make verify, which names the cause."
     if code == FAILED and document.moved_tokens == 0 and PEER in document.arms:
         return "no byte moved in the peer arm: type make verify, which names the cause."
     if code == FAILED:
@@ -151,19 +160,37 @@ def make_spec(
     """Return the client's task; KvshareError if lengths or loads cannot work with what prefill runs."""
     chunk_size = int(prefill.lmcache.get("chunk_size", DEFAULT_CHUNK_SIZE))
     longest = prefill.max_model_len or DEFAULT_MAX_MODEL_LEN
+    through = options.through is not None
+    if through and stack.gateway is None:
+        raise KvshareError("--through gateway: this stack has no gateway.")
     return BenchSpec(
         ranks=stack.prefill.ranks,
         prefill=stack.prefill.url,
         decode=stack.decode.url,
         controller=stack.controller.url,
         prefill_instance=stack.prefill.instance,
-        points=make_points(options, chunk_size, longest),
-        arms=options.arms,
+        points=(make_loads if through else make_points)(options, chunk_size, longest),
+        arms=WAYS if through else options.arms,
         repetitions=options.repetitions,
         chunk_size=chunk_size,
         seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
         wait_s=options.wait_s,
         threshold=running,
+        gateway=stack.gateway.url if through and stack.gateway else None,
+        servers=tuple(server.url for server in (stack.prefill, *stack.decodes)) if through else (),
+    )
+
+
+def make_loads(options: Options, chunk_size: int, longest: int) -> tuple[Point, ...]:
+    """Return every load at every length and number of clients; the longest length that is sent by default."""
+    lengths = options.prompt_tokens or default_lengths(chunk_size, longest, max(options.output_tokens), 1)
+    for tokens, output in product(lengths, options.output_tokens):
+        require_prompt_tokens(tokens, chunk_size, longest, output)
+    return tuple(
+        Point(tokens, output, clients, requests=options.requests or TURNS * clients, load=load)
+        for tokens, output, clients, load in product(
+            lengths, options.output_tokens, options.concurrency or (CLIENTS,), LOADS
+        )
     )
 
 
@@ -173,7 +200,7 @@ def make_points(options: Options, chunk_size: int, longest: int) -> tuple[Point,
     lengths = options.prompt_tokens or default_lengths(chunk_size, longest, max(options.output_tokens), most)
     for tokens, output in product(lengths, options.output_tokens):
         require_prompt_tokens(tokens, chunk_size, longest, output)
-    loads: list[tuple[int, float | None]] = [(c, None) for c in options.concurrency]
+    loads: list[tuple[int, float | None]] = [(c, None) for c in options.concurrency or (1,)]
     if options.rates:
         loads = [(1, rate) for rate in options.rates]
     return tuple(

@@ -6,8 +6,9 @@ was told before stands.
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from kvshare.bench import load, rules
 from kvshare.bench.observed import ArmRun, Closing, Line, Opening, PointEnd, Repetition
@@ -33,8 +34,22 @@ class StoppedError(Exception):
 
 def run(spec: BenchSpec, api_key: str | None, emit: Emit, narrate: Narrate) -> None:
     """Run the benchmark and emit every line as soon as it is known; KvshareError for what cannot work."""
+    go_through(_Session(spec, api_key, emit, narrate), spec, emit)
+
+
+class Measuring(Protocol):
+    """What a benchmark is on the client's side."""
+
+    def open(self) -> None:
+        """Look at the servers, and refuse what cannot work."""
+
+    def measure(self, number: int, point: Point) -> None:
+        """Repeat a point."""
+
+
+def go_through(session: Measuring, spec: BenchSpec, emit: Emit) -> None:
+    """Measure every point, and tell why the end came early."""
     started = time.monotonic()
-    session = _Session(spec, api_key, emit, narrate)
     stopped = None
     try:
         session.open()
@@ -68,18 +83,7 @@ class _Session:
 
     def open(self) -> None:
         """Look at the servers, refuse what cannot work, and make the first pull of the pair."""
-        cards = {node: self._card(node) for node in self.servers}
-        models = {str(card.model) for card in cards.values()}
-        if len(models) > 1:
-            raise KvshareError(
-                f"prefill serves {cards['prefill'].model} and decode {cards['decode'].model}: "
-                "there is no KV to share between different models."
-            )
-        self.model = models.pop()
-        lengths = [c.max_model_len for c in cards.values() if c.max_model_len is not None]
-        longest = min(lengths, default=None)
-        for point in self.spec.points:
-            require_prompt_tokens(point.prompt_tokens, self.spec.chunk_size, longest, point.output_tokens)
+        self.model, longest = require_fit(self.servers, self.spec)
         self.emit(Line(opening=Opening(self.model, longest, self.spec.points, self._warm_up())))
 
     def _warm_up(self) -> ArmRun | None:
@@ -105,18 +109,11 @@ class _Session:
         return pull
 
     def measure(self, number: int, point: Point) -> None:
-        """Repeat a point until enough repetitions count, or as many again were discarded."""
+        """Repeat a point."""
         self.narrate(f"{point.label}, {point.requests} requests of each arm")
         before = self._read_all()
-        counted = 0
-        pulled: list[ArmRun] = []
-        for attempt in range(2 * self.spec.repetitions):
-            repetition = self._repeat(number, attempt, point)
-            self.emit(Line(repetition=repetition))
-            counted += repetition.discarded is None
-            pulled += [run for run in repetition.arms if run.arm == PEER and _moved(run)]
-            if counted == self.spec.repetitions:
-                break
+        done = repeat(self.spec, self.emit, lambda attempt: self._repeat(number, attempt, point))
+        pulled = [run for r in done for run in r.arms if run.arm == PEER and _moved(run)]
         self.emit(Line(point_end=self._point_end(number, before, pulled)))
 
     def _repeat(self, number: int, attempt: int, point: Point) -> Repetition:
@@ -175,19 +172,9 @@ class _Session:
         """StoppedError if the arm failed because its server is gone."""
         if run.fault is None or all(request.error is None for request in run.requests):
             return
-        try:
-            self.servers[NODE_OF[run.arm]].http.get("/health")
-        except RequestFailedError as error:
-            raise StoppedError(f"{NODE_OF[run.arm]} went down during the run: {error}") from None
+        require_up(NODE_OF[run.arm], self.servers[NODE_OF[run.arm]])
 
     # --- looking ------------------------------------------------------------------------------------------
-
-    def _card(self, node: str) -> ServerProbe:
-        """Return what a server says of its model, waiting for it within the deadline."""
-        card = self.servers[node].await_healthy(self.spec.wait_s)
-        if not card.healthy:
-            raise StoppedError(f"{node} cannot be measured: {card.error}")
-        return card
 
     def _read_all(self) -> Readings:
         return {node: server.read() for node, server in self.servers.items()}
@@ -205,6 +192,46 @@ class _Session:
         self.narrate("waiting for LMCache to export its counters")
         pulls = sum(len(run.requests) for run in pulled)
         return await_export(self.servers, before, pulls, sum(map(_moved, pulled)), self.spec.ranks)
+
+
+def require_fit(servers: Mapping[str, ServerClient], spec: BenchSpec) -> tuple[str, int | None]:
+    """Return the model that all servers serve, and its longest request, waiting for them within the deadline.
+
+    StoppedError if one cannot be measured, KvshareError if models differ or a point is too long for them.
+    """
+    cards = {node: _card(node, server, spec.wait_s) for node, server in servers.items()}
+    models = {str(card.model) for card in cards.values()}
+    if len(models) > 1:
+        told = " and ".join(f"{node} serves {card.model}" for node, card in cards.items())
+        raise KvshareError(f"{told}: there is no KV to share between different models.")
+    longest = min((c.max_model_len for c in cards.values() if c.max_model_len is not None), default=None)
+    for point in spec.points:
+        require_prompt_tokens(point.prompt_tokens, spec.chunk_size, longest, point.output_tokens)
+    return models.pop(), longest
+
+
+def _card(node: str, server: ServerClient, wait_s: float) -> ServerProbe:
+    card = server.await_healthy(wait_s)
+    if not card.healthy:
+        raise StoppedError(f"{node} cannot be measured: {card.error}")
+    return card
+
+
+def require_up(node: str, server: ServerClient) -> None:
+    """StoppedError if a server is gone."""
+    try:
+        server.http.get("/health")
+    except RequestFailedError as error:
+        raise StoppedError(f"{node} went down during the run: {error}") from None
+
+
+def repeat(spec: BenchSpec, emit: Emit, once: Callable[[int], Repetition]) -> list[Repetition]:
+    """Repeat until enough repetitions count, or as many again were discarded; each is told at once."""
+    done: list[Repetition] = []
+    while len(done) < 2 * spec.repetitions and sum(r.discarded is None for r in done) < spec.repetitions:
+        done.append(once(len(done)))
+        emit(Line(repetition=done[-1]))
+    return done
 
 
 def order(arms: Sequence[str], repetition: int) -> tuple[str, ...]:

@@ -13,12 +13,19 @@ COLD, LOCAL_PREFIX, LOCAL_LMCACHE, PEER, RECOMPUTE = (
     "recompute",
 )
 ARMS = (COLD, LOCAL_PREFIX, LOCAL_LMCACHE, PEER, RECOMPUTE)
+# Through the gateway, ways to send a load stand where arms do.
+GATEWAY, ROUND_ROBIN, ONE_SERVER = WAYS = ("gateway", "round-robin", "one-server")
+DOCUMENTS, CONVERSATIONS, UNRELATED = LOADS = ("documents", "conversations", "unrelated")
+TURNS = 8  # of a conversation, and how often a document is asked about
 NODE_OF = {
     COLD: "prefill",
     LOCAL_PREFIX: "prefill",
     LOCAL_LMCACHE: "prefill",
     PEER: "decode",
     RECOMPUTE: "decode",
+    GATEWAY: "all",
+    ROUND_ROBIN: "all",
+    ONE_SERVER: "prefill",
 }
 WORTH_QUOTING = 5  # repetitions
 NEEDS_COLD = (LOCAL_PREFIX, LOCAL_LMCACHE, PEER)  # they reuse what the cold arm has computed
@@ -28,6 +35,9 @@ MEANING = {
     LOCAL_LMCACHE: "prefill again, from LMCache's CPU memory, with vLLM's own cache out of the way",
     PEER: "decode, from prefill's cache over the network",
     RECOMPUTE: "decode computes a fresh prompt: the control, it must move nothing",
+    GATEWAY: "the gateway chooses: prefill first, then decode, which pulls",
+    ROUND_ROBIN: "each server in turn, its own prefix cache but nothing shared: the control",
+    ONE_SERVER: "prefill alone does everything, from its own prefix cache",
 }
 
 
@@ -40,6 +50,7 @@ class Point:
         rate: mean Poisson arrivals a second instead, or None.
         shared_percent: share of the whole chunks that a reusing prompt has in common with the cold one.
         requests: requests of each arm in one repetition.
+        load: what the prompts have in common, where ways are compared; their longest has ``prompt_tokens``.
     """
 
     prompt_tokens: int
@@ -48,6 +59,7 @@ class Point:
     rate: float | None = None
     shared_percent: float = 100.0
     requests: int = 1
+    load: str | None = None
 
     def shared_tokens(self, chunk_size: int) -> int:
         """Return how many leading tokens a reusing prompt shares, in whole chunks."""
@@ -57,7 +69,7 @@ class Point:
     @property
     def is_alone(self) -> bool:
         """Return whether each request had the servers to itself."""
-        return self.concurrency == 1 and self.rate is None
+        return self.concurrency == 1 and self.rate is None and self.load is None
 
     @property
     def tells_costs(self) -> bool:
@@ -69,7 +81,8 @@ class Point:
         """The point in a few words, e.g. ``1546+16 tokens, 4 in flight``."""
         load = f"{self.concurrency} in flight" if self.rate is None else f"{self.rate:g} req/s"
         shared = "" if self.shared_percent == 100 else f", {self.shared_percent:g} % shared"
-        return f"{self.prompt_tokens}+{self.output_tokens} tokens, {load}{shared}"
+        named = "" if self.load is None else f"{self.load}, "
+        return f"{named}{self.prompt_tokens}+{self.output_tokens} tokens, {load}{shared}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,8 @@ class BenchSpec:
     """The client container's task: addresses, the points, and the seed of everything random.
 
     ``threshold`` is the running decode server's: what is below it is recomputed, and no pull expected.
+    With ``gateway`` the arms are ways to send a load, and ``servers`` are all that it stands before, prefill
+    first.
     """
 
     prefill: str
@@ -92,6 +107,8 @@ class BenchSpec:
     wait_s: float = 0.0
     threshold: Threshold = PULL_ALWAYS
     ranks: int = 1
+    gateway: str | None = None
+    servers: tuple[str, ...] = ()
 
     def declined(self, point: Point) -> bool:
         """Return whether decode computes the point's prompts, since a pull would bring too little."""

@@ -1,19 +1,20 @@
 """From what the client saw to the figures of the document."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 
 from kvshare.bench import stages
 from kvshare.bench.observed import ArmRun, Observed, PointEnd, Repetition, Request
-from kvshare.bench.results import Arm, Cost, Facts, PointResult, Transfer
-from kvshare.bench.spec import COLD, NODE_OF, PEER, RECOMPUTE, BenchSpec, Goodput, Point
-from kvshare.bench.stats import Distribution, Ratio, distribution, ratio_of_medians
+from kvshare.bench.results import Against, Arm, Cost, Facts, PointResult, Transfer
+from kvshare.bench.spec import COLD, GATEWAY, NODE_OF, PEER, RECOMPUTE, BenchSpec, Goodput, Point
+from kvshare.bench.stats import Distribution, Ratio, distribution, percentile, ratio_of_medians
 from kvshare.cost.fit import fit_prefill, fit_pull
 from kvshare.cost.model import break_even
 from kvshare.cost.model import verdict as verdict_of
 from kvshare.servers.readings import EngineTimes, Sources
 
 GB = 1e9
+DECIDING = {"TTFT p50", "req/s"}
 
 
 def point_results(observed: Observed, spec: BenchSpec, facts: Facts) -> tuple[PointResult, ...]:
@@ -50,7 +51,42 @@ def _point(
         stages=stages.split(peers, facts.moments) if point.is_alone else None,
         notes=(*_declined(point, spec), *_notes(repetitions)),
         peer_over_recompute=_peer_over_recompute(kept) if point.is_alone else None,
+        against=tuple(_against(kept, [n for n in names if n != GATEWAY])) if point.load else (),
     )
+
+
+def _against(repetitions: Sequence[Repetition], ways: Iterable[str]) -> Iterator[Against]:
+    """Yield the gateway against each other way, over the repetitions in which both count."""
+    for way in ways:
+        runs = [(a, b) for r in repetitions if (a := r.arm(GATEWAY)) and (b := r.arm(way))]
+        if runs:
+            yield Against(
+                way,
+                _ratio(runs, lambda run: _at(run, 50, _ttft)),
+                _ratio(runs, lambda run: _at(run, 99, _ttft)),
+                _ratio(runs, lambda run: _at(run, 99, _gaps)) if _has_gaps(runs) else None,
+                _ratio(runs, lambda run: len(run.requests) / run.wall_s),
+            )
+
+
+def _ttft(request: Request) -> Iterable[float | None]:
+    return (request.ttft_ms,)
+
+
+def _gaps(request: Request) -> Iterable[float | None]:
+    return request.gaps_ms
+
+
+def _has_gaps(runs: Iterable[tuple[ArmRun, ArmRun]]) -> bool:
+    return all(any(request.gaps_ms for request in run.requests) for pair in runs for run in pair)
+
+
+def _at(run: ArmRun, percent: float, read: Callable[[Request], Iterable[float | None]]) -> float:
+    return percentile(sorted(v for r in run.requests for v in read(r) if v is not None), percent)
+
+
+def _ratio(runs: Sequence[tuple[ArmRun, ArmRun]], figure: Callable[[ArmRun], float]) -> Ratio:
+    return ratio_of_medians([figure(ours) for ours, _ in runs], [figure(theirs) for _, theirs in runs])
 
 
 def _peer_over_recompute(repetitions: Sequence[Repetition]) -> Ratio | None:
@@ -203,6 +239,8 @@ def _samples(observed: Observed, lengths: Mapping[int, Point], arm: str) -> list
 
 def verdict(found: Cost | None, points: Sequence[PointResult], observed: Observed, spec: BenchSpec) -> str:
     """Return whether reuse pays here: by the fit, or where there is none by what was measured."""
+    if spec.gateway is not None:
+        return verdict_of_ways(points)
     if found is not None:
         longest = observed.opening.max_model_len if observed.opening else None
         return verdict_of(found.break_even_tokens, spec.chunk_size, longest)
@@ -214,3 +252,27 @@ def verdict(found: Cost | None, points: Sequence[PointResult], observed: Observe
     if best < 1:
         return f"worth it at the length measured: first token {100 * (1 - best):.0f} % sooner from the peer"
     return f"not worth it at the length measured: recomputing is {best:.2f} times as fast"
+
+
+def verdict_of_ways(points: Iterable[PointResult]) -> str:
+    """Return for which loads the gateway is worth it, beyond chance, and all in which it loses.
+
+    Worth it: sooner to the first token or more requests a second than every other way, and in neither worse.
+    """
+    compared = [result for result in points if result.against]
+    if not compared:
+        return "no verdict: not one repetition counts with the gateway and another way"
+    worth = [str(result.point.load) for result in compared if _is_worth_it(result.against)]
+    losses = [
+        f"{result.point.load} ({', '.join(one.worse)} against {one.way})"
+        for result in compared
+        for one in result.against
+        if one.worse
+    ]
+    said = f"worth it for {', '.join(worth)}" if worth else "not worth it for any of these loads"
+    return f"{said}; loses on {', '.join(losses)}" if losses else f"{said}; loses nowhere"
+
+
+def _is_worth_it(against: Sequence[Against]) -> bool:
+    gained = set.intersection(*(set(one.better) for one in against)) & DECIDING
+    return bool(gained) and not any(DECIDING & set(one.worse) for one in against)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from kvshare.bench.results import Document
@@ -17,6 +18,7 @@ from kvshare.config import dotenv
 from kvshare.config.settings import find_root, load_settings
 from kvshare.errors import PROVEN, Group, KvshareError, did_you_mean
 
+OF_ARMS = ("arms", "calibrate", "node", "rates", "shared_percent")
 GOODPUT_LIMITS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2e": "e2e_ms"}
 
 
@@ -87,7 +89,9 @@ def parse_goodput(_ctx: click.Context, _param: click.Parameter, limits: tuple[st
     help="Prompt lengths: whole chunks plus a tail of 1 to 15 tokens.  [default: some that suit the model]",
 )  # fmt: skip
 @numbers("--output-tokens", int, 1, default="16", help="Tokens to generate.")
-@numbers("--concurrency", int, 1, 256, default="1", help="Requests in flight.")
+@numbers(
+    "--concurrency", int, 1, 256, help="Requests in flight.  [default: 1; through the gateway 4]",
+)  # fmt: skip
 @numbers(
     "--rate rates", float, 0.001, metavar="R,S",
     help="Poisson arrivals a second, instead of a number in flight.",
@@ -99,6 +103,10 @@ def parse_goodput(_ctx: click.Context, _param: click.Parameter, limits: tuple[st
 @click.option(
     "--requests", type=click.IntRange(1), metavar="N",
     help="Requests of each arm in a repetition.  [default: one wave, or five seconds of arrivals]",
+)  # fmt: skip
+@click.option(
+    "--through", type=click.Choice(["gateway"]),
+    help="Compare the gateway with other ways to the same servers instead; see below.",
 )  # fmt: skip
 @click.option(
     "--repetitions", type=click.IntRange(1), default=WORTH_QUOTING, show_default=True, metavar="N",
@@ -148,12 +156,21 @@ def bench(ctx: click.Context, /, out: Path | None, **chosen: Any) -> None:
     Where decode runs with P2P_MIN_TOKENS, its peer arm computes shorter prompts, and the report says so.
     --calibrate derives it from this pair's costs; without a threshold on, or shorter pulls are not seen.
 
+    \b
+    --through gateway sends three loads (documents that many ask about, conversations of 8 turns, unrelated
+    prompts) three ways, in alternating order, each on fresh random prompts:
+      gateway        it chooses: prefill first, then decode, which pulls
+      round-robin    every server in turn, nothing shared but vLLM's own prefix cache: the control
+      one-server     prefill does everything
+
     A repetition whose control moved a byte, or whose cold arm was more than 1 % warm, is discarded, said so,
     and repeated. Exit code 1 if no byte moved in the peer arm, 3 if a server went down; what was measured is
     kept, after Ctrl-C too. docs/bench.md says more.
     """
     if ctx.invoked_subcommand is not None:
         return
+    if chosen["through"]:
+        _refuse_options_of_arms(ctx)
     from kvshare.bench import outputs, report, run
 
     settings = load_settings(find_root())
@@ -171,6 +188,14 @@ def bench(ctx: click.Context, /, out: Path | None, **chosen: Any) -> None:
     if sentence is not None:
         click.echo(f"Error: {sentence}", err=True)
     sys.exit(finished.exit_code)
+
+
+def _refuse_options_of_arms(ctx: click.Context) -> None:
+    """KvshareError for an option that means nothing where ways are compared."""
+    for parameter in ctx.command.params:
+        given = ctx.get_parameter_source(str(parameter.name)) == ParameterSource.COMMANDLINE
+        if given and parameter.name in OF_ARMS:
+            raise KvshareError(f"{parameter.opts[0]} is of arms and not of --through: leave one of them out.")
 
 
 def _write_threshold(root: Path, document: Document) -> None:

@@ -17,9 +17,11 @@ from kvshare.config import api_key
 @api_key.option
 def bench_client(spec: str, api_key_file: Path | None) -> None:
     """Send a benchmark's requests and print what was seen, a line of JSON at a time; needs no Docker."""
-    from kvshare.bench import session
+    from kvshare.bench import session, ways
 
-    session.run(options.task(BenchSpec, spec), api_key.read(api_key_file), _emit, options.narrate)
+    task = options.task(BenchSpec, spec)
+    run = session.run if task.gateway is None else ways.run
+    run(task, api_key.read(api_key_file), _emit, options.narrate)
 
 
 def _emit(line: Line) -> None:

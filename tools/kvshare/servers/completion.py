@@ -21,6 +21,7 @@ class Ask:
         prompt: token ids.
         salt: sets vLLM's own prefix cache aside.
         logprobs: whether to ask for each token's id and the most likely ones at its place.
+        shared: whether LMCache may keep its KV; what is not kept is found by nobody.
     """
 
     request_id: str
@@ -28,6 +29,7 @@ class Ask:
     max_tokens: int
     salt: str | None = None
     logprobs: bool = False
+    shared: bool = True
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def _body(model: str, ask: Ask) -> dict[str, Any]:
     }
     if ask.salt:
         body["cache_salt"] = ask.salt
+    if not ask.shared:
+        body["kv_transfer_params"] = {"lmcache.skip_save": True}
     if ask.logprobs:
         # Tokens as ids, because two of them may have the same text.
         body |= {"logprobs": TOP_LOGPROBS, "return_tokens_as_token_ids": True}
