@@ -55,25 +55,33 @@ def stop(*names: str) -> None:
 
 
 def test_a_node_is_stopped_once_the_gateway_has_seen_the_mark_and_all_that_ran_has_ended(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gateway = Gateway(monkeypatch, {"drained": False}, {"running": 2}, {})
     stop("decode")
     looks = ["http://192.168.110.13:8000/health"] * 3
     assert gateway.done == [f"gateway: touch /tmp/drained/{PLACE}", *looks, STOPPED]
+    assert "all the same" not in capsys.readouterr().err
 
 
-def test_a_gateway_that_does_not_answer_keeps_no_node_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gateway_that_does_not_answer_keeps_no_node_from_stopping_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     gateway = Gateway(monkeypatch, None)
     stop("decode")
     assert gateway.done[-1] == STOPPED
+    said = capsys.readouterr().err
+    assert "decode is stopped all the same: whether anything runs there is not known, the gateway" in said
 
 
-def test_what_never_ends_is_waited_for_no_longer_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    gateway = Gateway(monkeypatch, *[{"running": 1}] * 10_000)
+def test_what_never_ends_is_waited_for_no_longer_than_the_limit_and_is_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway = Gateway(monkeypatch, *[{"running": 3}] * 10_000)
     monkeypatch.setattr(down, "DRAIN_S", 0.02)
     stop("decode")
     assert gateway.done[-1] == STOPPED
+    assert "decode is stopped all the same: 3 requests still ran after 0 s" in capsys.readouterr().err
 
 
 def test_the_prefill_node_takes_its_gateway_along_undrained(monkeypatch: pytest.MonkeyPatch) -> None:

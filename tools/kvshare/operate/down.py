@@ -3,8 +3,9 @@
 import json
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from functools import partial
+
+import click
 
 from kvshare.config.settings import Settings
 from kvshare.contract import DRAINED
@@ -49,30 +50,39 @@ def stop_members(settings: Settings, stack: Stack, members: Sequence[Member]) ->
     site = Containers(stack, settings)
     for member in members:
         if isinstance(member, Server) and stack.gateway not in (None, *members):
-            with (
-                step(f"Wait until {member.name} has answered what it was sent"),
-                suppress(CouldNotCheckError),
-            ):
-                drain(site, f"{member.host}:{member.api_port}", DRAIN_S)
+            with step(f"Wait until {member.name} has answered, {DRAIN_S:.0f} s at most"):
+                unended = _unended(site, member)
+            if unended:
+                click.echo(f"kvshare: {member.name} is stopped all the same: {unended}", err=True)
     for context, services in by_context(members).items():
         with step(f"Stop {', '.join(services)} on context {context}"):
             compose.run(settings, context, "rm", "--stop", "--force", *services)
 
 
-def drain(site: Site, place: str, limit_s: float) -> bool:
-    """Keep new requests off the server at ``HOST:PORT``; return whether those that ran there ended in time.
+def _unended(site: Site, server: Server) -> str:
+    """Drain a server; return what is left undone, in words."""
+    try:
+        left = drain(site, f"{server.host}:{server.api_port}", DRAIN_S)
+    except CouldNotCheckError as error:
+        return f"whether anything runs there is not known, {error.message.rstrip('.')}"
+    return f"{left} requests still ran after {DRAIN_S:.0f} s, and end with an error" if left else ""
 
-    CouldNotCheckError where the gateway does not answer.
+
+def drain(site: Site, place: str, limit_s: float) -> int:
+    """Keep new requests off the server at ``HOST:PORT``; return how many still run there at the limit.
+
+    CouldNotCheckError where the gateway does not answer, or never sees what keeps them off.
     """
     gateway = site.stack.gateway
     if gateway is None:
-        return True
+        return 0
     answered(site.beside(gateway, "touch", f"{DRAINED}/{place}"))
     end = time.monotonic() + limit_s
-    while time.monotonic() < end:
+    while True:
         nodes = json.loads(fetch(partial(site.beside, gateway), f"{gateway.url}/health"))["nodes"]
         node = next((node for node in nodes if node["place"] == place), None)
         if node is None or (node["drained"] and not node["running"]):
-            return True
+            return 0
+        if time.monotonic() >= end:
+            return max(1, int(node["running"]))
         time.sleep(POLL_S)
-    return False
