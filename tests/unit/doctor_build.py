@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from kvshare.checking.patches import expected_patches
 from kvshare.contract import Endpoint, Facts, Interface, Kind, Model, Ucx
 from kvshare.doctor.evidence import (
     OPERATOR,
+    Behind,
     Clock,
     Dialed,
     Engine,
@@ -23,7 +25,7 @@ from kvshare.doctor.network import private, required
 from kvshare.site.disk import GIB
 from kvshare.site.images import Image
 from kvshare.stack.members import Member, Server, Stack
-from tests.unit.build import STACK
+from tests.unit.build import STACK, WITH_GATEWAY
 
 MACHINES = {"default": "machine-a", "gpu-b": "machine-b"}
 LLAMA = "meta-llama/Meta-Llama-3.1-8B-Instruct"
@@ -201,6 +203,17 @@ def dialled(evidence: Evidence, error: str, **where: Any) -> Evidence:
             for one in evidence.dialed
         ),
     )
+
+
+def behind_gateway(answers: Mapping[str, bool] | None = None, error: str = "") -> Evidence:
+    """Return the machines with the whole stack up, and what its gateway says of the servers behind it."""
+    stack = WITH_GATEWAY
+    found = (
+        {f"{s.host}:{s.api_port}": True for s in (stack.prefill, stack.decode)}
+        if answers is None
+        else answers
+    )
+    return running(replace(healthy(), stack=stack, dialed=dialed(stack), behind=Behind(found, error)))
 
 
 def running(evidence: Evidence) -> Evidence:

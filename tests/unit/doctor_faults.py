@@ -12,6 +12,7 @@ from kvshare.site.disk import GIB
 from tests.unit.doctor_build import (
     IMAGE,
     LLAMA,
+    behind_gateway,
     dialled,
     healthy,
     lmcache,
@@ -252,6 +253,21 @@ FAULTS: Mapping[str, Fault] = {
         "DOC-NET-05",
         replace(healthy(), links=(Link("prefill", "decode", error="no usable transports/devices"),)),
         "no usable transports",
+    ),
+    "gateway-does-not-know": Fault(
+        "DOC-NET-06",
+        behind_gateway({"192.168.110.13:8010": True}),
+        "decode: 192.168.110.97:8011 is not there",
+        0,
+    ),
+    "gateway-does-not-reach": Fault(
+        "DOC-NET-06",
+        behind_gateway({"192.168.110.13:8010": True, "192.168.110.97:8011": False}),
+        "decode: 192.168.110.97:8011 runs, and does not answer the gateway",
+        0,
+    ),
+    "gateway-does-not-answer": Fault(
+        "DOC-NET-06", behind_gateway(error="no answer in 30 s"), "no answer in 30 s", 0
     ),
     "hash-seed": Fault(
         "DOC-CONF-01",

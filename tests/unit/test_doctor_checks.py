@@ -17,6 +17,7 @@ from kvshare.stack.members import Stack
 from tests.unit.build import STACK
 from tests.unit.doctor_build import (
     LLAMA,
+    behind_gateway,
     dialled,
     healthy,
     lmcache,
@@ -42,7 +43,9 @@ def red(diagnosis: Diagnosis) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "evidence", [healthy(), with_gpus(), running(healthy())], ids=["cpu", "gpu", "running"]
+    "evidence",
+    [healthy(), with_gpus(), running(healthy()), behind_gateway()],
+    ids=["cpu", "gpu", "running", "gateway"],
 )
 def test_healthy_machines_are_ready(evidence: Evidence) -> None:
     diagnosis = judge(evidence, ALL)
@@ -54,6 +57,12 @@ def test_healthy_machines_are_ready(evidence: Evidence) -> None:
 
 def test_with_gpus_nothing_is_left_out() -> None:
     assert {r.result for r in judge(with_gpus(), ALL).results} == {SUCCESS}
+
+
+def test_a_server_that_is_not_up_is_no_fault_of_the_gateways_route() -> None:
+    evidence = FAULTS["gateway-does-not-reach"].evidence
+    found = result(judge(of_engine(evidence, "gpu-b", running=()), ALL), "DOC-NET-06")
+    assert (found.result, found.detail) == (SUCCESS, "1 of 2 answer it")
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS.items(), ids=FAULTS)

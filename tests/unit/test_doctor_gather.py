@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from kvshare.contract import Answer, Held, Measurement, Ports
 from kvshare.doctor import checks, containers, gather, links, network, probing
 from kvshare.doctor import engines as engine_side
 from kvshare.doctor.containers import OneOffs
-from kvshare.doctor.evidence import OPERATOR, Engine, Evidence, Gpus
+from kvshare.doctor.evidence import OPERATOR, Behind, Engine, Evidence, Gpus
 from kvshare.doctor.judgement import judge
 from kvshare.doctor.services import service_of
 from kvshare.errors import CouldNotCheckError, KvshareError
@@ -27,7 +28,7 @@ from kvshare.site import attached, contexts
 from kvshare.site.attached import EngineError
 from kvshare.site.base import answered, held
 from kvshare.site.engine import Place, engine
-from tests.unit.build import STACK
+from tests.unit.build import STACK, WITH_GATEWAY
 from tests.unit.doctor_build import IMAGE, environment, healthy, running
 from tests.unit.fake_docker import FakeDocker
 
@@ -44,7 +45,7 @@ def config(context: str) -> dict[str, Any]:
             "volumes": [{"type": "volume", "source": "models", "target": "/models"}],
             "ulimits": {"memlock": -1},
         }
-        for member in STACK.members
+        for member in WITH_GATEWAY.members
     }
     return {"services": services, "volumes": {"models": {"name": "kvshare_models"}}}
 
@@ -528,3 +529,55 @@ def test_leftovers_are_found_by_their_label(fake_docker: FakeDocker) -> None:
     engine("gpu-b")._create("image", ("probe",), Place(), "another's", {containers.LABEL: "0"})
     one_offs.remove_leftovers(["default", "gpu-b"])
     assert removed(fake_docker) == ["/containers/left"]
+
+
+# --- the gateway's route -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gateway(one_offs: FakeOneOffs, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Evidence]:
+    """A gateway that runs and says that; what the doctor saw then."""
+    del one_offs
+    up = running(replace(healthy(), stack=WITH_GATEWAY))
+    monkeypatch.setattr(gather, "read_stack", lambda _: WITH_GATEWAY)
+    monkeypatch.setattr(engine_side, "look", lambda context, *_: up.engine(context))
+    monkeypatch.setattr(links, "fetch", lambda *_: "")
+    monkeypatch.setattr(gather, "engine", lambda _: SimpleNamespace(inside=lambda *_: None))
+
+    def examined(said: str) -> Evidence:
+        def fetch(inside: partial[None], url: str) -> str:
+            assert inside.args == ("kvshare-gateway-1",)
+            assert url == "http://192.168.110.13:8000/health"
+            if not said:
+                raise CouldNotCheckError("gateway has no container on context default.")
+            return said
+
+        monkeypatch.setattr(gather, "fetch", fetch)
+        return examine()
+
+    return examined
+
+
+def test_a_running_gateway_is_asked_for_its_servers(gateway: Callable[[str], Evidence]) -> None:
+    nodes = [{"place": "192.168.110.13:8010", "up": True}, {"place": "192.168.110.97:8011", "up": False}]
+    behind = gateway(json.dumps({"nodes": nodes})).behind
+    assert behind == Behind({"192.168.110.13:8010": True, "192.168.110.97:8011": False})
+
+
+@pytest.mark.parametrize(
+    ("said", "error"), [("", "has no container"), ("<html>", "not the gateway"), ("{}", "not the gateway")]
+)
+def test_a_gateway_that_says_nothing_of_use_is_no_traceback(
+    gateway: Callable[[str], Evidence], said: str, error: str
+) -> None:
+    behind = gateway(said).behind
+    assert behind is not None
+    assert error in behind.error
+
+
+def test_a_gateway_that_does_not_run_is_not_asked(
+    one_offs: FakeOneOffs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del one_offs
+    monkeypatch.setattr(gather, "read_stack", lambda _: WITH_GATEWAY)
+    assert examine().behind is None

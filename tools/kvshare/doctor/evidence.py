@@ -104,6 +104,14 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Behind:
+    """The servers that the running gateway knows, by ``HOST:PORT``: whether each answers it; or an error."""
+
+    answers: Mapping[str, bool] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class PrefillSpeed:
     """Prompt tokens a second of the prefill server; ``how`` says whether they were measured."""
 
@@ -113,7 +121,10 @@ class PrefillSpeed:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that was seen; ``environments`` are the services', resolved, by the members' names."""
+    """Everything that was seen; ``environments`` are the services', resolved, by the members' names.
+
+    ``behind``: None where no gateway runs.
+    """
 
     started: str
     stack: Stack
@@ -125,6 +136,7 @@ class Evidence:
     unheld: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()
     prefill_speed: PrefillSpeed | None = None
+    behind: Behind | None = None
 
     def engine(self, context: str) -> Engine:
         """Return the engine of a context."""

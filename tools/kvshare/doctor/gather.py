@@ -1,21 +1,24 @@
 """Look at every machine of the stack, with nothing of it started: engines, probes, connections, links."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from kvshare.config.settings import Settings
 from kvshare.doctor import engines as engine_side
 from kvshare.doctor import links, network, probing
 from kvshare.doctor.containers import OneOffs
-from kvshare.doctor.evidence import Engine, Evidence, Node
+from kvshare.doctor.evidence import Behind, Engine, Evidence, Node
 from kvshare.doctor.services import Service, service_of
 from kvshare.errors import CouldNotCheckError
 from kvshare.site import contexts
-from kvshare.site.base import at_once, reason_of
+from kvshare.site.base import at_once, fetch, reason_of
 from kvshare.site.compose import read_stack, resolved_config
+from kvshare.site.engine import engine
 from kvshare.stack.members import Member, Stack
 
 POLL_S = 3.0
@@ -76,6 +79,7 @@ def _look_closer(
             unheld = network.listen(evidence, one_offs, listeners)
             evidence = replace(evidence, dialed=network.dial(evidence, one_offs, unheld.free))
         evidence = replace(evidence, unheld=unheld.refused)
+        evidence = replace(evidence, behind=_behind(evidence))
         narrate("links")
         evidence = replace(evidence, links=links.measure(evidence, services, one_offs))
     return replace(evidence, prefill_speed=links.prefill_speed(evidence, options.prefill_speed))
@@ -118,6 +122,21 @@ def _nodes(
     found, errors = at_once(one, servers)
     assert not errors, "a probe that fails is a node with an error"
     return tuple(found.values())
+
+
+def _behind(evidence: Evidence) -> Behind | None:
+    """Ask a gateway that runs for the servers that it knows."""
+    gateway = evidence.stack.gateway
+    if gateway is None or not evidence.runs(gateway):
+        return None
+    name = f"{evidence.stack.project}-{gateway.service}-1"
+    try:
+        said = json.loads(fetch(partial(engine(gateway.context).inside, name), f"{gateway.url}/health"))
+        return Behind({node["place"]: bool(node["up"]) for node in said["nodes"]})
+    except CouldNotCheckError as error:
+        return Behind(error=error.message)
+    except (LookupError, TypeError, ValueError):
+        return Behind(error="it is not the gateway of this version that answers; type make up NODE=gateway")
 
 
 def _probe(node: Node, evidence: Evidence, service: Service, token: str, one_offs: OneOffs) -> Node:

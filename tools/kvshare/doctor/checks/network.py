@@ -144,3 +144,31 @@ def _link_measured(evidence: Evidence) -> Outcome:
     if not_tried or not measured:
         return NotChecked("; ".join(not_tried) or "no link was measured")
     return Passed("; ".join(f"{li.source} to {li.target} {li.words}" for li in measured))
+
+
+@CHECKS.check("DOC-NET-06", "the gateway knows every server, and those that run answer it", warning=True)
+def _gateways_route(evidence: Evidence) -> Outcome:
+    """Its `/health` says which. It reads .env at its start alone, so not of a node that was added since.
+
+    A server that is still starting does not answer yet (`make status`).
+    """
+    if evidence.behind is None:
+        return Passed("it does not run")
+    answers, error = evidence.behind.answers, evidence.behind.error
+    expected = "each server in the gateway's /health, as up if it runs"
+    if error:
+        return Failed(expected, error, ("gateway",), 'make logs ARGS="--node gateway"')
+    servers = {f"{s.host}:{s.api_port}": s for s in (evidence.stack.prefill, *evidence.stack.decodes)}
+    unknown = {
+        server.name: f"{place} is not there" for place, server in servers.items() if place not in answers
+    }
+    if unknown:
+        return Failed(expected, listed(unknown), tuple(unknown), "make up NODE=gateway")
+    down = {
+        server.name: f"{place} runs, and does not answer the gateway"
+        for place, server in servers.items()
+        if evidence.runs(server) and not answers[place]
+    }
+    if down:
+        return Failed(expected, listed(down), tuple(down), "make status")
+    return Passed(f"{sum(answers.values())} of {len(servers)} answer it")
