@@ -10,6 +10,7 @@ make benchmarks ARGS="--part never-slower"  the calibrated threshold on cables o
 make benchmarks ARGS="--part pulls"      what a pull costs besides its bytes, from the image alone
 make benchmarks ARGS="--part bandwidth"  how fast NIXL moves KV over loopback and the rig's cable
 make benchmarks ARGS="--part gateway"    what the gateway adds to a time to first token
+make benchmarks ARGS="--part ways"       the gateway against other ways to the servers of the stack that is up
 make benchmarks ARGS="--part layers"     the CUDA image by layer, where it is built
 make benchmarks ARGS="--part nothing"    removes Docker, images and .venv, then times `make demo`
 make benchmarks ARGS=--docs              measures nothing: the document from benchmarks/results.jsonl
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
-from benchmarks.cpu import gateway_overhead, growth, layers, pulls, under_load
+from benchmarks.cpu import gateway_overhead, growth, layers, pulls, under_load, ways
 from benchmarks.machine import Machine, machine
 from benchmarks.results import Result, Results, keep, last, read
 from benchmarks.rig import bandwidth, links_and_nodes, never_slower
@@ -163,6 +164,7 @@ PARTS: dict[str, Measure] = {
     "never-slower": never_slower.measure_never_slower,
     "load": under_load.measure_load,
     "gateway": gateway_overhead.measure,
+    "ways": ways.measure_ways,
 }
 
 
@@ -252,6 +254,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "growth": growth.section,
     "load": under_load.section,
     "gateway": gateway_overhead.section,
+    "ways": ways.section,
     "links": links_and_nodes.links,
     "nodes": links_and_nodes.nodes,
     "never-slower": never_slower.section,

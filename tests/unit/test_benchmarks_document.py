@@ -32,6 +32,19 @@ def test_what_the_gateway_costs_is_its_difference_and_its_share() -> None:
     assert line == "| 64 | 0.50 | 1.75 | 1.25 | 1.0 | 3.0 | 200.0 | 0.995 |"
 
 
+def test_the_ways_are_told_by_load_with_their_verdict() -> None:
+    way = {"ttft_ms": 80.4, "ttft_p99_ms": 900.6, "tbt_p99_ms": 30.0, "per_s": 4.0, "computed": 1.5}
+    load = {"tokens": 1546, "clients": 4, "ways": {"gateway": way}, "against": {}}
+    found = {
+        "verdict": "worth it for documents; loses nowhere",
+        "repetitions": 5,
+        "loads": {"documents": load},
+    }
+    lines = SECTIONS["ways"](found)
+    assert "Worth it for documents; loses nowhere." in " ".join(lines)
+    assert lines[-1] == "| documents | gateway | 80 | 901 | 30 | 4.00 | 150 % |"
+
+
 def test_what_is_of_another_run_says_so() -> None:
     results = read(RESULTS)
     newest = last(results)
