@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from kvshare.gateway import nodes
-from kvshare.gateway.app import Gateway
+from kvshare.gateway.app import Gateway, serve
 from kvshare.gateway.nodes import Node, Pool
 from kvshare.gateway.prompts import Rates, read
 
@@ -209,6 +209,13 @@ def test_a_stream_passes_as_it_comes(run: Run) -> None:
     run(test)
 
 
+async def until_idle(setup: Setup) -> None:
+    """Nothing of a client that went away is left; TimeoutError if something is."""
+    async with asyncio.timeout(5):
+        while any(node.running for node in setup.gateway.pool.nodes):
+            await asyncio.sleep(0.01)
+
+
 def test_a_client_that_hangs_up_ends_what_it_asked_for(run: Run) -> None:
     async def test(setup: Setup) -> None:
         for body in ({"prompt": "x", "stream": True}, {"prompt": "x"}):
@@ -223,10 +230,18 @@ def test_a_client_that_hangs_up_ends_what_it_asked_for(run: Run) -> None:
                     await asyncio.sleep(0.01)
                 asked.cancel()
             await asyncio.wait_for(decode.hung_up.wait(), 5)
-            await asyncio.sleep(0.01)
-            assert [node.running for node in setup.gateway.pool.nodes] == [0, 0]
+            await until_idle(setup)
 
     run(test)
+
+
+def test_the_process_notices_such_a_client_as_the_servers_of_these_tests_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(web, "run_app", lambda _, **given: options.update(given))
+    serve(Gateway(Pool(Node("prefill", "http://127.0.0.1:1"), (), tmp_path), None, ""), "127.0.0.1", 0)
+    assert options["handler_cancellation"] is True
 
 
 def test_a_client_that_reads_nothing_holds_its_server_back_and_fills_no_memory(run: Run) -> None:
@@ -241,6 +256,7 @@ def test_a_client_that_reads_nothing_holds_its_server_back_and_fills_no_memory(r
         assert before < 64 * 2**20, "what sockets and buffers of two hops hold"
         answer.close()
         await asyncio.wait_for(decode.hung_up.wait(), 5)
+        await until_idle(setup)
 
     run(test)
 
