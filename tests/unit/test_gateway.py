@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from kvshare.gateway import nodes
-from kvshare.gateway.app import Gateway, serve
+from kvshare.gateway.app import Gateway, _noticing_silence, serve
 from kvshare.gateway.nodes import Node, Pool
 from kvshare.gateway.prompts import Rates, read
 
@@ -242,6 +243,19 @@ def test_the_process_notices_such_a_client_as_the_servers_of_these_tests_do(
     monkeypatch.setattr(web, "run_app", lambda _, **given: options.update(given))
     serve(Gateway(Pool(Node("prefill", "http://127.0.0.1:1"), (), tmp_path), None, ""), "127.0.0.1", 0)
     assert options["handler_cancellation"] is True
+
+
+def test_neither_silence_nor_what_a_silent_server_was_sent_is_waited_for_beyond_11_s() -> None:
+    with _noticing_silence((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))) as made:
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        idle, interval, count, unacknowledged_ms = (
+            made.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (
+                socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT
+            )
+        )  # fmt: skip
+    assert idle + interval * count == 11
+    assert unacknowledged_ms == 11_000
 
 
 def test_a_client_that_reads_nothing_holds_its_server_back_and_fills_no_memory(run: Run) -> None:

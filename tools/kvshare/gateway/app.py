@@ -25,8 +25,14 @@ CONNECT_S = 2.0
 ADMISSION_S, POLL_S, SALTED_S = 0.2, 0.003, 0.03
 KEEP_ALIVE_S = 2.0  # less than the servers' 5: a connection that is reused is never one that they just closed
 SHUTDOWN_S = 25.0
-# A peer that is gone without a word is noticed after 11 s.
-SILENCE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 2, socket.TCP_KEEPCNT: 3}
+# A peer that is gone without a word is noticed after 11 s. While it has not acknowledged what it was sent,
+# keepalive asks nothing; then the last of these counts.
+SILENCE = {
+    socket.TCP_KEEPIDLE: 5,
+    socket.TCP_KEEPINTVL: 2,
+    socket.TCP_KEEPCNT: 3,
+    socket.TCP_USER_TIMEOUT: 11_000,
+}
 BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
 # Of one connection, not of what it carries; the rest is passed on.
 HOP_BY_HOP = (
