@@ -26,6 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--update-golden", action="store_true", help="rewrite the golden files instead of comparing"
     )
     parser.addoption("--long", action="store_true", help="the long form of the scenarios: hours, not minutes")
+    parser.addoption(
+        "--minutes", type=float, default=60, help="how long requests are drawn in the oracle's long form"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,10 @@ VERIFY_TIMEOUT_S = 180
 SEED = 41
 # Two chunks and a rest show what is not about time as well as the six that the tool takes, and sooner.
 SHORT = "522"
+# What a server needs to serve them besides the model; as many slots as there are adapters.
+WITH_ADAPTERS = (
+    "--enable-lora --max-loras 2 --max-lora-rank 8 --lora-modules a=/models/lora-a b=/models/lora-b"
+)
 FIGURES = pytest.StashKey[dict[str, Figures]]()  # by the test's id
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 
@@ -132,6 +136,25 @@ def run_beside_models(image: str, script: Path) -> None:
     command = ("docker", "run", "--rm", "--interactive", "--network=none", "--volume=kvshare_models:/models")
     run = (*command, "--entrypoint=python", image, "-")
     subprocess.run(run, input=script.read_text(), text=True, check=True, timeout=120)
+
+
+def make_adapters(image: str) -> None:
+    """Make two LoRA adapters of the demo model, `a` and `b`, beside it."""
+    run_beside_models(image, Path(__file__).with_name("adapters.py"))
+
+
+def other_weights(made: Path) -> None:
+    """Make a file of the weights that prefill serves, a part of one layer's keys negated."""
+    made.parent.mkdir(parents=True, exist_ok=True)
+    source = "kvshare-prefill-1:/models/kvshare-demo/model.safetensors"
+    subprocess.run(["docker", "cp", source, made], check=True, timeout=60)
+    data = bytearray(made.read_bytes())
+    end = 8 + int.from_bytes(data[:8], "little")
+    begin, _ = json.loads(data[8:end])["model.layers.3.self_attn.k_proj.weight"]["data_offsets"]
+    for sign in range(end + begin + 3, end + begin + 65536, 4):  # of each float32
+        data[sign] ^= 0x80
+    made.write_bytes(data)
+    made.chmod(0o644)  # for the container's user
 
 
 def letters(seed: int | str, count: int) -> str:

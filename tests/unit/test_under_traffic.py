@@ -2,12 +2,14 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from kvshare.servers.readings import Position
-from tests.scenarios.under_traffic.answers import Answer, Choice, problem
+from tests.scenarios.under_traffic.answers import Answer, Choice, problem, read_answer
 from tests.scenarios.under_traffic.requests import BURST, MAX_MODEL_LEN, Case, Request, Text, draw_case
+from tests.scenarios.under_traffic.reuse import too_much
 from tests.scenarios.under_traffic.shrink import as_test, shrink
 
 TEXT = Text(1, 512, 17, 3)
@@ -59,6 +61,44 @@ def test_a_prompt_and_its_answer_fit_the_model() -> None:
 )
 def test_an_answer_is_held_against_the_one_of_a_server_alone(answer: Answer, said: str | None) -> None:
     assert problem(ASKED, answer, RIGHT) == said
+
+
+def test_a_token_that_a_seed_draws_is_no_near_tie() -> None:
+    tie = ((7, -0.3), (8, -0.3005))
+    one, other = (with_positions(Position(token, tie)) for token in (7, 8))
+    assert problem(ASKED, other, one) is None
+    drawn = replace(ASKED, fields={"seed": 1, "temperature": 100})
+    assert problem(drawn, other, one) == "wrong: token 1 is another, though drawn by one seed"
+
+
+@pytest.mark.parametrize(
+    ("fields", "reused", "said"),
+    [
+        ({}, 512, None),
+        ({}, 513, "513 tokens reused, of which its kind has sent 512"),
+        ({"cache_salt": "vllm-only:x"}, 512, None),
+        ({"cache_salt": "one"}, 256, "256 tokens reused, of which its kind has sent 0"),
+        ({"model": "a"}, 256, "256 tokens reused, of which its kind has sent 0"),
+        ({"n": 2}, 529, None),
+    ],
+    ids=str,
+)
+def test_a_request_reuses_what_its_own_kind_has_sent(
+    fields: dict[str, Any], reused: int, said: str | None
+) -> None:
+    request = replace(ASKED, fields=fields)
+    of_another = replace(ASKED, texts=(replace(TEXT, seed=4),))
+    assert too_much(request, reused, [of_another, request], "run") == said
+
+
+def test_an_answer_says_what_was_reused_for_it() -> None:
+    usage = {"prompt_tokens": 529, "prompt_tokens_details": {"cached_tokens": 512}}
+    events: list[dict[str, Any]] = [
+        {"choices": []},
+        {"choices": [], "usage": None},
+        {"choices": [], "usage": usage},
+    ]
+    assert read_answer(events).reused == 512
 
 
 def test_what_must_be_refused_is_held_against_nobody() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.scenarios.conftest import VERIFY_TIMEOUT_S, Rig
+from tests.scenarios.conftest import VERIFY_TIMEOUT_S, Rig, other_weights
 
 HERE = Path(__file__).parent
 CONNECTOR = ROOT / "docker/patches/lmcache-0.5.6/files/lmcache/v1/gpu_connector/cpu_connector.py"
@@ -150,7 +150,7 @@ def test_a_setting_that_ends_reuse_is_named(rig: Rig, scenario: str, cause: str,
     if scenario not in IN_SHORT and not long:
         pytest.skip("one more restart of decode: make test-long")
     if scenario == "other_weights":
-        other_weights()
+        other_weights(ROOT / ".kvshare/scenarios/model.safetensors")
     rig.use(HERE / scenario / "overlay.yaml")
     outcome = rig.verify()
     assert outcome.code == 1, outcome.said
@@ -160,21 +160,6 @@ def test_a_setting_that_ends_reuse_is_named(rig: Rig, scenario: str, cause: str,
         doctor = rig.kvshare("doctor", "--only", "DOC-CONF-12", timeout=VERIFY_TIMEOUT_S)
         assert doctor.code == 1, doctor.said
         assert "prefill has config" in doctor.out
-
-
-def other_weights() -> None:
-    """Make what other_weights puts into decode: prefill's weights with a part of one layer's keys negated."""
-    made = ROOT / ".kvshare/scenarios/model.safetensors"
-    made.parent.mkdir(parents=True, exist_ok=True)
-    source = "kvshare-prefill-1:/models/kvshare-demo/model.safetensors"
-    subprocess.run(["docker", "cp", source, made], check=True, timeout=60)
-    data = bytearray(made.read_bytes())
-    end = 8 + int.from_bytes(data[:8], "little")
-    begin, _ = json.loads(data[8:end])["model.layers.3.self_attn.k_proj.weight"]["data_offsets"]
-    for sign in range(end + begin + 3, end + begin + 65536, 4):  # of each float32
-        data[sign] ^= 0x80
-    made.write_bytes(data)
-    made.chmod(0o644)  # for the container's user
 
 
 def test_a_benchmark_without_reuse_is_exit_code_1(rig: Rig, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,10 @@ import requests
 
 from kvshare.servers import metrics
 from tests.conftest import ROOT
-from tests.scenarios.conftest import Outcome, Rig, letters, run_beside_models
+from tests.scenarios.conftest import WITH_ADAPTERS, Outcome, Rig, letters, make_adapters
 
 HERE = Path(__file__).parent / "tenants"
 BASE, TOKENS, WHOLE_CHUNKS = "/models/kvshare-demo", 700, 512
-# The third slot stays empty: on a CPU vLLM 0.32.0 gives the last one to requests that name no adapter.
-ADAPTERS = "--enable-lora --max-loras 3 --max-lora-rank 8 --lora-modules a=/models/lora-a b=/models/lora-b"
 TOOLS = "--enable-auto-tool-choice --tool-call-parser hermes --chat-template '/models/its chat.jinja'"
 IDENTITY = ROOT / "docker/patches/lmcache-0.5.6/files/lmcache/integration/vllm/identity.py"
 LIMIT = 0.001  # nats; two honest answers in float32 are 0.00001 apart
@@ -64,8 +63,8 @@ PREFILL, DECODE = Server("http://127.0.0.1:8010"), Server("http://127.0.0.1:8011
 @pytest.fixture(scope="module", autouse=True)
 def stack(rig: Rig, images: dict[str, str]) -> Rig:
     """Both servers with options that nobody but .env gives them."""
-    run_beside_models(images["prefill"], HERE / "adapters.py")
-    rig.use(VLLM_ARGS=f"{ADAPTERS} {TOOLS}")
+    make_adapters(images["prefill"])
+    rig.use(VLLM_ARGS=f"{WITH_ADAPTERS} {TOOLS}")
     return rig
 
 
@@ -103,6 +102,14 @@ def test_an_adapter_is_answered_from_its_own_kv_alone() -> None:
     pulled = DECODE.ask(text, model="a")
     assert pulled.pulled == WHOLE_CHUNKS
     assert pulled.equals(of_a)
+
+
+def test_the_base_model_is_answered_beside_adapters_that_fill_every_slot() -> None:
+    text, models = prompt(11), ("a", "b", BASE)
+    alone = [PREFILL.ask(text, model=model, max_tokens=16) for model in models]
+    with ThreadPoolExecutor() as threads:
+        beside = threads.map(lambda model: PREFILL.ask(text, model=model, max_tokens=16), models)
+        assert [one.equals(other) for one, other in zip(alone, beside, strict=True)] == [True] * 3
 
 
 def test_a_salt_keeps_tenants_apart_across_machines() -> None:
@@ -175,7 +182,7 @@ def test_verify_deep_names_tenants_that_share(stack: Rig, long: bool) -> None:
     broken = ROOT / ".kvshare/scenarios/identity.py"
     broken.parent.mkdir(parents=True, exist_ok=True)
     broken.write_text(text.replace(honest, 'return ""'))
-    stack.use(HERE / "no_identity.yaml", VLLM_ARGS=ADAPTERS)
+    stack.use(HERE / "no_identity.yaml", VLLM_ARGS=WITH_ADAPTERS)
     outcome = stack.verify("--deep")
     assert outcome.code == 1, outcome.said
     assert outcome.report["cause"] == "DEEP-01"

@@ -11,6 +11,7 @@ from tests.scenarios.under_faults.traffic import Sent
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.jsonl"
+WITHOUT = "without"  # the fault of a line about a cure that was taken out, which the oracle has to see
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ def of(
 def render(results: Results) -> str:
     """Return docs/reliability.md."""
     on = last(results)
-    rows = "\n".join(_row(result) for result in sorted(results.values(), key=lambda one: one.part))
+    ordered = sorted(results.values(), key=lambda one: one.part)
+    rows = "\n".join(_row(one) for one in ordered if one.found["fault"] != WITHOUT)
+    seen = "\n".join(_seen(one) for one in ordered if one.found["fault"] == WITHOUT)
     return f"""# Reliability
 
 Made by `make test-faults`: the long form of each scenario in `tests/scenarios/under_faults`, on two Docker
@@ -90,6 +93,19 @@ is served from that node's cache on the other; where a server was restarted, cou
 What each scenario demands stands in its folder. That a rank pulls from the same rank (tensor parallelism)
 is shown by the probe of the patch `same-rank` ([patches.md](patches.md)), with two ranks a node at the
 controller.
+
+## What the oracle says without a cure
+
+[`tests/scenarios/under_traffic`](../tests/scenarios/under_traffic) draws requests as users send them, and
+holds each answer of the pair against that of a server which shares nothing. Here one cure at a time was taken
+out of both servers, and the first thing that it said is the fault that the cure is for.
+
+| taken out | seen | requests until then | it said | run |
+| --- | --- | --- | --- | --- |
+{seen}
+
+`packed-kv`, `resumed-request` and `whole-graph` cure what is wrong on a GPU alone: [gpu.md](gpu.md). A draft
+model, and a model with compressed KV on a CPU, are refused before a server is healthy.
 
 ## Remarks
 
@@ -117,6 +133,13 @@ def _row(result: Result) -> str:
         notes,
         f"{on.date}, {on.commit}",
     ]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _seen(result: Result) -> str:
+    one, on = Figures(**result.found), result.on
+    said = one.notes["said"].replace("|", "\\|")
+    cells = [one.variant, "yes" if one.passed else "**no**", one.requests, said, f"{on.date}, {on.commit}"]
     return f"| {' | '.join(map(str, cells))} |"
 
 

@@ -29,13 +29,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Answer:
-    """A status, and with 200 the choices; ``error`` where there is no whole answer."""
+    """A status, and with 200 the choices; ``error`` where there is no whole answer.
+
+    ``reused`` are the tokens of the prompt that were not computed for it.
+    """
 
     status: int | None
     choices: tuple[Choice, ...] = ()
     error: str | None = None
     hung: bool = False
     left: bool = False  # the client went away
+    reused: int = 0
 
 
 @dataclass
@@ -62,8 +66,8 @@ def ask(url: str, request: Request, run: str, **changes: Any) -> Answer:
         if response.status_code != requests.codes.ok:
             return Answer(response.status_code, error=response.text[:300])
         if not body["stream"]:
-            return _answer([response.json()])
-        return _answer(_events(response, time.monotonic() + patience))
+            return read_answer([response.json()])
+        return read_answer(_events(response, time.monotonic() + patience))
     except (requests.Timeout, requests.ConnectionError) as error:
         if request.hang_up_s is not None:
             return Answer(None, left=True)
@@ -84,11 +88,12 @@ def problem(request: Request, shared: Answer, alone: Answer) -> str | None:
         return f"status {shared.status} ({shared.error}), alone {alone.status} ({alone.error})"
     if len(shared.choices) != len(alone.choices):
         return f"{len(shared.choices)} choices, alone {len(alone.choices)}"
-    found = (_unlike(a, b) for a, b in zip(alone.choices, shared.choices, strict=True))
+    pairs = zip(alone.choices, shared.choices, strict=True)
+    found = (_unlike(a, b, request.is_drawn) for a, b in pairs)
     return next((f"wrong: {sentence}" for sentence in found if sentence), None)
 
 
-def _unlike(alone: Choice, shared: Choice) -> str | None:
+def _unlike(alone: Choice, shared: Choice, is_drawn: bool) -> str | None:
     if len(alone.prompt) != len(shared.prompt):
         return f"{len(shared.prompt)} log-probabilities of the prompt, alone {len(alone.prompt)}"
     offs = (abs(a - b) for a, b in zip(alone.prompt, shared.prompt, strict=True))
@@ -102,6 +107,8 @@ def _unlike(alone: Choice, shared: Choice) -> str | None:
         return f"log-probabilities off by {off:.3g}"
     parted = first_divergence(alone.positions, shared.positions)
     if parted is not None:
+        if is_drawn:
+            return f"token {parted.position + 1} is another, though drawn by one seed"
         if is_explained(parted, LIMIT):
             return None
         return f"token {parted.position + 1} is another, {parted.gap:.3g} less likely"
@@ -119,12 +126,15 @@ def _events(response: requests.Response, until: float) -> Iterable[dict[str, Any
             yield json.loads(data)
 
 
-def _answer(events: Iterable[dict[str, Any]]) -> Answer:
+def read_answer(events: Iterable[dict[str, Any]]) -> Answer:
     """Return an answer of one event or of many; ValueError if it is none."""
     found: dict[int, _Open] = {}
+    reused = 0
     for event in events:
         if "error" in event:
             return Answer(requests.codes.ok, error=str(event["error"])[:300])
+        details = (event.get("usage") or {}).get("prompt_tokens_details") or {}
+        reused += details.get("cached_tokens") or 0
         for choice in event["choices"]:
             one = found.setdefault(choice["index"], _Open())
             logprobs = choice.get("logprobs") or {}
@@ -132,7 +142,8 @@ def _answer(events: Iterable[dict[str, Any]]) -> Answer:
             one.tops += logprobs.get("top_logprobs") or []
             one.finish = choice.get("finish_reason") or one.finish
             one.prompt = one.prompt or _of_prompt(choice.get("prompt_logprobs"))
-    return Answer(requests.codes.ok, tuple(_closed(found[index]) for index in sorted(found)))
+    choices = tuple(_closed(found[index]) for index in sorted(found))
+    return Answer(requests.codes.ok, choices, reused=reused)
 
 
 def _closed(choice: _Open) -> Choice:

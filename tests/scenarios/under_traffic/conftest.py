@@ -5,21 +5,32 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenarios.conftest import on_this_machine
+from tests.scenarios.conftest import WITH_ADAPTERS, make_adapters, on_this_machine
 from tests.scenarios.under_traffic.oracle import Oracle, server_alone
+from tests.scenarios.under_traffic.requests import MODEL
 
 HERE = Path(__file__).parent
 SEED = 13
-OPTIONS = "--scheduling-policy priority"
+BARE = "--scheduling-policy priority --enable-prompt-tokens-details"
+OPTIONS = f"{BARE} {WITH_ADAPTERS}"
 # So little memory that requests are preempted and chunks evicted.
 LITTLE = "--max-num-seqs 8 --kv-cache-memory-bytes 67108864"
-LITTLE_CACHE_GIB = "0.1"
+PAIR = {"VLLM_ARGS": f"{OPTIONS} {LITTLE}", "CPU_CACHE_GIB": "0.1"}
+# Another model by the name that requests have for it; its adapters nobody knows.
+OPTIONS_OF_WINDOWS = f"{BARE} --served-model-name {MODEL}"
+WINDOWS = PAIR | {"MODEL": "/models/kvshare-window", "VLLM_ARGS": f"{OPTIONS_OF_WINDOWS} {LITTLE}"}
+
+
+@pytest.fixture
+def minutes(request: pytest.FixtureRequest, long: bool) -> float:
+    """How long requests are drawn; 0 for one case."""
+    return float(request.config.getoption("--minutes")) if long else 0
 
 
 @pytest.fixture(scope="package")
 def oracle(images: dict[str, str]) -> Iterator[Oracle]:
-    del images
     with on_this_machine() as rig:
-        rig.use(VLLM_ARGS=f"{OPTIONS} {LITTLE}", CPU_CACHE_GIB=LITTLE_CACHE_GIB)
+        make_adapters(images["prefill"])
+        rig.use(**PAIR)
         with server_alone(rig, OPTIONS):
             yield Oracle(rig, SEED)

@@ -18,6 +18,7 @@ from tests.scenarios.conftest import Rig
 from tests.scenarios.under_faults.machines import MUST_NOT_SAY, anonymous_bytes
 from tests.scenarios.under_traffic.answers import Answer, ask, problem
 from tests.scenarios.under_traffic.requests import BURST, Case, Request, Wave
+from tests.scenarios.under_traffic.reuse import too_much
 from tests.scenarios.under_traffic.shrink import as_test, shrink
 
 PORTS = {"prefill": 8010, "decode": 8011, "alone": 8012}
@@ -54,6 +55,7 @@ class Oracle:
     rig: Rig
     seed: int
     played: list[Request] = field(default_factory=list)
+    reused: int = 0  # tokens of prompts that were not computed for them, by the answers
     longest_s: float = 0.0
     _runs: Iterator[int] = field(default_factory=itertools.count)
 
@@ -69,16 +71,22 @@ class Oracle:
         """Return what was wrong with the answers of a case's requests."""
         run = f"{self.seed}-{next(self._runs)}"
         with ThreadPoolExecutor(4 * BURST) as threads:
-            found = [one for wave in case for one in self._wave(threads, wave, run)]
+            before = len(self.played)
+            found = [one for wave in case for one in self._wave(threads, wave, run, before)]
         self._await_healthy()
         return found
 
-    def _wave(self, threads: ThreadPoolExecutor, wave: Wave, run: str) -> list[Problem]:
+    def _wave(self, threads: ThreadPoolExecutor, wave: Wave, run: str, before: int) -> list[Problem]:
+        """Play a wave; ``before`` says where in ``played`` the run begins."""
+        self.played += wave
         shared = [threads.submit(self._timed, request, run) for request in wave]
         alone = [threads.submit(_alone, request, run) for request in wave]
-        pairs = zip(wave, shared, alone, strict=True)
-        found = [(request, problem(request, a.result(), b.result())) for request, a, b in pairs]
-        self.played += wave
+        found: list[tuple[Request, str | None]] = []
+        for request, asked, honest in zip(wave, shared, alone, strict=True):
+            answer = asked.result()
+            self.reused += answer.reused
+            found.append((request, problem(request, answer, honest.result())))
+            found.append((request, too_much(request, answer.reused, self.played[before:], run)))
         time.sleep(ADMITTED_S)
         return [Problem(request, sentence) for request, sentence in found if sentence]
 

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from kvshare.servers.completion import VLLM_ONLY
 from tests.scenarios.conftest import LETTERS, letters
 
 NODES = ("prefill", "decode")
-MODEL = "/models/kvshare-demo"
+MODEL, ADAPTERS = "/models/kvshare-demo", ("a", "b")
 MAX_MODEL_LEN = 1600
 FAMILIES = 6
 # Lengths around the edges of LMCache's chunks (256 tokens) and of vLLM's blocks (16).
@@ -43,6 +44,8 @@ ODD: tuple[dict[str, Any], ...] = (
     {"prompt": [-1]},
     {"prompt": [10**9]},
     {"priority": "high"},
+    {"seed": -1},
+    {"seed": 2**63},
     {"truncate_prompt_tokens": 300},
     {"logit_bias": {"100": 100, "101": -100}},
     {"logit_bias": {"100000": 1}},
@@ -91,6 +94,17 @@ class Request:
     hang_up_s: float | None = None
     refused: bool = False
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What its KV belongs to besides its text: a model or an adapter, and LMCache's salt."""
+        salt = str(self.fields.get("cache_salt") or "")
+        return str(self.fields.get("model", MODEL)), "" if salt.startswith(VLLM_ONLY) else salt
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its tokens are drawn by a seed: the same wherever it is asked."""
+        return {"seed", "temperature"} <= self.fields.keys()
+
     def body(self, run: str) -> dict[str, Any]:
         prompts = [text.written(run) for text in self.texts]
         body = {"prompt": prompts[0] if len(prompts) == 1 else prompts, **DEFAULTS, **self.fields}
@@ -134,6 +148,8 @@ def _long(draw: random.Random, node: str) -> Request:
         "max_tokens": draw.choice((120, 200)),
         "ignore_eos": True,
         **_sometimes(draw, 0.3, _reads_prompt),
+        **_sometimes(draw, 0.4, _adapter),
+        **_sometimes(draw, 0.2, _seed),
     }
     return Request(node, (text,), fields | _sometimes(draw, 0.3, _priority))
 
@@ -175,13 +191,21 @@ def _penalties(draw: random.Random) -> dict[str, Any]:
     return {draw.choice(("presence_penalty", "frequency_penalty")): 0.5, "repetition_penalty": 1.1}
 
 
-# Neither adapters nor a `seed`: on a CPU vLLM 0.32.0 ends by itself, with adapters where two requests meet
-# and one reads its prompt's log-probabilities (the shapes of lora_ops.py), with a seed where a prompt is
-# computed in pieces (torch's generator there cannot be set back). one_engine/test_tenants.py has adapters.
+def _adapter(draw: random.Random) -> dict[str, Any]:
+    return {"model": draw.choice(ADAPTERS)}
+
+
+def _seed(draw: random.Random) -> dict[str, Any]:
+    """So hot that the seed decides which token is drawn, and noise in the logits as good as never."""
+    return {"seed": draw.randrange(2**31), "temperature": 100}
+
+
 FEATURES: Features = (
+    (0.40, _adapter),
+    (0.10, _seed),
     (0.10, _reads_prompt),
     (0.05, lambda _: {"echo": True}),
-    (0.35, lambda draw: {"cache_salt": draw.choice(("one", "two", "vllm-only:three"))}),
+    (0.35, lambda draw: {"cache_salt": draw.choice(("one", "two", f"{VLLM_ONLY}three"))}),
     (0.15, lambda _: {"n": 2}),
     (0.15, lambda draw: {"stop": draw.sample(LETTERS, 4), "max_tokens": 16}),
     (0.10, _penalties),

@@ -1,0 +1,59 @@
+"""Each cure that keeps requests from harm, taken out of both servers: the oracle must see what it cures."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.scenarios.conftest import run_beside_models
+from tests.scenarios.under_faults.figures import WITHOUT, Figures
+from tests.scenarios.under_traffic.conftest import HERE, OPTIONS_OF_WINDOWS, PAIR, SEED, WINDOWS
+from tests.scenarios.under_traffic.cures import CURES, Cure, overlay_without
+from tests.scenarios.under_traffic.oracle import ALONE, Oracle, server_alone
+from tests.scenarios.under_traffic.requests import BURST_EVERY, draw_case
+
+CASES = 10  # of six waves; the last of them more than a server's memory holds
+
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.mark.parametrize("cure", CURES, ids=lambda cure: cure.name)
+def test_the_oracle_sees_what_a_cure_is_for(
+    oracle: Oracle,
+    images: dict[str, str],
+    long: bool,
+    record: Callable[[Figures], Figures],
+    cure: Cure,
+) -> None:
+    if not long:
+        pytest.skip("a restart of both servers: make test-faults")
+    before = len(oracle.played)
+    with taken_out(oracle, images["prefill"], cure):
+        seen = next(filter(None, (see(oracle, cure, SEED + number) for number in range(CASES))), None)
+    requests = len(oracle.played) - before
+    assert seen is not None, f"{requests} requests without {cure.name}, and nothing seen"
+    record(Figures(WITHOUT, cure.name, 1, requests, failures=0, wrong=0, notes={"said": seen}))
+
+
+@contextmanager
+def taken_out(oracle: Oracle, image: str, cure: Cure) -> Iterator[None]:
+    """Both servers without a cure, and beside them one of the same model."""
+    overlay = overlay_without(image, cure)
+    if not cure.windows:
+        oracle.rig.use(overlay, **PAIR)
+        yield
+        return
+    run_beside_models(image, HERE / "window_model.py")
+    oracle.rig.docker("rm", "--force", ALONE)
+    oracle.rig.use(overlay, **WINDOWS)
+    with server_alone(oracle.rig, OPTIONS_OF_WINDOWS):
+        yield
+
+
+def see(oracle: Oracle, cure: Cure, seed: int) -> str | None:
+    """Play a case; return what was said of the fault, if anything."""
+    problems = oracle.play(draw_case(seed, BURST_EVERY))
+    sentences = [one.sentence for one in problems if one.request.node in cure.nodes]
+    said = (re.search(cure.said, sentence) and sentence for sentence in sentences + oracle.causes())
+    return next(filter(None, said), None)
