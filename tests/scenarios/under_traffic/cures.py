@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 from tests.scenarios.conftest import other_weights
+from tests.scenarios.under_traffic.oracle import Problem
 from tests.scenarios.under_traffic.requests import NODES
 
 sys.path.insert(0, str(ROOT / "docker"))
@@ -45,6 +46,9 @@ class Cure:
     nodes: tuple[str, ...] = NODES
     other_weights: bool = False
     windows: bool = False
+
+    def is_seen_by(self, problem: Problem) -> bool:
+        return problem.request.node in self.nodes and bool(re.search(self.said, problem.sentence))
 
 
 REUSED, WRONG = "tokens reused, of which its kind has sent", "^wrong: "

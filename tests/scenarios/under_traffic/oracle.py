@@ -3,7 +3,7 @@
 import itertools
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,12 +67,15 @@ class Oracle:
             said += "\n" + "\n".join(self.causes())
             raise AssertionError(f"{len(problems)} problems, the first ones:\n{said}\n\n{as_test(smallest)}")
 
-    def play(self, case: Case) -> list[Problem]:
-        """Return what was wrong with the answers of a case's requests."""
-        run = f"{self.seed}-{next(self._runs)}"
+    def play(self, case: Case, enough: Callable[[Problem], bool] = lambda _: False) -> list[Problem]:
+        """Return what was wrong with the answers of a case's requests, until one problem is enough."""
+        run, before = f"{self.seed}-{next(self._runs)}", len(self.played)
+        found: list[Problem] = []
         with ThreadPoolExecutor(4 * BURST) as threads:
-            before = len(self.played)
-            found = [one for wave in case for one in self._wave(threads, wave, run, before)]
+            for wave in case:
+                found += self._wave(threads, wave, run, before)
+                if any(map(enough, found)):
+                    break
         self._await_healthy()
         return found
 

@@ -1,5 +1,6 @@
 """Each cure that keeps requests from harm, taken out of both servers: the oracle must see what it cures."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def taken_out(oracle: Oracle, image: str, cure: Cure) -> Iterator[None]:
 
 def see(oracle: Oracle, cure: Cure, seed: int) -> str | None:
     """Play a case; return what was said of the fault, if anything."""
-    problems = oracle.play(draw_case(seed, BURST_EVERY))
-    sentences = [one.sentence for one in problems if one.request.node in cure.nodes]
-    said = (re.search(cure.said, sentence) and sentence for sentence in sentences + oracle.causes())
-    return next(filter(None, said), None)
+    problems = oracle.play(draw_case(seed, BURST_EVERY), enough=cure.is_seen_by)
+    sentences = [one.sentence for one in problems if cure.is_seen_by(one)]
+    causes = (one for one in oracle.causes() if re.search(cure.said, one))
+    return next(itertools.chain(sentences, causes), None)
