@@ -6,12 +6,23 @@ from typing import Any
 
 import pytest
 
+from kvshare.checking.patches import expected_patches
 from kvshare.servers.readings import Position
+from tests.conftest import ROOT
 from tests.scenarios.under_traffic.answers import Answer, Choice, problem, read_answer
+from tests.scenarios.under_traffic.cures import ADAPTER, CURES, ENTRANCE, IDENTITY, Cure
+from tests.scenarios.under_traffic.oracle import Problem
 from tests.scenarios.under_traffic.requests import BURST, MAX_MODEL_LEN, Case, Request, Text, draw_case
 from tests.scenarios.under_traffic.reuse import too_much
 from tests.scenarios.under_traffic.shrink import as_test, shrink
 
+PATCHES = ROOT / "docker/patches/lmcache-0.5.6"
+# Where a file of the image comes from, of which a line is a cure.
+SOURCES = {
+    IDENTITY: PATCHES / "files/lmcache/integration/vllm/identity.py",
+    ADAPTER: PATCHES / "unread-lookup.patch",
+    ENTRANCE: ROOT / "docker/engine/kvshare_engine/requests.py",
+}
 TEXT = Text(1, 512, 17, 3)
 ASKED = Request("decode", (TEXT,))
 FIRST, SECOND = Position(5, ((5, -0.1), (6, -2.0))), Position(7, ((7, -0.3), (8, -0.4)))
@@ -105,6 +116,21 @@ def test_what_must_be_refused_is_held_against_nobody() -> None:
     hostile = replace(ASKED, refused=True)
     assert problem(hostile, Answer(400, error="no"), Answer(None)) is None
     assert problem(hostile, RIGHT, Answer(None)) == "status 200 for 400: None"
+
+
+@pytest.mark.parametrize("cure", CURES, ids=lambda cure: cure.name)
+def test_what_a_cure_is_taken_out_of_is_there(cure: Cure) -> None:
+    assert {*cure.patches} <= {*expected_patches("cpu")}
+    for path, (line, _) in (cure.lines or {}).items():
+        assert SOURCES[path].read_text().count(line) == 1
+    assert cure.patches or cure.lines
+
+
+def test_a_cure_is_seen_by_what_its_fault_does_to_an_answer() -> None:
+    cure = Cure("a cure", "^wrong: ", nodes=("decode",))
+    assert cure.is_seen_by(Problem(ASKED, "wrong: log-probabilities off by 0.9"))
+    assert not cure.is_seen_by(Problem(ASKED, "hung"))
+    assert not cure.is_seen_by(Problem(replace(ASKED, node="prefill"), "wrong: no token on one side"))
 
 
 def test_a_failure_is_made_as_small_as_it_gets() -> None:
