@@ -1,6 +1,6 @@
 # kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down engine doctor status top logs bundle verify bench plan ports image ship push pull lint test test-long test-faults rig rig-down test-unit test-upstream patches-edit patches generate benchmarks native test-gpu
+.PHONY: help setup demo up down engine doctor status top logs bundle verify bench plan ports image ship push pull lint test test-long test-faults rig rig-down test-unit test-upstream patches-edit patches locks generate benchmarks native test-gpu
 
 NODE ?= all
 DEVICE ?=
@@ -95,6 +95,9 @@ patches: setup ## Those commits as docker/patches again, with their hashes and d
 	@$(GUARD).edit save
 	@($(GUARD) --docs) > docs/patches.md
 	@$(GUARD) --upstream ../docs/upstream
+locks: ## Try newer versions (VLLM=0.33.0 LMCACHE=0.5.7rc2, either or both) into docs/upgrade.md
+	@setup/setup.sh docker/locks/dev.txt
+	@$(GUARD).upgrade $(if $(VLLM),--vllm $(VLLM)) $(if $(LMCACHE),--lmcache $(LMCACHE))
 generate: ## Rewrite what is generated: docs from code and from measured data, every golden file
 	@setup/setup.sh docker/locks/dev.txt
 	@($(GUARD) --docs) > docs/patches.md

@@ -45,15 +45,20 @@ def open_series(series: Series, wheel: Path, work: Path, archive: Path | None = 
     if work.exists():
         raise EditError(f"{work} is there already: save it with `make patches`, or remove it to begin anew.")
     work.mkdir(parents=True)
+    git(work, "init", "--quiet", "--initial-branch=series")
+    commit_release(work, wheel, archive)
+    for patch in series.patches:
+        git(work, *IDENTITY, "am", "--quiet", "--whitespace=nowarn", stdin=mail(patch))
+
+
+def commit_release(work: Path, wheel: Path, archive: Path | None) -> None:
+    """Commit what a release has, in an empty working tree. Raises EditError."""
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(work, [name for name in packed.namelist() if name.endswith(".py")])
     if archive:
         source.unpack(archive, work, "tests")
-    _git(work, "init", "--quiet", "--initial-branch=series")
-    _git(work, "add", "--all")
-    _git(work, *IDENTITY, "commit", "--quiet", f"--message={RELEASE}")
-    for patch in series.patches:
-        _git(work, *IDENTITY, "am", "--quiet", "--whitespace=nowarn", stdin=mail(patch))
+    git(work, "add", "--all")
+    git(work, *IDENTITY, "commit", "--quiet", f"--message={RELEASE}")
 
 
 def mail(patch: Patch) -> str:
@@ -63,9 +68,9 @@ def mail(patch: Patch) -> str:
 
 def save(work: Path, folder: Path) -> None:
     """Write the commits of the repository ``work`` as the series in ``folder``. Raises EditError."""
-    if _git(work, "status", "--porcelain"):
+    if git(work, "status", "--porcelain"):
         raise EditError(f"{work} has changes in no commit: commit them, or take them back.")
-    release, *commits = _git(work, "rev-list", "--reverse", "HEAD").split()
+    release, *commits = git(work, "rev-list", "--reverse", "HEAD").split()
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as made:
         new = Path(made) / folder.name
         new.mkdir()
@@ -80,13 +85,13 @@ def save(work: Path, folder: Path) -> None:
 
 def _write_patch(work: Path, commit: str, folder: Path) -> Patch:
     """Write one commit as a patch, and the files that it adds; raises EditError and SeriesError."""
-    head = f"Subject: {_git(work, 'log', '-1', '--format=%B', commit).strip()}"
+    head = f"Subject: {git(work, 'log', '-1', '--format=%B', commit).strip()}"
     identity = re.match(r"Subject: ([a-z0-9-]+): ", head)
     if not identity:
         raise EditError(
             f"Expected the subject 'id: title' and found '{head.splitlines()[0]}' in {work}; reword it."
         )
-    kinds = _git(
+    kinds = git(
         work, "diff-tree", "-r", "--no-commit-id", "--name-status", "--no-renames", commit
     ).splitlines()
     by_kind = {name: kind for kind, name in (line.split("\t") for line in kinds)}
@@ -94,7 +99,7 @@ def _write_patch(work: Path, commit: str, folder: Path) -> Patch:
     for name in added:
         target = folder / "files" / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(_git(work, "show", f"{commit}:{name}"))
+        target.write_text(git(work, "show", f"{commit}:{name}"))
     changed = [name for name in by_kind if name not in added]
     path = folder / f"{identity[1]}.patch"
     path.write_text(f"{head}\n---\n{_diff(work, commit, changed)}")
@@ -111,23 +116,23 @@ def _diff(work: Path, commit: str, names: Sequence[str]) -> str:
     if not names:
         return ""
     options = ("--no-renames", "--no-ext-diff", "--no-color", "--diff-algorithm=myers", "--unified=3")
-    lines = _git(work, "diff", *options, f"{commit}^", commit, "--", *names).splitlines(keepends=True)
+    lines = git(work, "diff", *options, f"{commit}^", commit, "--", *names).splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith(("diff --git ", "index ")))
 
 
 def _originals(work: Path, release: str, series: Series) -> dict[str, bytes]:
-    there = set(_git(work, "ls-tree", "-r", "--name-only", release).splitlines())
-    return {name: _git(work, "show", f"{release}:{name}").encode() for name in series.files if name in there}
+    there = set(git(work, "ls-tree", "-r", "--name-only", release).splitlines())
+    return {name: git(work, "show", f"{release}:{name}").encode() for name in series.files if name in there}
 
 
-def fetch(series: Series, folder: Path) -> Path:
+def fetch(series: Series, folder: Path, locks: Sequence[Path] = LOCKS) -> Path:
     """Download the locked wheel of a series' distribution into the folder. Raises EditError."""
     wanted = rf"^{re.escape(series.distribution)}==(\S+) (?:\\\n +--hash=\S+ ?)+"
-    pinned = next(filter(None, (re.search(wanted, lock.read_text(), re.M) for lock in LOCKS)), None)
+    pinned = next(filter(None, (re.search(wanted, lock.read_text(), re.M) for lock in locks)), None)
     if not pinned or pinned[1] != series.version:
         found = pinned[1] if pinned else "none"
         raise EditError(
-            f"Expected {series.distribution} {series.version} in {' or '.join(map(str, LOCKS))} "
+            f"Expected {series.distribution} {series.version} in {' or '.join(map(str, locks))} "
             f"and found {found}: move one of them."
         )
     requirement = folder / "requirement.txt"
@@ -147,7 +152,7 @@ def fetch(series: Series, folder: Path) -> Path:
     return next(folder.glob(f"{series.distribution.replace('-', '_')}-*.whl"))
 
 
-def _git(work: Path, *arguments: str, stdin: str | None = None) -> str:
+def git(work: Path, *arguments: str, stdin: str | None = None) -> str:
     result = subprocess.run(
         ["git", *arguments], cwd=work, input=stdin, capture_output=True, text=True, check=False
     )

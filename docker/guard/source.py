@@ -19,12 +19,12 @@ class SourceError(Exception):
     """The source distribution cannot be had; the message is one sentence."""
 
 
-def fetch(series: Series, cache: Path = CACHE) -> Path | None:
+def fetch(series: Series, cache: Path = CACHE, locks: Path = LOCKS) -> Path | None:
     """The archive in the cache, downloaded if it is not there yet; None for a series without such a lock.
 
     Raises SourceError.
     """
-    lock = LOCKS / f"{series.distribution}-source.txt"
+    lock = locks / f"{series.distribution}-source.txt"
     if not lock.exists():
         return None
     if f"{series.distribution}=={series.version} " not in lock.read_text():

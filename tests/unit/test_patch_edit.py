@@ -200,14 +200,11 @@ def test_a_message_that_is_no_header_is_refused(
     assert content(folder) == before
 
 
-def test_a_lock_with_another_version_is_refused(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lock_with_another_version_is_refused(tmp_path: Path, folder: Path) -> None:
     lock = tmp_path / "lock.txt"
     lock.write_text("thing==1.1 \\\n    --hash=sha256:00\nother==1.0 \\\n    --hash=sha256:00\n")
-    monkeypatch.setattr(edit, "LOCKS", (lock,))
     with pytest.raises(EditError, match=r"Expected thing 1\.0 in .*lock\.txt and found 1\.1"):
-        edit.fetch(load(folder), tmp_path)
+        edit.fetch(load(folder), tmp_path, [lock])
 
 
 def test_a_patch_that_does_not_fit_the_release_is_named_by_git(tmp_path: Path, folder: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docker"))
 
-from guard import source  # noqa: E402
 from guard.series import Series, digest  # noqa: E402
 from guard.source import SourceError, fetch, unpack  # noqa: E402
 
@@ -40,32 +39,29 @@ def lock(tmp_path: Path, cached: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lock = tmp_path / "locks/thing-source.txt"
     lock.parent.mkdir()
     lock.write_text(f"thing==1.0 \\\n    --hash=sha256:{digest(cached.read_bytes())}\n")
-    monkeypatch.setattr(source, "LOCKS", lock.parent)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     return lock
 
 
-@pytest.mark.usefixtures("lock")
-def test_what_is_in_the_cache_is_not_downloaded_again(cached: Path) -> None:
-    assert fetch(THING, cached.parent) == cached
+def test_what_is_in_the_cache_is_not_downloaded_again(lock: Path, cached: Path) -> None:
+    assert fetch(THING, cached.parent, lock.parent) == cached
 
 
-@pytest.mark.usefixtures("lock")
-def test_another_archive_is_not_taken(cached: Path) -> None:
+def test_another_archive_is_not_taken(lock: Path, cached: Path) -> None:
     cached.write_bytes(b"another")
     with pytest.raises(SourceError, match="was not downloaded: see above"):
-        fetch(THING, cached.parent)
+        fetch(THING, cached.parent, lock.parent)
 
 
 def test_a_lock_of_another_version_is_refused(lock: Path, cached: Path) -> None:
     lock.write_text(lock.read_text().replace("1.0", "1.1"))
     with pytest.raises(SourceError, match=r"Expected thing 1\.0 in .*thing-source\.txt"):
-        fetch(THING, cached.parent)
+        fetch(THING, cached.parent, lock.parent)
 
 
 def test_a_series_without_such_a_lock_has_no_archive(lock: Path, cached: Path) -> None:
     lock.unlink()
-    assert fetch(THING, cached.parent) is None
+    assert fetch(THING, cached.parent, lock.parent) is None
 
 
 def test_only_what_is_named_is_unpacked(cached: Path, tmp_path: Path) -> None:
