@@ -52,6 +52,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "DeepSeek-V2": ("DeepseekV2Config", {}),
     "T5": ("T5Config", {}),
     "Whisper": ("WhisperConfig", {}),
+    "Mistral with a window on every layer": ("MistralConfig", {"sliding_window": 256}),
 }
 
 

@@ -30,6 +30,14 @@ DENSE = {"num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 64}
         ({"layer_types": ["conv", "full_attention"], "conv_L_cache": 3}, r"running state \(conv\)"),  # LFM2
         ({"text_config": {"layer_types": ["linear_attention"]}}, "running state"),  # Qwen3.5
         ({"is_encoder_decoder": True}, "it is an encoder-decoder"),
+        (
+            {"layer_types": ["sliding_attention"] * 2, "sliding_window": 256},
+            r"every layer has a window \(256 tokens\)",
+        ),
+        (
+            {"model_type": "mistral", "sliding_window": 4096},
+            "every layer has a window",
+        ),  # Mistral 7B v0.1
         ({"kv_lora_rank": 512}, "it keeps KV compressed"),
         ({"head_dim": 256, "global_head_dim": 512}, r"differs in shape \(global_head_dim\)"),  # Gemma 4
         ({"swa_num_key_value_heads": 8, "num_key_value_heads": 4}, "differs in shape"),  # MiMo-V2
@@ -45,7 +53,11 @@ def test_a_model_that_shares_no_kv_is_known_by_its_config(config: dict[str, Any]
     "config",
     [
         {},
-        {"layer_types": ["sliding_attention", "full_attention"]},  # Gemma 3, gpt-oss
+        {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 128},  # Gemma 3, gpt-oss
+        {"layer_types": ["full_attention"] * 2, "sliding_window": 4096},
+        {"model_type": "mistral", "sliding_window": None},  # Mistral 7B v0.3
+        {"model_type": "gemma2", "sliding_window": 4096},  # every other layer
+        {"model_type": "qwen2", "sliding_window": 131072, "use_sliding_window": False},
         {"layer_types": ["chunked_attention", "full_attention"]},  # Llama 4
         {"layer_types": ["attention", "attention"], "mamba_d_state": 256},  # granite-4.0-micro
         {"is_encoder_decoder": False, "kv_lora_rank": None, "block_configs": None},
@@ -54,6 +66,12 @@ def test_a_model_that_shares_no_kv_is_known_by_its_config(config: dict[str, Any]
 )
 def test_any_other_is_served(config: dict[str, Any]) -> None:
     assert unshareable({**DENSE, **config}, "cpu") == ""
+
+
+def test_windows_that_an_option_of_vllm_takes_away_are_served() -> None:
+    config = {**DENSE, "model_type": "mistral", "sliding_window": 4096}
+    assert unshareable(config, "cpu", "--max-num-seqs 8 --disable-sliding-window") == ""
+    assert "--disable-sliding-window in VLLM_ARGS" in unshareable(config, "cpu", "--max-num-seqs 8")
 
 
 def test_compressed_kv_is_moved_with_a_gpu() -> None:

@@ -159,13 +159,22 @@ _OF_UNLIKE_LAYERS = {
 }
 
 
+# Families of which every layer has the config's sliding_window, whose config names no kinds of layers.
+_ALL_OF_WINDOWS = ("mistral", "mixtral", "phi3", "starcoder2")
+_WINDOW = "sliding_attention"
+FULL_ATTENTION = "--disable-sliding-window"
+
+
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of a model's config that tells of the layers which generate text."""
     return config.get("text_config") or config
 
 
-def unshareable(config: Mapping[str, Any], device: str) -> str:
-    """Return why a model with this config.json shares no KV on a cpu or cuda, in a clause; '' if it does."""
+def unshareable(config: Mapping[str, Any], device: str, vllm_args: str = "") -> str:
+    """Return why a model with this config.json shares no KV on a cpu or cuda, in a clause; '' if it does.
+
+    Options of vLLM may be what lets it.
+    """
     text = text_config(config)
     kinds = text.get("layer_types") or text.get("layers_block_type") or text.get("block_types")
     if stateful := sorted({*map(str, kinds)} & {*_STATEFUL}) if kinds else _of_state(text):
@@ -174,6 +183,11 @@ def unshareable(config: Mapping[str, Any], device: str) -> str:
         return "it is an encoder-decoder, whose KV follows from what its encoder read, of which no key tells"
     if text.get("kv_lora_rank") and device == "cpu":
         return "it keeps KV compressed (multi-head latent attention), which is moved with DEVICE=cuda alone"
+    if _has_windows_alone(text) and FULL_ATTENTION not in vllm_args.split():
+        return (
+            f"every layer has a window ({text['sliding_window']} tokens), and vLLM keeps no KV that the "
+            f"window has left behind ({FULL_ATTENTION} in VLLM_ARGS shares prompts of up to a window)"
+        )
     if unlike := _of_unlike_layers(text):
         return f"its layers' KV differs in shape ({unlike[0]}), and LMCache moves all layers' as one"
     return ""
@@ -181,6 +195,13 @@ def unshareable(config: Mapping[str, Any], device: str) -> str:
 
 def _of_state(config: Mapping[str, Any]) -> list[str]:
     return sorted(name for name, value in config.items() if name.startswith(_OF_STATE) and value)
+
+
+def _has_windows_alone(config: Mapping[str, Any]) -> bool:
+    if not config.get("sliding_window"):
+        return False
+    kinds = config.get("layer_types")
+    return {*kinds} == {_WINDOW} if kinds else config.get("model_type") in _ALL_OF_WINDOWS
 
 
 def _of_unlike_layers(config: Mapping[str, Any]) -> list[str]:

@@ -28,10 +28,10 @@ _TRANSPORT = re.compile(r"Transport:\s*(\S+)\s*\n#\s*Device:\s*(\S+)")
 def gather(of: Server, controller: Controller, hub_token: str) -> Facts:
     """Everything that can be told without starting the server."""
     memory, common = psutil.virtual_memory(), fingerprint.of_controller()
-    model, answer = models.find(of.model, of.model_revision, of.device), None
+    model, answer = models.find(of.model, of.model_revision, of.device, of.user_args), None
     if hub.has(of.model) and not model.found:
         answer, config = hub.ask(of.model, hub_token, of.model_revision)
-        model = models.described(model, config, of.device)
+        model = models.described(model, config, of.device, of.user_args)
     model = replace(model, files=models.digests(of.model, of.model_revision))
     overrides = {name: value for name, value in os.environ.items() if name.startswith("LMCACHE_") and value}
     settings = {**server.lmcache_environment(of, controller), **overrides}

@@ -20,22 +20,24 @@ VOLUME = Path("/models")
 CONFIG = "config.json"
 
 
-def find(name: str, revision: str = "", device: str = "", volume: Path = VOLUME) -> Model:
+def find(
+    name: str, revision: str = "", device: str = "", vllm_args: str = "", volume: Path = VOLUME
+) -> Model:
     """The model on this machine, by path, as the demo's, or in the hub's cache."""
     config = _config(_folder(name, revision, volume))
     found = config is not None
     if config is None and name == DEMO_MODEL:  # made at the first start
         config = demo_model.ARCHITECTURE
     writable = found or name.startswith("/") or _may_write(volume)
-    return described(Model(name, found, writable=writable), config or {}, device)
+    return described(Model(name, found, writable=writable), config or {}, device, vllm_args)
 
 
-def require(name: str, revision: str, device: str) -> str:
+def require(name: str, revision: str, device: str, vllm_args: str = "") -> str:
     """The model as vLLM is given it: made here if it is the demo's, looked up if it is a path.
 
     Ends the container if it is not there and cannot be put there, or if its KV cannot be shared.
     """
-    model = find(name, revision, device, VOLUME)
+    model = find(name, revision, device, vllm_args, VOLUME)
     if name.startswith("/") and not model.found:
         refuse(
             f"expected a model at {name} and found no config.json there; "
@@ -51,7 +53,7 @@ def require(name: str, revision: str, device: str) -> str:
         if answer.error:
             _do_without(answer, model)
         elif not model.found:
-            model = described(model, config, device)
+            model = described(model, config, device, vllm_args)
     if model.unshareable:
         refuse(f"expected a model whose KV can be shared and found {name}: {model.unshareable}; {INSTEAD}")
     return str(demo_model.ensure(VOLUME / folder_of(name))) if name == DEMO_MODEL else name
@@ -126,7 +128,7 @@ def _folder(name: str, revision: str, volume: Path) -> Path | None:
     return folder / "snapshots" / (branch.read_text().strip() if branch.is_file() else revision)
 
 
-def described(model: Model, whole: Mapping[str, Any], device: str) -> Model:
+def described(model: Model, whole: Mapping[str, Any], device: str, vllm_args: str = "") -> Model:
     """The model with what its config.json says of it."""
     config = text_config(whole)
     heads = config.get("num_attention_heads")
@@ -138,5 +140,5 @@ def described(model: Model, whole: Mapping[str, Any], device: str) -> Model:
         head_dim=config.get("head_dim") or (width // heads if width and heads else None),
         dtype=config.get("dtype") or config.get("torch_dtype"),
         longest=config.get("max_position_embeddings"),
-        unshareable=unshareable(whole, device),
+        unshareable=unshareable(whole, device, vllm_args),
     )

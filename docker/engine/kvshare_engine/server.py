@@ -107,7 +107,7 @@ def run() -> None:
     }
     # A setting given from outside wins.
     os.environ.update({name: value for name, value in defaults.items() if not os.environ.get(name)})
-    model = models.require(server.model, server.model_revision, server.device)
+    model = models.require(server.model, server.model_revision, server.device, server.user_args)
     fingerprint.write(fingerprint.of_server(server, model))
     arguments = command(server, model)
     os.execvp(arguments[0], arguments)

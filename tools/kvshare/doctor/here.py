@@ -114,8 +114,9 @@ def _model(settings: Settings, service: Service) -> Model:
         return Model(name, found=writable or folder.exists(), writable=writable)
     config = folder / "config.json"
     with suppress(OSError, ValueError):
+        of = json.loads(config.read_text())
         return Model(
-            str(folder), True, unshareable=unshareable(json.loads(config.read_text()), settings.device)
+            str(folder), True, unshareable=unshareable(of, settings.device, settings.get("VLLM_ARGS"))
         )
     return Model(str(folder), config.is_file())
 
