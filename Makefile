@@ -9,7 +9,7 @@ ARGS ?=
 PYTHON ?= python3
 KVSHARE := $(if $(DEVICE),DEVICE=$(DEVICE)) .venv/bin/kvshare
 # Namespaces, a firewall and an ssh server, for the scenarios on two machines.
-TEST_PACKAGES := iproute2 nftables openssh-server
+TEST_PACKAGES := iproute2 nftables openssh-server rootlesskit uidmap
 PYTEST := .venv/bin/python -m pytest
 GUARD := cd docker && ../.venv/bin/python -m guard
 
