@@ -27,6 +27,8 @@ SLOW = (
     "p2p-threshold",
     "lanes",
     "peer-introduction",
+    "descriptors",
+    "cluster-key",
 )
 PATCHES = {patch.id: patch for series in load_all() for patch in series.patches}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import time
@@ -39,9 +40,9 @@ def free_ports() -> Ports:
 
 
 @contextmanager
-def running_controller(ports: Ports) -> Iterator[None]:
-    """A running controller of this Python, ended on leaving."""
-    process = Fork(_serve, ports)
+def running_controller(ports: Ports, key_file: str = "") -> Iterator[None]:
+    """A running controller of this Python, of the cluster with that key, ended on leaving."""
+    process = Fork(_serve, ports, key_file)
     try:
         _wait_until_it_answers(process, ports.http)
         yield
@@ -49,9 +50,10 @@ def running_controller(ports: Ports) -> Iterator[None]:
         process.stop()
 
 
-def _serve(_: Connection, ports: Ports) -> None:
+def _serve(_: Connection, ports: Ports, key_file: str) -> None:
     from lmcache.v1.api_server.__main__ import main
 
+    os.environ["KVSHARE_CLUSTER_KEY_FILE"] = key_file
     monitor = json.dumps({"pull": ports.pull, "reply": ports.reply, "heartbeat": ports.heartbeat})
     sys.argv = ["", "--host=127.0.0.1", f"--port={ports.http}", f"--monitor-ports={monitor}"]
     main()

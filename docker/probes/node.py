@@ -43,6 +43,7 @@ class Settings:
     width: int = 8  # values of a token's keys, and as many of its values; 4 bytes each
     extra: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    key_file: str = ""  # of the cluster
 
 
 class Node:
@@ -356,6 +357,7 @@ def _nothing(*_: Any) -> None:
 def _obey(connection: Connection, settings: Settings) -> None:
     """What a node's process does: one command after the other, each answered."""
     os.environ["KVSHARE_LANES"] = str(settings.lanes)
+    os.environ["KVSHARE_CLUSTER_KEY_FILE"] = settings.key_file
     node = _Inside(settings)
     while True:
         command, arguments = connection.recv()
