@@ -222,24 +222,28 @@ def test_a_gpu_server_has_its_card_its_memory_and_its_models(name: str) -> None:
 
 
 SECRETS = {"hf_token": "HF_TOKEN", "api_key": "VLLM_API_KEY"}  # pragma: allowlist secret
+CLUSTER = {"cluster_key": "CLUSTER_KEY"}
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("secret", "variable"), SECRETS.items())
-def test_a_secret_is_given_to_the_servers_and_to_nothing_else(
+@pytest.mark.parametrize(("secret", "variable"), (SECRETS | CLUSTER).items())
+def test_a_secret_is_given_to_whom_it_is_for_and_to_nothing_else(
     device: str, secret: str, variable: str
 ) -> None:
     given = json.loads(render(device, "*", "--format", "json", **{variable: "s3cret"}))
     for name, service in given["services"].items():
         sources = {found["target"]: found["source"] for found in service.get("secrets", [])}
-        expected = f"{secret}_given" if name in ("prefill", "decode") else None
+        whose = ("prefill", "decode", *(("controller",) if secret in CLUSTER else ()))
+        expected = f"{secret}_given" if name in whose else None
         assert sources.get(secret) == expected
     assert given["secrets"][f"{secret}_given"]["environment"] == variable
     assert "s3cret" not in json.dumps(given), "neither in the environment nor on a command line"
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("decisions", [{}, {"HF_TOKEN": "", "VLLM_API_KEY": ""}], ids=["unset", "empty"])
+@pytest.mark.parametrize(
+    "decisions", [{}, dict.fromkeys((SECRETS | CLUSTER).values(), "")], ids=["unset", "empty"]
+)
 def test_without_a_secret_its_file_is_one_that_every_machine_has(
     device: str, decisions: dict[str, str]
 ) -> None:

@@ -73,12 +73,14 @@ class Fingerprint:
     """What an engine says it runs with; ``vocab_size`` in tokens, None for a model known only by its name.
 
     ``identity`` holds digests of the model as served, by what each is of; the tool adds it (``IDENTITY``).
+    ``cluster_key`` tells keys apart and nothing of them; empty without one.
     """
 
     role: str
     instance: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     python_hash_seed: str | None = None
+    cluster_key: str = ""
     patches: tuple[Patch, ...] = ()
     model: str | None = None
     model_revision: str | None = None

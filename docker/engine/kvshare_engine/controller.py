@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from kvshare_engine import fingerprint
+from kvshare_engine import cluster_key, fingerprint
 from kvshare_engine.environment import STATE_DIR, Controller
 
 HEALTH_CHECK_INTERVAL_S = 5
@@ -32,6 +32,7 @@ def command(controller: Controller) -> list[str]:
 def run() -> None:
     controller = Controller.from_environment()
     STATE_DIR.mkdir(parents=True, exist_ok=True)
+    os.environ.update(cluster_key.environment())
     fingerprint.write(fingerprint.of_controller())
     arguments = command(controller)
     os.execvp(arguments[0], arguments)

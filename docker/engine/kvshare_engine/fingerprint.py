@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from kvshare.contract import Fingerprint, Patch
+from kvshare_engine import cluster_key
 from kvshare_engine.environment import FINGERPRINT, LMCACHE_CONFIG, Server
 
 DISTRIBUTIONS = ("vllm", "lmcache", "nixl", "torch")
@@ -28,6 +29,7 @@ def of_controller() -> Fingerprint:
         role="controller",
         versions={name: metadata.version(name) for name in DISTRIBUTIONS},
         python_hash_seed=os.environ.get("PYTHONHASHSEED"),
+        cluster_key=cluster_key.name(os.environ),
         patches=tuple(Patch(**patch) for patch in json.loads(PATCHES.read_text()))
         if PATCHES.exists()
         else (),

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from kvshare.refusals import refusal_of, refusal_of_drafts
-from kvshare_engine import fingerprint, models, transport
+from kvshare_engine import cluster_key, fingerprint, models, transport
 from kvshare_engine.environment import (
     IDENTITY,
     LMCACHE_CONFIG,
@@ -103,6 +103,7 @@ def run() -> None:
         **lmcache_environment(server, controller),
         "LMCACHE_IDENTITY_REPORT": str(IDENTITY),
         **transport.environment(server.transport, server.device, server.host, server.ranks),
+        **cluster_key.environment(),
         **secrets(),
     }
     # A setting given from outside wins.

@@ -91,6 +91,7 @@ class Settings:
         """
         node = next((node for node in self.decode_nodes if node.context == context), self.decode_nodes[0])
         secrets = {"HF_TOKEN": self._secret("HF_TOKEN_FILE", "HF_TOKEN"), "VLLM_API_KEY": self.api_key}
+        secrets["CLUSTER_KEY"] = self.cluster_key
         return {**os.environ, **self.values, **secrets, **node.variables}
 
     @property
@@ -101,6 +102,21 @@ class Settings:
             raise KvshareError(
                 f"API_KEY_FILE={self.get('API_KEY_FILE')} must hold one key, a line of ASCII without spaces: "
                 "make one, e.g. with openssl rand -hex 32."
+            )
+        return key
+
+    @property
+    def cluster_key(self) -> str:
+        """The key that lets a node into the cluster, or empty; KvshareError if its file is not fit for it."""
+        key, path = self._secret("CLUSTER_KEY_FILE", "CLUSTER_KEY"), self.get("CLUSTER_KEY_FILE")
+        if path and not re.fullmatch(r"[0-9a-f]{64}", key):
+            raise KvshareError(
+                f"CLUSTER_KEY_FILE={path} must hold one key, 64 hexadecimal digits: "
+                f"make one with (umask 077; openssl rand -hex 32 > {path})."
+            )
+        if path and (self.root / Path(path).expanduser()).stat().st_mode & 0o077:
+            raise KvshareError(
+                f"CLUSTER_KEY_FILE={path} can be read by others than its owner: chmod 600 {path}."
             )
         return key
 

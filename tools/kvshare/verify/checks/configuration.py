@@ -174,3 +174,13 @@ def _identity(evidence: Evidence) -> Outcome:
     ]
     fix = "put the same files of the model on every machine, start with one .env, then make up"
     return Failed("one model", f"unlike {', '.join(found)}", tuple(told), fix)
+
+
+@CHECKS.check("CONF-13", "the nodes have one cluster key")
+def _cluster_key(evidence: Evidence) -> Outcome:
+    """With CLUSTER_KEY_FILE LMCache's ports turn away who has another: nodes of two keys share nothing.
+
+    Keys are told apart by a name that tells nothing of them.
+    """
+    fix = "set one CLUSTER_KEY_FILE in .env, then make down and make up"
+    return _same(evidence, "cluster key", lambda f: f.cluster_key or "none", fix, controller_too=True)

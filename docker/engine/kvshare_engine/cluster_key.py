@@ -1,0 +1,48 @@
+"""The cluster's key, where one was given: every ZeroMQ port then turns away who has not the same."""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from kvshare_engine.environment import refuse
+
+SECRET = Path("/run/secrets/cluster_key")
+VARIABLE = "KVSHARE_CLUSTER_KEY_FILE"  # what the patch cluster-key reads
+NAME_BYTES = 4
+
+
+def environment(secret: Path = SECRET) -> dict[str, str]:
+    """What tells LMCache where the key lies, nothing without one; ends the container for one that is none."""
+    path = _path(secret)
+    if path is None:
+        return {}
+    _key(path)
+    return {VARIABLE: str(path)}
+
+
+def name(given: Mapping[str, str], secret: Path = SECRET) -> str:
+    """A few digits by which keys are told apart and that tell nothing of them; '' without one."""
+    path = _path(secret, given)
+    return hmac.digest(_key(path), b"kvshare name", "sha256")[:NAME_BYTES].hex() if path else ""
+
+
+def _path(secret: Path, given: Mapping[str, str] = os.environ) -> Path | None:
+    if given.get(VARIABLE):
+        return Path(given[VARIABLE])
+    return secret if secret.is_file() and secret.read_text().strip() else None
+
+
+def _key(path: Path) -> bytes:
+    try:
+        key = bytes.fromhex(path.read_text().strip())
+    except (OSError, ValueError):
+        key = b""
+    if len(key) != 32:
+        refuse(
+            f"expected the cluster's key in {path}, 64 hexadecimal digits, and found none; "
+            "make one: openssl rand -hex 32"
+        )
+    return key

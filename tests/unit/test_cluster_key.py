@@ -1,0 +1,72 @@
+"""The cluster's key: from its file to the containers, told apart without being told, and refused."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvshare.config.settings import Settings
+from kvshare.errors import KvshareError
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "docker/engine"))
+
+from kvshare_engine import cluster_key
+
+KEY, ANOTHER = "5b" * 32, "6c" * 32
+
+
+def settings(root: Path, text: str, mode: int = 0o600) -> Settings:
+    (root / "key").write_text(text)
+    (root / "key").chmod(mode)
+    return Settings(root, {"CLUSTER_KEY_FILE": "key", "DEVICE": "cpu"})
+
+
+def test_it_comes_from_its_file(tmp_path: Path) -> None:
+    decisions = settings(tmp_path, f"{KEY}\n")
+    assert decisions.compose_environment()["CLUSTER_KEY"] == KEY
+    assert Settings(tmp_path, {}).compose_environment()["CLUSTER_KEY"] == ""
+
+
+@pytest.mark.parametrize("text", ["", KEY[:-1], KEY[:-2], KEY + "00", KEY.replace("b", "g")])
+def test_a_file_without_a_key_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(KvshareError, match="CLUSTER_KEY_FILE=key must hold one key, 64 hexadecimal digits"):
+        _ = settings(tmp_path, text).cluster_key
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    with pytest.raises(KvshareError, match="can be read by others than its owner: chmod 600 key"):
+        _ = settings(tmp_path, KEY, mode).cluster_key
+
+
+def test_a_container_hands_lmcache_the_path_and_nothing_else(tmp_path: Path) -> None:
+    secret = tmp_path / "cluster_key"
+    assert cluster_key.environment(secret) == {}
+    secret.write_text("")
+    assert cluster_key.environment(secret) == {}, "as without a secret, which is /dev/null then"
+    secret.write_text(f"{KEY}\n")
+    assert cluster_key.environment(secret) == {"KVSHARE_CLUSTER_KEY_FILE": str(secret)}
+
+
+def test_a_container_with_a_key_that_is_none_does_not_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cluster_key").write_text("secret")
+    with pytest.raises(SystemExit):
+        cluster_key.environment(tmp_path / "cluster_key")
+    said = capsys.readouterr().err
+    assert "64 hexadecimal digits, and found none" in said
+    assert "secret" not in said
+
+
+def test_keys_are_told_apart_by_names_that_tell_nothing_of_them(tmp_path: Path) -> None:
+    names = []
+    for key in (KEY, ANOTHER, KEY):
+        (tmp_path / "cluster_key").write_text(key)
+        names.append(cluster_key.name({}, tmp_path / "cluster_key"))
+    assert names[0] == names[2] != names[1]
+    assert names[0] not in KEY
+    assert cluster_key.name({}, tmp_path / "absent") == ""
