@@ -66,7 +66,7 @@ def build_stage(target: str) -> None:
 
 
 def _run(*command: str, timeout: float) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **CPU}
+    environment = {**os.environ, **CPU, "OBSERVE": "5"}  # the image of Prometheus is one of them
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
 
 

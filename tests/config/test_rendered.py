@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from itertools import chain
 from pathlib import Path
@@ -23,7 +24,8 @@ DEVICES = {
     "cuda": "compose.yaml",
     "rdma": "compose.yaml:compose.rdma.yaml",
 }
-PROFILES = ("controller", "prefill", "decode", "gateway", "client")
+PROFILES = ("controller", "prefill", "decode", "gateway", "observe", "client")
+WATCHERS = ("prometheus", "canary")
 GOLDEN = Path(__file__).parent / "golden"
 VLLM_CACHE = "/home/kvshare/.cache/vllm"  # vLLM's own default: ~/.cache/vllm
 # The original's two machines.
@@ -74,6 +76,7 @@ def test_a_profile_starts_its_role_and_prefill_brings_controller_and_gateway(dev
     assert set(services(device, "controller")) == {"controller"}
     assert set(services(device, "prefill")) == {"controller", "prefill", "gateway"}
     assert set(services(device, "gateway")) == {"gateway"}
+    assert set(services(device, "observe")) == set(WATCHERS)
     assert set(services(device, "decode")) == {"decode"}
     assert set(services(device, "client")) == {"client"}
 
@@ -91,7 +94,7 @@ def test_a_models_folder_is_mounted_only_by_its_absolute_path() -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", ["controller", "prefill", "decode", "gateway", "client"])
+@pytest.mark.parametrize("name", ["controller", "prefill", "decode", "gateway", *WATCHERS, "client"])
 def test_every_service_is_hardened(device: str, name: str) -> None:
     service = services(device)[name]
     assert service["cap_drop"] == ["ALL"]
@@ -111,6 +114,19 @@ def test_everything_that_serves_restarts_and_says_whether_it_is_healthy(device: 
     assert service["restart"] == "unless-stopped"
     assert service["healthcheck"]["test"] == ["CMD", "python", "-m", "kvshare_engine", "health"]
     assert "stop_grace_period" in service
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", WATCHERS)
+def test_what_watches_restarts_says_whether_it_is_healthy_and_knows_every_decode_node(
+    device: str, name: str
+) -> None:
+    service = services(device, DECODE_HOSTS="192.168.110.97,192.168.110.98", OBSERVE="7")[name]
+    assert service["restart"] == "unless-stopped"
+    assert "healthcheck" in service
+    told = service["environment"]
+    assert told["KVSHARE_OBSERVE_DECODES"] == "192.168.110.97,192.168.110.98"
+    assert told["KVSHARE_OBSERVE_EVERY_MINUTES"] == "7"
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -146,11 +162,14 @@ def test_the_same_engine_image_is_controller_prefill_and_decode() -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_no_two_services_listen_on_one_port(device: str) -> None:
     facts = yaml.safe_load((ROOT / "compose.yaml").read_text())["x-kvshare"]
-    of_others = tuple(f"KVSHARE_GATEWAY_{name}_PORT" for name in ("CONTROLLER", "PREFILL", "DECODE"))
+    others = re.compile(r"KVSHARE_(GATEWAY|OBSERVE)_(CONTROLLER|GATEWAY|(PREFILL|DECODE)(_INIT)?)_PORT")
     ports = [
-        v for group in facts.values() for k, v in group.items() if k.endswith("_PORT") and k not in of_others
+        v
+        for group in facts.values()
+        for k, v in group.items()
+        if k.endswith("_PORT") and not others.fullmatch(k)
     ]
-    assert len(ports) == 13
+    assert len(ports) == 15
     assert len(set(ports)) == len(ports)
     environments = services(device)
     assert environments["decode"]["environment"]["KVSHARE_API_PORT"] == str(
@@ -234,6 +253,7 @@ def test_a_secret_is_given_to_whom_it_is_for_and_to_nothing_else(
     for name, service in given["services"].items():
         sources = {found["target"]: found["source"] for found in service.get("secrets", [])}
         whose = ("prefill", "decode", *(("controller",) if secret in CLUSTER else ()))
+        whose += ("canary",) if secret == "api_key" else ()  # pragma: allowlist secret
         expected = f"{secret}_given" if name in whose else None
         assert sources.get(secret) == expected
     assert given["secrets"][f"{secret}_given"]["environment"] == variable

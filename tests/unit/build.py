@@ -21,7 +21,7 @@ from kvshare.servers.readings import (
     Sources,
     Worker,
 )
-from kvshare.stack.members import Controller, Gateway, Server, Stack
+from kvshare.stack.members import Controller, Gateway, Server, Stack, Watcher
 from kvshare.verify.evidence import (
     ADAPTERS,
     AT_ONCE,
@@ -72,6 +72,13 @@ STACK = Stack(
 )
 
 WITH_GATEWAY = replace(STACK, gateway=Gateway("gateway", "gateway", "default", STACK.prefill.host, 8000))
+WATCHED = replace(
+    WITH_GATEWAY,
+    watchers=tuple(
+        Watcher(name, name, "default", STACK.prefill.host, port)
+        for name, port in (("prometheus", 9090), ("canary", 9091))
+    ),
+)
 
 SPEC = Spec(
     prefill=STACK.prefill.url,

@@ -33,6 +33,7 @@ class Server:
     healthy: bool = True
     fail_requests: bool = False
     model: str = "m"
+    version: str = "0.32.0"
     min_tokens: int = 0  # P2P_MIN_TOKENS
     dies_after: int | None = None  # requests, after which neither its API nor its health answers
     first_token_s: float = 0.02
@@ -185,6 +186,8 @@ def _handler(stack: FakeStack, server: Server | None, gateway: bool = False) -> 
                 self._send(200 if server.alive else 503, "")
             elif self.path == "/metrics":
                 self._send(200, server.metrics())
+            elif self.path == "/version":
+                self._send(200, json.dumps({"version": server.version}))
             elif not self._allowed():
                 self._send(401, '{"error": "Unauthorized"}')
             else:

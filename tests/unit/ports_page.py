@@ -10,7 +10,7 @@ import yaml
 from kvshare.config.settings import Settings
 from kvshare.site.native import stack_of
 from kvshare.stack.firewall import machine_of, nft, ufw
-from kvshare.stack.members import Gateway, Stack
+from kvshare.stack.members import OBSERVE, WATCHERS, Gateway, Stack, Watcher
 from kvshare.stack.ports import Port, registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +39,8 @@ whoever uses the OpenAI API: `CLIENTS` in .env, anyone where that is empty.
   would pick any. `ucx_perftest` between the nodes passes the rules too if its own port (`-p`) is out of it.
 - **RDMA.** With `TRANSPORT=rdma` KV goes from card to card past the kernel, and past its firewall: the
   fabric itself must be yours. The range then stays unused.
+- **Watching.** The last two are there with `OBSERVE` in .env alone ([watching.md](watching.md)). Neither asks
+  who calls, so the rules let no other machine in: `ssh -L 9090:HOST:9090 HOST`.
 - **Inside one machine.** vLLM's processes talk over loopback and Unix sockets; gloo and NCCL are held to
   loopback (`GLOO_SOCKET_IFNAME`, `NCCL_SOCKET_IFNAME`).
 
@@ -70,13 +72,19 @@ The same for ufw:
 def default_stack(**decisions: str) -> Stack:
     """The stack of compose.yaml on the original's machines; what else it leaves open has its default."""
     stack = stack_of(Settings(ROOT, {"DEVICE": "cuda", **decisions}))
-    port = yaml.safe_load((ROOT / "compose.yaml").read_text())["x-kvshare"]["gateway"]["KVSHARE_GATEWAY_PORT"]
+    facts = yaml.safe_load((ROOT / "compose.yaml").read_text())["x-kvshare"]
     return replace(
         stack,
         controller=replace(stack.controller, host=PREFILL_HOST),
         prefill=replace(stack.prefill, host=PREFILL_HOST),
         decodes=(replace(stack.decode, host=DECODE_HOST, context="gpu-b"),),
-        gateway=Gateway("gateway", "gateway", "default", PREFILL_HOST, port),
+        gateway=Gateway(
+            "gateway", "gateway", "default", PREFILL_HOST, facts["gateway"]["KVSHARE_GATEWAY_PORT"]
+        ),
+        watchers=tuple(
+            Watcher(name, name, "default", PREFILL_HOST, facts[OBSERVE][port])
+            for name, port in WATCHERS.items()
+        ),
     )
 
 

@@ -1,4 +1,7 @@
-"""What a real stack's members said on /metrics, as kept in `scrape/`: each series once, of buckets a few."""
+"""What a real stack's members said on /metrics, as kept in `scrape/`: each series once, of buckets a few.
+
+`pytest --update-golden tests/scenarios/one_engine/test_scenarios.py` takes it anew.
+"""
 
 from __future__ import annotations
 

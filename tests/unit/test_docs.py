@@ -13,13 +13,16 @@ from kvshare.checking.registry import ERROR, Check, Result
 from kvshare.cli import main
 from kvshare.doctor import checks as doctor
 from kvshare.verify import checks as verify
-from tests.unit import architecture_page, checks_page, cli_page, ports_page
+from kvshare.watch import dashboard
+from tests.unit import architecture_page, checks_page, cli_page, ports_page, watching_page
 
 PAGES = {
     "architecture.md": architecture_page.page,
     "checks.md": checks_page.page,
     "cli.md": cli_page.page,
+    "grafana.json": dashboard.page,
     "ports.md": ports_page.page,
+    "watching.md": watching_page.page,
 }
 CHECKS: tuple[Check[Any], ...] = (*verify.REGISTRY, *doctor.REGISTRY)
 

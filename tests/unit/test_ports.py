@@ -16,7 +16,7 @@ from kvshare.errors import KvshareError
 from kvshare.site import compose
 from kvshare.stack import firewall, ports
 from kvshare.stack.members import Gateway, Server, Stack
-from tests.unit.build import WITH_GATEWAY as STACK
+from tests.unit.build import WATCHED as STACK
 
 GOLDEN = Path(__file__).parent / "golden"
 PREFILL, DECODE = STACK.prefill.host, STACK.decode.host
@@ -29,8 +29,9 @@ def on_one_machine() -> Stack:
     controller = replace(STACK.controller, host="127.0.0.1")
     gateway = Gateway("gateway", "gateway", "default", "127.0.0.1", 8000)
     decodes = tuple(map(here, STACK.decodes))
+    prefill, watchers = here(STACK.prefill), tuple(replace(w, host="127.0.0.1") for w in STACK.watchers)
     return replace(
-        STACK, controller=controller, prefill=here(STACK.prefill), decodes=decodes, gateway=gateway
+        STACK, controller=controller, prefill=prefill, decodes=decodes, gateway=gateway, watchers=watchers
     )
 
 
@@ -92,7 +93,7 @@ def test_without_clients_anyone_may_use_the_api_and_nothing_else() -> None:
 
 def test_one_machine_needs_no_node_and_lets_nobody_in_but_clients() -> None:
     machine = firewall.machine_of(on_one_machine(), None, ())
-    assert machine.names == ("controller", "prefill", "decode", "gateway")
+    assert machine.names == ("controller", "prefill", "decode", "gateway", "prometheus", "canary")
     assert "saddr" not in firewall.nft(machine)
     # ufw takes 15 ports a rule.
     denied = [line for line in firewall.ufw(machine).splitlines() if line.startswith("ufw deny")]

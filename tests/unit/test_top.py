@@ -14,11 +14,11 @@ from kvshare.site.containers import Containers
 from kvshare.watch.top import Look, frame, look
 from tests.conftest import ROOT
 from tests.unit import scrape
-from tests.unit.build import STACK, WITH_GATEWAY
+from tests.unit.build import STACK, WATCHED
 from tests.unit.fake_docker import FakeDocker
 
 GOLDEN = Path(__file__).parent / "golden"
-WELL = {member.name: State(member.name, "running", "healthy") for member in WITH_GATEWAY.members}
+WELL = {member.name: State(member.name, "running", "healthy") for member in WATCHED.members}
 
 
 def later(rises: Mapping[tuple[str, str], float]) -> dict[str, tuple[Sample, ...]]:
@@ -39,7 +39,7 @@ def valued(sample: Sample, value: float) -> Sample:
 def shown(before: Look, now: Look) -> str:
     console = Console(width=150, no_color=True)
     with console.capture() as captured:
-        console.print(frame(WITH_GATEWAY, before, now))
+        console.print(frame(WATCHED, before, now))
     return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
 
 
@@ -67,11 +67,12 @@ def test_what_does_not_answer_leaves_gaps_and_says_so() -> None:
     states = {**WELL, "decode": State("decode", "running", "unhealthy")}
     del states["gateway"]
     text = shown(Look(100.0, scrape.by_member(), WELL), Look(102.0, {}, states))
-    assert [line.split() for line in text.splitlines()[1:5]] == [
+    assert [line.split() for line in text.splitlines()[1:6]] == [
         ["controller", "healthy"],
         ["prefill", "healthy"],
         ["decode", "unhealthy"],
         ["gateway", "absent"],
+        ["prometheus", "healthy"],
     ]
     assert "the controller does not answer" in text
 

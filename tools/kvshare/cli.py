@@ -8,6 +8,7 @@ from kvshare import __version__
 from kvshare.commands.bench import bench
 from kvshare.commands.bench_client import bench_client
 from kvshare.commands.bundle import bundle
+from kvshare.commands.canary import canary, prometheus
 from kvshare.commands.demo import demo
 from kvshare.commands.doctor import doctor
 from kvshare.commands.down import down
@@ -41,6 +42,6 @@ def main() -> None:
 
 for command in (
     demo, up, down, doctor, engine, image, ship, push, pull, status, top, logs, bundle, ports, verify, bench,
-    plan, send_legs, bench_client, gateway,
+    plan, send_legs, bench_client, gateway, canary, prometheus,
 ):  # fmt: skip
     main.add_command(command)

@@ -13,8 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from kvshare.servers.wait import poll
+from kvshare.watch.dashboard import PANELS
 from tests.conftest import ROOT
 from tests.scenarios.conftest import VERIFY_TIMEOUT_S, Rig, other_weights
+from tests.scenarios.one_engine import watching
+from tests.unit import scrape
 
 HERE = Path(__file__).parent
 CONNECTOR = ROOT / "docker/patches/lmcache-0.5.6/files/lmcache/v1/gpu_connector/cpu_connector.py"
@@ -88,6 +92,26 @@ def test_the_readmes_first_chat_request_is_answered() -> None:
     assert json.loads(body)["choices"][0]["message"]["role"] == "assistant"
 
 
+def test_of_a_healthy_stack_every_panel_shows_something_and_nothing_is_alarming(
+    rig: Rig, update_golden: bool
+) -> None:
+    watching.start(rig)
+    watching.await_canary("proven")
+    asked = {query for panel in PANELS for query in panel.queries.values() if "ALERTS" not in query}
+    silent = poll(
+        lambda: {query for query in asked if not watching.query(query)},
+        lambda without: not without,
+        watching.DEADLINE_S,
+    )
+    assert silent == set()
+    assert watching.firing() == set()
+    if update_golden:
+        members = {"prefill": 8010, "decode": 8011, "controller": 9000, "gateway": 8000, "canary": 9091}
+        for member, port in members.items():
+            scrape.keep(member, watching.scraped(f"http://127.0.0.1:{port}"))
+    watching.stop_canary(rig)
+
+
 def test_a_gateway_that_skips_prefill_is_named(rig: Rig) -> None:
     rig.use(HERE / "gateway_skips_prefill/overlay.yaml")
     outcome = rig.verify()
@@ -124,6 +148,7 @@ def test_a_stopped_controller_is_named(rig: Rig) -> None:
     outcome = rig.verify("--wait", "5")
     assert outcome.code == 1, outcome.said
     assert outcome.report["cause"] == "CTRL-01"
+    watching.await_firing(("KvshareDown", "controller"))
 
 
 def test_reuse_is_proven_with_workers_of_their_own(rig: Rig, long: bool) -> None:
@@ -179,6 +204,9 @@ def test_corrupted_values_are_caught_though_every_counter_is_green(rig: Rig) -> 
     assert outcome.code == 1, outcome.said
     assert outcome.report["cause"] == "KV-RIGHT-01"
     assert not [name for name in outcome.failed_ids() if name.startswith("KV-PEER")]
+    watching.start(rig)
+    watching.await_firing(("KvshareAnswersWrong", "decode"))
+    rig.compose("rm", "--stop", "--force", "canary", "prometheus")
 
 
 def broken_connector(line: str) -> None:

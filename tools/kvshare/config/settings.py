@@ -121,6 +121,11 @@ class Settings:
         return key
 
     @property
+    def observes(self) -> bool:
+        """Whether Prometheus and the canary are wanted."""
+        return bool(self.get("OBSERVE"))
+
+    @property
     def clients(self) -> tuple[str, ...]:
         """Addresses and networks that may use the servers' API; none means anyone."""
         return self.list_of("CLIENTS")
@@ -171,7 +176,9 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
 
 def validate_node(name: str, settings: Settings) -> str:
     """Return ``name`` if it is a node, else KvshareError with the nearest one."""
-    known = ("prefill", "all", "decode", "gateway", *(node.name for node in settings.decode_nodes))
+    known = ("prefill", "all", "decode", "gateway", "observe", *(n.name for n in settings.decode_nodes))
+    if name == "observe" and not settings.observes:
+        raise KvshareError("nothing is to watch the stack: set OBSERVE=5 in .env, a canary every 5 minutes.")
     if name not in known:
         raise KvshareError(f"NODE={name} is no node{did_you_mean(name, known)}")
     return name
@@ -197,6 +204,9 @@ def _validate_choices(settings: Settings) -> None:
             f"{threshold.NAME}={least} is no number of tokens: set it to 0, to what "
             f"make bench ARGS=--calibrate finds, or to {threshold.NEVER}."
         )
+    every = settings.get("OBSERVE", "1")
+    if not every.isdecimal() or int(every) < 1:
+        raise KvshareError(f"OBSERVE={every} is no number of minutes: set OBSERVE=5, or leave it empty.")
     for refusal in filter(None, _refusals(settings)):
         raise KvshareError(refusal)
     files = [Path(name).name for name in settings.compose_files]

@@ -9,7 +9,7 @@ from pathlib import Path
 from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
 from kvshare.progress import Step, step
-from kvshare.site import compose, dockerd
+from kvshare.site import compose, dockerd, images
 from kvshare.site.attached import EngineError
 from kvshare.site.engine import engine
 
@@ -18,13 +18,13 @@ LOG_LINES = 15
 
 
 def build(settings: Settings, context: str) -> None:
-    """Build the engine and client images on a context; the whole output goes to ``.kvshare/build.log``.
+    """Build the images on a context, Prometheus's with OBSERVE; the output goes to ``.kvshare/build.log``.
 
     Raises:
         KvshareError: with the last lines of the output.
     """
     environment = {**settings.compose_environment(context), **_build_environment(settings, context)}
-    command = compose.command(context, "build", "--progress", "plain", "prefill", "client")
+    command = compose.command(context, "build", "--progress", "plain", *images.built(settings))
     with step(f"Build the images ({settings.device})") as current:
         _logged(command, settings.root, environment, "build.log", current)
 

@@ -28,7 +28,7 @@ from kvshare.site.base import State, at_once, fetch
 from kvshare.site.compose import read_stack, resolved_config
 from kvshare.site.containers import Containers
 from kvshare.site.engine import engine
-from kvshare.stack.members import Controller, Gateway, Member, Stack
+from kvshare.stack.members import Controller, Endpoint, Member, Stack
 
 DEFAULT_TAIL = 10_000
 SAVED_LINES = 2000  # of each log of a build or of the engine
@@ -187,7 +187,7 @@ def _add_container(
     if state.status != "running":
         contents.miss(f"{member.name}: fingerprint and metrics", f"its container is {state.status}")
         return
-    if not isinstance(member, Gateway):
+    if not isinstance(member, Endpoint):
         contents.add(f"fingerprints/{member.name}.json", lambda: site.fingerprint(member))
     for path in CONTROLLER_PATHS if isinstance(member, Controller) else ("/metrics",):
         name = f"metrics/{member.name}{'.prom' if path == '/metrics' else f'-{Path(path).name}.json'}"

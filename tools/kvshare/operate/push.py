@@ -16,7 +16,6 @@ from kvshare.site.engine import engine
 from kvshare.site.images import Image
 from kvshare.stack.members import Stack
 
-ENGINE_SERVICE = "prefill"  # one engine image serves controller, prefill and decode
 _REGISTRY = re.compile(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)*")
 # What Docker says, and what to do about it; {host} is the registry's, {context} the engine that asked.
 _CURES = (
@@ -56,7 +55,7 @@ def push(settings: Settings, stack: Stack, source: str | None) -> None:
         CouldNotCheckError: if an engine does not answer.
     """
     registry = registry_of(settings)
-    services = (ENGINE_SERVICE, images.CLIENT)
+    services = images.built(settings)
     unnamed = replace(settings, values={**settings.values, "REGISTRY": ""})
     for target, built in zip(images.names(settings, services), images.names(unnamed, services), strict=True):
         context, image = _newest(target, built, stack, source)

@@ -11,7 +11,7 @@ from kvshare.site.compose import resolved_config
 from kvshare.site.engine import engine
 from kvshare.stack.members import Stack, by_context, members_of
 
-CLIENT = "client"
+ENGINE, CLIENT, PROMETHEUS = "prefill", "client", "prometheus"
 LOCAL_CONTEXT = "default"
 
 
@@ -61,6 +61,11 @@ def names(settings: Settings, services: Sequence[str]) -> tuple[str, ...]:
     """Return the image names of services as Compose resolves them, each once."""
     described = resolved_config(settings, settings.prefill_context)["services"]
     return tuple(dict.fromkeys(described[service]["image"] for service in services))
+
+
+def built(settings: Settings) -> tuple[str, ...]:
+    """Return a service of each image; one engine image serves controller, prefill and decode."""
+    return (ENGINE, CLIENT, *([PROMETHEUS] if settings.observes else []))
 
 
 def missing(settings: Settings, context: str, services: Sequence[str]) -> list[str]:

@@ -70,8 +70,8 @@ class Controller:
 
 
 @dataclass(frozen=True)
-class Gateway:
-    """The one endpoint over all servers, which runs on the prefill node."""
+class Endpoint:
+    """What runs the tool's own image on the prefill node, behind one HTTP port."""
 
     service: str
     name: str
@@ -86,19 +86,29 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        """Where the OpenAI API answers, whichever server computes."""
+        """Where it answers."""
         return f"http://{self.host}:{self.port}"
 
 
+class Gateway(Endpoint):
+    """The one endpoint over all servers: the OpenAI API, whichever server computes."""
+
+
+class Watcher(Endpoint):
+    """What looks at the stack and serves nobody: Prometheus, or the canary."""
+
+
 EngineMember = Controller | Server  # what runs the engine image
-Member = EngineMember | Gateway
+Member = EngineMember | Gateway | Watcher
+WATCHERS = {"prometheus": "KVSHARE_OBSERVE_PORT", "canary": "KVSHARE_OBSERVE_CANARY_PORT"}
+OBSERVE = "observe"  # the node that both are
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The whole system: one controller, one prefill server, the decode servers, and the gateway.
+    """The whole system: one controller, one prefill server, the decode servers, gateway and watchers.
 
-    Plain processes have no gateway.
+    Plain processes have no gateway, and nothing watches without OBSERVE in `.env`.
     """
 
     project: str
@@ -107,6 +117,7 @@ class Stack:
     prefill: Server
     decodes: tuple[Server, ...]
     gateway: Gateway | None = None
+    watchers: tuple[Watcher, ...] = ()
 
     @property
     def decode(self) -> Server:
@@ -131,7 +142,7 @@ class Stack:
     @property
     def members(self) -> tuple[Member, ...]:
         """Everything that runs for good, in the order of start."""
-        return (*self.engines, *([self.gateway] if self.gateway else []))
+        return (*self.engines, *([self.gateway] if self.gateway else []), *self.watchers)
 
     @property
     def contexts(self) -> tuple[str, ...]:
@@ -166,6 +177,7 @@ def parse_stack(configs: Sequence[Mapping[str, Any]], settings: Settings) -> Sta
                 for node, config in zip(settings.decode_nodes, configs, strict=True)
             ),
             gateway=_gateway(facts["gateway"], settings) if "gateway" in facts else None,
+            watchers=_watchers(facts[OBSERVE], settings) if settings.observes else (),
         )
     except KeyError as missing:
         raise KvshareError(f"compose.yaml has no {missing} where x-kvshare should state it.") from None
@@ -175,7 +187,7 @@ def parse_stack(configs: Sequence[Mapping[str, Any]], settings: Settings) -> Sta
 
 
 def members_of(stack: Stack, node: str) -> tuple[Member, ...]:
-    """Return the members of a node: prefill brings controller and gateway, all is everything.
+    """Return the members of a node: prefill brings controller, gateway and what watches, all is everything.
 
     ``decode`` is every decode node; one of several is meant by its own name, such as ``decode-2``.
     """
@@ -183,6 +195,8 @@ def members_of(stack: Stack, node: str) -> tuple[Member, ...]:
         return stack.members
     if node == "prefill":
         return tuple(member for member in stack.members if member not in stack.decodes)
+    if node == OBSERVE:
+        return stack.watchers
     return tuple(member for member in stack.members if node in (member.service, member.name))
 
 
@@ -234,6 +248,11 @@ def _controller(facts: Mapping[str, Any], settings: Settings) -> Controller:
 def _gateway(facts: Mapping[str, Any], settings: Settings) -> Gateway:
     host, port = str(facts["KVSHARE_GATEWAY_HOST"]), int(facts["KVSHARE_GATEWAY_PORT"])
     return Gateway("gateway", "gateway", settings.prefill_context, host, port)
+
+
+def _watchers(facts: Mapping[str, Any], settings: Settings) -> tuple[Watcher, ...]:
+    host, context = str(facts["KVSHARE_OBSERVE_HOST"]), settings.prefill_context
+    return tuple(Watcher(name, name, context, host, int(facts[port])) for name, port in WATCHERS.items())
 
 
 def _server(service: str, name: str, every: Mapping[str, Any], context: str, device: str) -> Server:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kvshare.errors import KvshareError, did_you_mean
-from kvshare.stack.members import Controller, Gateway, Member, Server, Stack
+from kvshare.stack.members import Controller, Gateway, Member, Server, Stack, Watcher
 
 PLAIN_WIDTH = 160  # columns of a table that goes to a file or a pipe
 NONE = "no"
@@ -66,6 +66,8 @@ def ports_of(member: Member) -> tuple[Port, ...]:
     """Every port that a member of the stack alone may listen on."""
     if isinstance(member, Gateway):
         return _gateway(member)
+    if isinstance(member, Watcher):
+        return (_port(member, member.port, f"{member.name} metrics", f"{member.name}", "HTTP", NONE, ()),)
     return _controller(member) if isinstance(member, Controller) else _server(member)
 
 

@@ -1,0 +1,59 @@
+"""What Prometheus says of the stack on this machine."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+import urllib.request
+from typing import Any
+
+from kvshare.servers.wait import poll
+from tests.scenarios.conftest import Rig
+
+EVERY_MINUTES = "1"  # the shortest time between two canaries
+PROMETHEUS, CANARY = "http://127.0.0.1:9090", "http://127.0.0.1:9091"
+DEADLINE_S = 120.0
+Alarm = tuple[str, str]  # its name, and the node that it names
+
+
+def start(rig: Rig) -> None:
+    """Prometheus and the canary, beside a stack that runs."""
+    outcome = rig.kvshare("up", "observe", OBSERVE=EVERY_MINUTES)
+    assert outcome.code == 0, outcome.err
+
+
+def stop_canary(rig: Rig) -> None:
+    """So that nothing is asked beside a verification; Prometheus goes on."""
+    rig.compose("rm", "--stop", "--force", "canary")
+
+
+def query(expression: str) -> list[dict[str, Any]]:
+    """The series that answer a query, each with its labels as ``metric``."""
+    with urllib.request.urlopen(
+        f"{PROMETHEUS}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+    ) as said:
+        found: list[dict[str, Any]] = json.load(said)["data"]["result"]
+    return found
+
+
+def firing() -> set[Alarm]:
+    series = (one["metric"] for one in query('ALERTS{alertstate="firing"}'))
+    return {(labels["alertname"], labels.get("node", "")) for labels in series}
+
+
+def await_firing(*alarms: Alarm) -> None:
+    """Wait until all of these fire."""
+    found = poll(firing, lambda found: found >= set(alarms), DEADLINE_S)
+    assert found >= set(alarms), found
+
+
+def await_canary(state: str) -> None:
+    """Wait until a canary of decode has ended so."""
+    expression = f'kvshare_canary_state{{node="decode",state="{state}"}} == 1'
+    assert poll(lambda: query(expression), bool, DEADLINE_S), query("kvshare_canary_state == 1")
+
+
+def scraped(url: str) -> str:
+    with urllib.request.urlopen(f"{url}/metrics") as said:
+        text: str = said.read().decode()
+    return text

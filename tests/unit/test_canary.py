@@ -1,0 +1,132 @@
+"""The canary over real HTTP, against a stand-in for the stack: each way in which one can end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from kvshare.config.threshold import Threshold
+from kvshare.servers import completion, wait
+from kvshare.verify import canary
+from kvshare.verify.canary import Finding, Pair, State
+from kvshare.verify.evidence import Spec
+from tests.unit.fake_stack import FakeStack, serve
+
+Look = Callable[..., Finding]
+
+
+@pytest.fixture
+def stack() -> FakeStack:
+    return FakeStack()
+
+
+@pytest.fixture
+def spec(stack: FakeStack) -> Iterator[Spec]:
+    with serve(stack) as spec:
+        yield spec
+
+
+@pytest.fixture
+def look(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> Look:
+    for name in ("ADMISSION_DEADLINE_S", "COUNTED_DEADLINE_S", "EXPORT_DEADLINE_S"):
+        monkeypatch.setattr(canary, name, 0.1)
+    monkeypatch.setattr(wait, "POLL_S", 0.01)
+
+    def look(api_key: str | None = None, threshold: Threshold | None = None) -> Finding:
+        servers = (spec.prefill, spec.decode, spec.controller, spec.prefill_instance)
+        pair = Pair(*servers, dtype="float32", threshold=threshold or Threshold())
+        return canary.look(pair, api_key, seed=1)
+
+    return look
+
+
+def test_a_prompt_that_comes_from_the_peer_with_the_right_answer_is_a_proof(
+    look: Look, stack: FakeStack
+) -> None:
+    found = look()
+    assert (found.state, found.sentence) == (
+        State.PROVEN,
+        "512 tokens from the peer, the answers off by 0.",
+    )
+    assert found.pulled_s is not None
+    assert found.computed_s is not None
+    assert [name.split("-", 3)[3] for name in stack.request_ids] == ["cold", "honest", "pulled", "computed"]
+
+
+def test_the_prompt_is_as_long_as_decode_pulls_and_no_longer_than_the_model_takes(
+    look: Look, stack: FakeStack
+) -> None:
+    assert look(threshold=Threshold(700)).sentence.startswith("768 tokens from the peer")
+    stack.max_model_len = 300
+    assert look().sentence.startswith("256 tokens from the peer")
+
+
+def test_a_key_is_sent(look: Look, stack: FakeStack) -> None:
+    stack.api_key = "s3cret"  # pragma: allowlist secret
+    assert look(api_key="s3cret").state == State.PROVEN  # pragma: allowlist secret
+    assert look().state == State.UNANSWERED
+
+
+def pull_loop_dead(stack: FakeStack) -> None:
+    stack.pull_loop_alive = False
+
+
+def declined(stack: FakeStack) -> None:
+    stack.decode.min_tokens = 10_000
+
+
+def decode_down(stack: FakeStack) -> None:
+    stack.decode.healthy = False
+
+
+def prefill_fails(stack: FakeStack) -> None:
+    stack.prefill.fail_requests = True
+
+
+def controller_down(stack: FakeStack) -> None:
+    stack.controller_up = False
+
+
+@pytest.mark.parametrize(
+    ("fault", "state", "says"),
+    [
+        (pull_loop_dead, State.COMPUTED, "the controller did not hear of what prefill has just computed"),
+        (declined, State.COMPUTED, "decode took 0 of 512 tokens from its peer"),
+        (decode_down, State.UNANSWERED, "answers 503"),
+        (prefill_fails, State.UNANSWERED, "answers 500"),
+        (controller_down, State.COMPUTED, "the controller did not hear"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    look: Look, stack: FakeStack, fault: Callable[[FakeStack], None], state: State, says: str
+) -> None:
+    fault(stack)
+    found = look()
+    assert found.state == state
+    assert says in found.sentence
+
+
+def test_an_answer_that_differs_is_wrong_however_the_counters_stand(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = completion.complete
+
+    def off(http: Any, model: str, ask: completion.Ask) -> completion.Completion:
+        asked = completion.Ask(ask.request_id, (*ask.prompt[:-1], 5), ask.max_tokens, None, True)
+        return real(http, model, ask if not ask.request_id.endswith("pulled") else asked)
+
+    monkeypatch.setattr(canary, "complete", off)
+    assert look().state == State.WRONG
+
+
+def test_tokens_from_a_peer_that_sent_nothing_are_told(
+    look: Look, stack: FakeStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(stack.prefill), "transfers", property(lambda _: 0, lambda *_: None))
+    found = look()
+    assert (found.state, found.sentence) == (
+        State.UNSENT,
+        "decode took 512 tokens, and prefill counts no transfer.",
+    )

@@ -1,0 +1,74 @@
+"""docs/watching.md: how to watch a stack, with every alarm as the rules have it."""
+
+from __future__ import annotations
+
+import re
+
+from kvshare.watch.rules import alerts
+from kvshare.watch.watched import Watched
+from tests.unit.test_watch import environment
+
+PAGE = """# Watching
+
+Made by `make generate`; the alarms are those of `tools/kvshare/watch/rules.py`.
+
+    OBSERVE=5               # in .env: minutes between two canaries
+    make image              # builds the image with Prometheus as well
+    make up NODE=observe    # make up and make up NODE=prefill bring it along
+
+`make top` shows what the servers do, live, and `make status ARGS="--html status.html"` writes it as a page;
+neither needs what follows, two services more beside prefill:
+
+- **Prometheus** (port 9090), Debian's own. What it scrapes and what is alarming is made at its start, from
+  `x-kvshare`: `make up NODE=observe` after adding a node. It keeps 15 days, 2 GB at most, in the volume
+  `metrics`. It notifies nobody itself: its alarms are at `/alerts` and `/api/v1/alerts`, and in Grafana. It
+  asks nobody who calls, and the firewall rules let no other machine in: `ssh -L 9090:192.168.110.13:9090
+  192.168.110.13`.
+- **The canary** (9091). Every few minutes, for each decode node: a fresh prompt is computed on prefill;
+  once the controller knows its chunks, decode is asked for the same and must take them from its peer,
+  prefill must count a transfer, and the answer's log-probabilities must be those of prefill's own prefix
+  cache, within the [tolerance](checks.md#tolerance). Then decode computes another prompt of that length,
+  which tells what the pull was worth. That is four requests of 522 tokens, longer where `P2P_MIN_TOKENS`
+  asks for it. Other requests are counted as its own are: beside traffic a pull that brought too little may
+  pass, a wrong answer does not. `make verify` proves more.
+
+[grafana.json](grafana.json) is a dashboard: in Grafana, *Import*, and choose that Prometheus. Where prompt
+tokens' KV came from has four names: *computed*; *own prefix cache*, vLLM's on the GPU; *own LMCache*, the
+server's CPU memory; *peer*. vLLM counts the last two as one. The peer's share is what owners sent, their
+mean speed times their seconds: near enough for a graph, and no ledger.
+
+## Alarms
+{alarms}
+
+N is the minutes of `OBSERVE`. No server tells how much memory its processes have: KvshareMemoryGrows
+watches the controller alone.
+
+## What was seen
+`tests/scenarios/one_engine` breaks the real stack and waits until they fire: KvshareDown (the controller
+stopped) and KvshareAnswersWrong (a connector that writes zeros for values). The others were never seen on a
+real stack: promtool raises each on made-up series, one thing broken at a time, and no other may fire
+(`tests/images/test_observe.py`). That a real stack has every series that rules and panels ask for is tested
+against what one said.
+"""
+N = 1000  # so many minutes between canaries that no alarm is as long for another reason
+
+
+def page() -> str:
+    """The whole page."""
+    watched = Watched.of(environment(EVERY_MINUTES=str(N)))
+    rows = [
+        f"| {alert.name} | {_plain(alert.says)} | {_minutes(alert.minutes)} | {_plain(alert.do)} |"
+        for alert in alerts(watched)
+    ]
+    return PAGE.format(alarms="\n".join(["| alarm | says | after | then |", "|---|---|---|---|", *rows]))
+
+
+def _minutes(minutes: float) -> str:
+    if minutes >= N:
+        return f"{minutes / N:g} N min"
+    return f"{minutes:g} min" if minutes else "at once"
+
+
+def _plain(text: str) -> str:
+    """Return a template with its variables as plain words."""
+    return re.sub(r"\{\{ \$(?:labels\.)?(\w+)[^}]*\}\}", lambda found: found[1].upper(), text)
