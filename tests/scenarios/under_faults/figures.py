@@ -104,8 +104,8 @@ out of both servers, and the first thing that it said is the fault that the cure
 | --- | --- | --- | --- | --- |
 {seen}
 
-`packed-kv`, `resumed-request` and `whole-graph` cure what is wrong on a GPU alone: [gpu.md](gpu.md). A draft
-model, and a model with compressed KV on a CPU, are refused before a server is healthy.
+`packed-kv`, `resumed-request` and `whole-graph` cure what is wrong on a GPU alone: [gpu.md](gpu.md). Draft
+models, windows on every layer, and compressed KV on a CPU are refused before a server is healthy.
 
 ## Remarks
 

@@ -7,18 +7,13 @@ import pytest
 
 from tests.scenarios.conftest import WITH_ADAPTERS, make_adapters, on_this_machine
 from tests.scenarios.under_traffic.oracle import Oracle, server_alone
-from tests.scenarios.under_traffic.requests import MODEL
 
 HERE = Path(__file__).parent
 SEED = 13
-BARE = "--scheduling-policy priority --enable-prompt-tokens-details"
-OPTIONS = f"{BARE} {WITH_ADAPTERS}"
+OPTIONS = f"--scheduling-policy priority --enable-prompt-tokens-details {WITH_ADAPTERS}"
 # So little memory that requests are preempted and chunks evicted.
 LITTLE = "--max-num-seqs 8 --kv-cache-memory-bytes 67108864"
 PAIR = {"VLLM_ARGS": f"{OPTIONS} {LITTLE}", "CPU_CACHE_GIB": "0.1"}
-# Another model by the name that requests have for it; its adapters nobody knows.
-OPTIONS_OF_WINDOWS = f"{BARE} --served-model-name {MODEL}"
-WINDOWS = PAIR | {"MODEL": "/models/kvshare-window", "VLLM_ARGS": f"{OPTIONS_OF_WINDOWS} {LITTLE}"}
 
 
 @pytest.fixture

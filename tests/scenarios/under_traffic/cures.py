@@ -36,7 +36,6 @@ class Cure:
         said: what is said of an answer, or stands in a server's log; a regular expression.
         nodes: whose answers are judged.
         other_weights: whether prefill serves other weights under the same path.
-        windows: whether it is a model of which every layer has a window.
     """
 
     name: str
@@ -45,7 +44,6 @@ class Cure:
     lines: Mapping[str, tuple[str, str]] | None = None
     nodes: tuple[str, ...] = NODES
     other_weights: bool = False
-    windows: bool = False
 
     def is_seen_by(self, problem: Problem) -> bool:
         return problem.request.node in self.nodes and bool(re.search(self.said, problem.sentence))
@@ -80,7 +78,6 @@ CURES = (
     Cure("base-model", WRONG, patches=("base-model",)),
     Cure("prompt-adapter", "RuntimeError: The size of tensor a", patches=("prompt-adapter",)),
     Cure("seed-in-pieces", "RuntimeError: CPU Generator does not use offset", patches=("seed-in-pieces",)),
-    Cure("held-blocks", WRONG, patches=("held-blocks",), windows=True),
 )
 
 

@@ -2,16 +2,14 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
-from tests.scenarios.conftest import run_beside_models
 from tests.scenarios.under_faults.figures import WITHOUT, Figures
-from tests.scenarios.under_traffic.conftest import HERE, OPTIONS_OF_WINDOWS, PAIR, SEED, WINDOWS
+from tests.scenarios.under_traffic.conftest import PAIR, SEED
 from tests.scenarios.under_traffic.cures import CURES, Cure, overlay_without
-from tests.scenarios.under_traffic.oracle import ALONE, Oracle, server_alone
+from tests.scenarios.under_traffic.oracle import Oracle
 from tests.scenarios.under_traffic.requests import BURST_EVERY, draw_case
 
 CASES = 10  # of six waves; the last of them more than a server's memory holds
@@ -29,27 +27,12 @@ def test_the_oracle_sees_what_a_cure_is_for(
 ) -> None:
     if not long:
         pytest.skip("a restart of both servers: make test-faults")
+    oracle.rig.use(overlay_without(images["prefill"], cure), **PAIR)
     before = len(oracle.played)
-    with taken_out(oracle, images["prefill"], cure):
-        seen = next(filter(None, (see(oracle, cure, SEED + number) for number in range(CASES))), None)
+    seen = next(filter(None, (see(oracle, cure, SEED + number) for number in range(CASES))), None)
     requests = len(oracle.played) - before
     assert seen is not None, f"{requests} requests without {cure.name}, and nothing seen"
     record(Figures(WITHOUT, cure.name, 1, requests, failures=0, wrong=0, notes={"said": seen}))
-
-
-@contextmanager
-def taken_out(oracle: Oracle, image: str, cure: Cure) -> Iterator[None]:
-    """Both servers without a cure, and beside them one of the same model."""
-    overlay = overlay_without(image, cure)
-    if not cure.windows:
-        oracle.rig.use(overlay, **PAIR)
-        yield
-        return
-    run_beside_models(image, HERE / "window_model.py")
-    oracle.rig.docker("rm", "--force", ALONE)
-    oracle.rig.use(overlay, **WINDOWS)
-    with server_alone(oracle.rig, OPTIONS_OF_WINDOWS):
-        yield
 
 
 def see(oracle: Oracle, cure: Cure, seed: int) -> str | None:
