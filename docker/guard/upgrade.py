@@ -36,7 +36,9 @@ LAST_LINES = 12
 # Of a moved module git makes a rename, and of a moved folder one for the files that a patch adds to it.
 RENAMES = ("-c", "merge.directoryRenames=true", "-c", "merge.renameLimit=20000")
 REGISTRY = "kvshare-upgrade"
-_PROBE = re.compile(r"^(?:#\d+ [\d.]+ )?(?P<id>[a-z0-9-]+): (?P<verdict>ok|FAILED\..*)$", re.M)
+_PROBE = re.compile(r"(?P<id>[a-z0-9-]+): (?:ok|FAILED\. (?P<why>.*))")
+_ERROR = re.compile(r"[\w.]*(?:Error|Exception|Interrupt): ")
+_STEP = re.compile(r"^#\d+ [\d.]+ ")  # BuildKit's step and its seconds, before each line
 
 
 @dataclass(frozen=True)
@@ -83,20 +85,21 @@ def upgrade(versions: dict[str, str], work: Path = WORK) -> Report:
     (work / ".venv").symlink_to(ROOT / ".venv")
     for wheel in (ROOT / "docker/wheelhouse").glob("*.whl"):
         os.link(wheel, work / "docker/wheelhouse" / wheel.name)
-    steps: tuple[Callable[[Report, Path], Step], ...] = (_locks, _patches, _image, _verify)
-    for step in steps:
-        print(f"… {_name(step)}", file=sys.stderr, flush=True)
-        failed = next((done.name for done in report.steps if not done.held), None)
-        found = (
-            Step(_name(step), False, f"not tried: {failed} did not hold") if failed else step(report, work)
-        )
+    # Each with the step that it stands on; the images hold those patches that held.
+    steps: tuple[tuple[Callable[[Report, Path], Step], str], ...] = (
+        (_locks, ""),
+        (_patches, "locks"),
+        (_images, "locks"),
+        (_verify, "images"),
+    )
+    for step, needs in steps:
+        name = step.__name__.strip("_")
+        print(f"… {name}", file=sys.stderr, flush=True)
+        stands = not needs or next(done.held for done in report.steps if done.name == needs)
+        found = step(report, work) if stands else Step(name, False, f"not tried: {needs} did not hold")
         report.steps.append(found)
         print(f"{'√' if found.held else '×'} {found.name}: {found.text}", file=sys.stderr, flush=True)
     return report
-
-
-def _name(step: Callable[[Report, Path], Step]) -> str:
-    return step.__name__.strip("_")
 
 
 def _locks(report: Report, work: Path) -> Step:
@@ -207,14 +210,29 @@ def _code(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _image(report: Report, work: Path) -> Step:
+def _images(report: Report, work: Path) -> Step:
     """The images for the CPU; the guard applies the patches and the quick probes run as they are built."""
     result = _run(work, ".venv/bin/kvshare", "image", DEVICE="cpu", REGISTRY=REGISTRY)
     logs = "\n".join(path.read_text() for path in sorted((work / ".kvshare").glob("*.log")))
-    report.probes = {probe["id"]: probe["verdict"] for probe in _PROBE.finditer(logs)}
+    report.probes = probes(logs)
+    if failed := sum(map(bool, report.probes.values())):
+        return Step("images", False, f"{failed} of {len(report.probes)} probes failed while they were built")
     if result.returncode:
         return Step("images", False, "an image was not built", _last(result.stderr))
     return Step("images", True, f"built; {len(report.probes)} probes passed")
+
+
+def probes(log: str) -> dict[str, str]:
+    """What each probe in a build's log came to: nothing if it passed, else why not."""
+    found: dict[str, str] = {}
+    quotes = ""
+    for line in (_STEP.sub("", line).strip() for line in log.splitlines()):
+        if probe := _PROBE.fullmatch(line):
+            found[probe["id"]] = probe["why"] or ""
+            quotes = probe["id"] if line.endswith(":") else ""
+        elif quotes and _ERROR.match(line):
+            found[quotes] = line
+    return found
 
 
 def _verify(_: Report, work: Path) -> Step:
@@ -258,7 +276,7 @@ def render(report: Report, day: str) -> str:
         lines += [
             f"| `{patch.id}`: {patch.title} | {_yes(patch.held)} | {patch.text} |" for patch in report.patches
         ]
-    if failed := {name: verdict for name, verdict in report.probes.items() if verdict != "ok"}:
+    if failed := {name: why for name, why in report.probes.items() if why}:
         lines += [
             "",
             "## Probes that failed",

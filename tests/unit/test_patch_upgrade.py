@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "docker"))
 
 from guard.edit import open_series, save  # noqa: E402
 from guard.series import Series, load  # noqa: E402
-from guard.upgrade import Carried, Report, Step, carry, main, pinned, render  # noqa: E402
+from guard.upgrade import Carried, Report, Step, carry, main, pinned, probes, render  # noqa: E402
 
 TEXT = "".join(f"line_{number} = {number}\n" for number in range(30))
 FILES = ("first", "second", "third", "fourth", "fifth")
@@ -125,15 +125,31 @@ def test_the_page_says_what_did_not_hold() -> None:
         Step("patches", False, "1 of 2 held; not: second", "why"),
     ]
     report.patches = [Carried("first", "it", True, "as it is"), Carried("second", "it", False, "needs first")]
-    report.probes = {"first": "FAILED. ProbeError: no.", "other": "ok"}
+    report.probes = {"first": "ProbeError: no.", "other": ""}
     page = render(report, "2026-11-27")
     assert "`make locks LMCACHE=9.9` on 2026-11-27, from commit abc1234" in page
     assert "| patches | **no** | 1 of 2 held; not: second |" in page
     assert "```\nwhy\n```" in page
     assert "| `second`: it | **no** | needs first |" in page
-    assert "* `first`: FAILED. ProbeError: no." in page
+    assert "* `first`: ProbeError: no." in page
     assert "`other`" not in page
     assert not report.held
+
+
+def test_of_a_probe_that_quotes_a_process_the_last_line_counts() -> None:
+    log = """\
+#34 2.02 one: FAILED. ProbeError: It did not answer; its last lines:
+#34 2.02 Traceback (most recent call last):
+#34 2.02 ModuleNotFoundError: No module named 'gone'
+#34 2.14 two: FAILED. ImportError: not there
+#34 2.15 something else
+#34 2.16 three: ok
+"""
+    assert probes(log) == {
+        "one": "ModuleNotFoundError: No module named 'gone'",
+        "two": "ImportError: not there",
+        "three": "",
+    }
 
 
 def test_without_a_version_it_says_what_to_type(capsys: pytest.CaptureFixture[str]) -> None:
