@@ -1,7 +1,8 @@
-"""Options, adapters, tenants, odd requests: no KV but a request's own, and none that ends a server."""
+"""Options, adapters, tenants, odd requests, strangers: no KV but one's own, and none that ends a server."""
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ HERE = Path(__file__).parent / "tenants"
 BASE, TOKENS, WHOLE_CHUNKS = "/models/kvshare-demo", 700, 512
 TOOLS = "--enable-auto-tool-choice --tool-call-parser hermes --chat-template '/models/its chat.jinja'"
 IDENTITY = ROOT / "docker/patches/lmcache-0.5.6/files/lmcache/integration/vllm/identity.py"
+KEY = "5b" * 32  # pragma: allowlist secret
 LIMIT = 0.001  # nats; two honest answers in float32 are 0.00001 apart
 ADMITTED_S = 3.0
 
@@ -64,7 +66,7 @@ PREFILL, DECODE = Server("http://127.0.0.1:8010"), Server("http://127.0.0.1:8011
 def stack(rig: Rig, images: dict[str, str]) -> Rig:
     """Both servers with options that nobody but .env gives them."""
     make_adapters(images["prefill"])
-    rig.use(VLLM_ARGS=f"{WITH_ADAPTERS} {TOOLS}")
+    rig.use(VLLM_ARGS=f"{WITH_ADAPTERS} {TOOLS}", CLUSTER_KEY_FILE=str(cluster_key()))
     return rig
 
 
@@ -79,6 +81,30 @@ def test_a_chat_may_call_tools_by_a_template_of_ones_own() -> None:
     response = requests.post(f"{DECODE.url}/v1/chat/completions", json=body, timeout=60)
     assert response.status_code == 200, response.text
     assert response.json()["usage"]["prompt_tokens"] == len("now?")
+
+
+def cluster_key() -> Path:
+    """A key that every node of the cluster has."""
+    path = ROOT / ".kvshare/scenarios/cluster.key"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(KEY)
+    return path
+
+
+def test_a_port_lets_in_who_has_the_clusters_key_and_no_stranger(stack: Rig) -> None:
+    every = json.loads(stack.kvshare("ports", "--format", "json").out)
+    ports = [port for port in every if port["protocol"] == "ZeroMQ"]
+    asked = [f"{port['host']}:{port['first']}{':PULL' * port['purpose'].endswith(' pull')}" for port in ports]
+    script = (HERE / "strangers.py").read_text()
+    key = "KVSHARE_CLUSTER_KEY_FILE=/run/secrets/cluster_key"
+    run = ("exec", "--env", key, "kvshare-prefill-1", "python", "-c", script, *asked)
+    found = json.loads(stack.docker(*run).splitlines()[-1])
+    assert found == {str(port["first"]): [False, True] for port in ports}
+    for url in ("http://127.0.0.1:9000", PREFILL.url, DECODE.url):
+        assert (
+            'lmcache:rejected_messages_total{socket="port' in requests.get(f"{url}/metrics", timeout=10).text
+        )
 
 
 def prompt(seed: int, tokens: int = TOKENS) -> str:

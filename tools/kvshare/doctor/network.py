@@ -14,7 +14,7 @@ from kvshare.errors import CouldNotCheckError
 from kvshare.site.base import answered, at_once, held
 from kvshare.site.engine import Place
 from kvshare.stack.members import Member, Server, Stack
-from kvshare.stack.ports import NONE, Caller, Port, ports_of, ranges_of
+from kvshare.stack.ports import API_KEY, Caller, Port, ports_of, ranges_of
 
 OPERATOR_TIMEOUT_S = 2.0
 HIGHEST_CONTROL_PORT = 19999  # below what kernels give out by themselves, above the stack's own
@@ -183,4 +183,4 @@ def _required(stack: Stack) -> Iterator[tuple[str, Member, Port]]:
 
 def private(stack: Stack) -> Iterator[tuple[Member, Port]]:
     """Yield the ports that ask nobody who calls, so that only the stack's machines should reach them."""
-    return ((m, port) for m in stack.members for port in ports_of(m) if port.authenticated == NONE)
+    return ((m, port) for m in stack.members for port in ports_of(m) if port.authenticated != API_KEY)

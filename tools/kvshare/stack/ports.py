@@ -19,6 +19,7 @@ from kvshare.stack.members import Controller, Gateway, Member, Server, Stack, Wa
 PLAIN_WIDTH = 160  # columns of a table that goes to a file or a pipe
 NONE = "no"
 API_KEY = "/v1 only, with API_KEY_FILE"
+CLUSTER_KEY = "with CLUSTER_KEY_FILE"
 
 
 class Caller(StrEnum):
@@ -127,7 +128,9 @@ def print_table(ports: Iterable[Port]) -> None:
 
 def _controller(member: Controller) -> tuple[Port, ...]:
     def zmq(number: int, purpose: str) -> Port:
-        return _port(member, number, f"controller {purpose}", "lmcache_controller", "ZeroMQ", NONE, NODES)
+        return _port(
+            member, number, f"controller {purpose}", "lmcache_controller", "ZeroMQ", CLUSTER_KEY, NODES
+        )
 
     return (
         _port(member, member.http_port, "controller HTTP", "lmcache_controller", "HTTP", NONE, NODES),
@@ -146,7 +149,7 @@ def _server(member: Server) -> tuple[Port, ...]:
     worker, peers = "LMCache worker in vLLM", _peers(member)
 
     def zmq(number: int, purpose: str, callers: tuple[Caller, ...]) -> Port:
-        return _port(member, number, f"{member.service} {purpose}", worker, "ZeroMQ", NONE, callers)
+        return _port(member, number, f"{member.service} {purpose}", worker, "ZeroMQ", CLUSTER_KEY, callers)
 
     def of_each_rank(numbers: tuple[int, ...], purpose: str, callers: tuple[Caller, ...]) -> Iterator[Port]:
         for rank, number in enumerate(numbers):
