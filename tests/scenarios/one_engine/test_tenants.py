@@ -97,7 +97,7 @@ def test_a_port_lets_in_who_has_the_clusters_key_and_no_stranger(stack: Rig) -> 
     ports = [port for port in every if port["protocol"] == "ZeroMQ"]
     asked = [f"{port['host']}:{port['first']}{':PULL' * port['purpose'].endswith(' pull')}" for port in ports]
     script = (HERE / "strangers.py").read_text()
-    key = "KVSHARE_CLUSTER_KEY_FILE=/run/secrets/cluster_key"
+    key = "KVSHARE_CLUSTER_KEY_FILE=/run/secrets/cluster_key"  # pragma: allowlist secret
     run = ("exec", "--env", key, "kvshare-prefill-1", "python", "-c", script, *asked)
     found = json.loads(stack.docker(*run).splitlines()[-1])
     assert found == {str(port["first"]): [False, True] for port in ports}
