@@ -133,6 +133,7 @@ def test_the_doctor_takes_a_running_stacks_ports_for_its_own(rig: Rig) -> None:
     checks = {one["id"]: one for category in outcome.report["categories"] for one in category["checks"]}
     assert checks["DOC-HOST-06"]["detail"] == "4 of 4 members run already"
     assert checks["DOC-NET-04"]["result"] == "success", checks["DOC-NET-04"]
+    assert checks["DOC-NET-06"]["detail"] == "2 of 2 answer it", checks["DOC-NET-06"]
     assert outcome.report["prefill_speed"]["how"] == "measured on the running server"
 
 
