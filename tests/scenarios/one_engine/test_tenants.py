@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import requests
 
@@ -47,18 +48,19 @@ class Server:
         return requests.post(f"{self.url}/v1/completions", json=body, timeout=60)
 
     def ask(self, prompt: str, **fields: Any) -> Answer:
-        before = self._pulled()
+        before = self.pulled()
         response = self.post(prompt, **fields)
         assert response.status_code == 200, response.text
         logprobs = response.json()["choices"][0]["logprobs"]["token_logprobs"]
-        return Answer(tuple(logprobs), self._pulled() - before)
+        return Answer(tuple(logprobs), self.pulled() - before)
 
-    def _pulled(self) -> int:
+    def pulled(self) -> int:
         sources = metrics.sources(metrics.parse(requests.get(f"{self.url}/metrics", timeout=10).text))
         assert sources is not None
         return sources.external_kv_transfer
 
 
+CLIENT = openai.OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none", max_retries=0, timeout=60)
 PREFILL, DECODE = Server("http://127.0.0.1:8010"), Server("http://127.0.0.1:8011")
 
 
@@ -171,6 +173,77 @@ def test_a_request_that_is_not_to_be_saved_does_not_wait() -> None:
     answer = DECODE.ask(prompt(5), kv_transfer_params={"lmcache.skip_save": True})
     assert time.monotonic() - began < 3.0  # LOOKUP_TIMEOUT_MS, which such a request waited for
     assert answer.pulled == 0
+
+
+# Through the gateway, with OpenAI's own client
+
+
+def test_every_model_that_the_servers_have_is_listed() -> None:
+    assert [model.id for model in CLIENT.models.list()] == [BASE, "a", "b"]
+
+
+def test_a_completion_is_the_servers_own_with_logprobs_or_streamed() -> None:
+    text = prompt(20)
+    asked: dict[str, Any] = {"model": BASE, "prompt": text, "max_tokens": 8, "temperature": 0}
+    answer = CLIENT.completions.create(**asked, logprobs=2)
+    own = PREFILL.post(text, max_tokens=8, logprobs=2).json()["choices"][0]
+    assert answer.choices[0].text == own["text"]
+    assert answer.choices[0].logprobs is not None
+    assert answer.choices[0].logprobs.tokens == own["logprobs"]["tokens"]
+    stream = CLIENT.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    *events, last = stream
+    assert "".join(event.choices[0].text for event in events) == own["text"]
+    assert last.usage is not None
+    assert answer.usage is not None
+    assert last.usage.prompt_tokens == answer.usage.prompt_tokens == TOKENS
+    assert last.usage.completion_tokens == answer.usage.completion_tokens
+
+
+def test_several_answers_to_one_prompt() -> None:
+    answer = CLIENT.completions.create(
+        model=BASE, prompt=prompt(21), n=3, max_tokens=4, temperature=1, seed=7
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+
+
+def test_a_chat_with_tools_with_logprobs_or_streamed() -> None:
+    asked: dict[str, Any] = {
+        "model": BASE, "messages": [{"role": "user", "content": prompt(22)}], "temperature": 0,
+        "tools": [{"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}],
+        "max_completion_tokens": 4,
+    }  # fmt: skip
+    answer = CLIENT.chat.completions.create(**asked, logprobs=True, top_logprobs=2)
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == len("now") + TOKENS
+    assert answer.choices[0].logprobs is not None
+    assert [len(token.top_logprobs) for token in answer.choices[0].logprobs.content or ()] == [2] * 4
+    events = list(CLIENT.chat.completions.create(**asked, stream=True))
+    assert (
+        "".join(event.choices[0].delta.content or "" for event in events) == answer.choices[0].message.content
+    )
+
+
+@pytest.mark.parametrize("tenant", [{}, {"cache_salt": "c"}, {"model": "a"}], ids=["base", "salt", "adapter"])
+def test_a_long_prompt_is_pulled_whoever_it_is_of(tenant: dict[str, str]) -> None:
+    model, more = tenant.get("model", BASE), {k: v for k, v in tenant.items() if k != "model"}
+    for attempt in range(5):  # the gateway waits 0.2 s at most until prefill's KV can be found
+        text = letters(f"{tenant}{attempt}", TOKENS)
+        before = DECODE.pulled()
+        answer = CLIENT.completions.create(
+            model=model, prompt=text, max_tokens=4, temperature=0, logprobs=1, extra_body=more
+        )
+        pulled = DECODE.pulled() - before
+        assert answer.choices[0].logprobs is not None
+        found = Answer(tuple(map(float, answer.choices[0].logprobs.token_logprobs or ())), pulled)
+        assert found.equals(PREFILL.ask(text, **tenant))
+        if pulled == WHOLE_CHUNKS:
+            return
+    pytest.fail(f"of five prompts none was pulled whole, the last one {pulled} of {WHOLE_CHUNKS} tokens")
+
+
+def test_a_servers_refusal_is_the_clients_own_error() -> None:
+    with pytest.raises(openai.NotFoundError, match="nobody"):
+        CLIENT.completions.create(model="nobody", prompt="x")
 
 
 def test_verify_deep_proves_it_with_these_options(stack: Rig) -> None:
