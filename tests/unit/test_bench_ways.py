@@ -205,6 +205,14 @@ def test_worth_it_is_said_only_where_every_other_way_is_beaten(spec: BenchSpec) 
     assert verdict_of_ways(()).startswith("no verdict")
 
 
+def test_few_repetitions_are_not_to_be_quoted(spec: BenchSpec) -> None:
+    (five,) = results(replace(spec, points=(POINTS[2],)), **{GATEWAY: 50, ROUND_ROBIN: 100, ONE_SERVER: 200})
+    assert "chance" not in verdict_of_ways([five])
+    assert verdict_of_ways([replace(five, repetitions=4)]).endswith(
+        "with fewer than 5 repetitions it may be chance"
+    )
+
+
 def test_sooner_answers_are_not_worth_fewer_of_them_and_more_are_worth_it(spec: BenchSpec) -> None:
     spec = replace(spec, points=(POINTS[2],))
     fewer = results(spec, 1.25, **{GATEWAY: 50, ROUND_ROBIN: 100, ONE_SERVER: 200})

@@ -6,7 +6,17 @@ from statistics import median
 from kvshare.bench import stages
 from kvshare.bench.observed import ArmRun, Observed, PointEnd, Repetition, Request
 from kvshare.bench.results import Against, Arm, Cost, Facts, PointResult, Transfer
-from kvshare.bench.spec import COLD, GATEWAY, NODE_OF, PEER, RECOMPUTE, BenchSpec, Goodput, Point
+from kvshare.bench.spec import (
+    COLD,
+    GATEWAY,
+    NODE_OF,
+    PEER,
+    RECOMPUTE,
+    WORTH_QUOTING,
+    BenchSpec,
+    Goodput,
+    Point,
+)
 from kvshare.bench.stats import Distribution, Ratio, distribution, percentile, ratio_of_medians
 from kvshare.cost.fit import fit_prefill, fit_pull
 from kvshare.cost.model import break_even
@@ -270,7 +280,13 @@ def verdict_of_ways(points: Iterable[PointResult]) -> str:
         if one.worse
     ]
     said = f"worth it for {', '.join(worth)}" if worth else "not worth it for any of these loads"
-    return f"{said}; loses on {', '.join(losses)}" if losses else f"{said}; loses nowhere"
+    said += f"; loses on {', '.join(losses)}" if losses else "; loses nowhere"
+    few = min(result.repetitions for result in compared) < WORTH_QUOTING
+    return (
+        f"{said}; not to be quoted, with fewer than {WORTH_QUOTING} repetitions it may be chance"
+        if few
+        else said
+    )
 
 
 def _is_worth_it(against: Sequence[Against]) -> bool:
