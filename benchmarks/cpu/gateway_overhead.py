@@ -33,7 +33,7 @@ REQUEST = b"POST /v1/completions HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\
 def _serve(port: int, server: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         pool = Pool(Node("prefill", NOWHERE), (Node("decode", server),), Path(folder))
-        serve(Gateway(pool, 256, NOWHERE), "127.0.0.1", port)
+        serve(Gateway(pool, 256), "127.0.0.1", port)
 
 
 async def _client(port: int, count: int, delay_s: float, times: list[float]) -> None:

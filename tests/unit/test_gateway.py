@@ -17,14 +17,14 @@ from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from kvshare.gateway import nodes
-from kvshare.gateway.app import Gateway, _noticing_silence, serve
+from kvshare.gateway.app import ADMITTED_S, Gateway, _noticing_silence, serve
 from kvshare.gateway.nodes import Node, Pool
 from kvshare.gateway.prompts import Rates, read
 
 CHUNK = 256
 LONG = list(range(3 * CHUNK))
 SHORT = LONG[: CHUNK - 1]
-FOR_PREFILL = {"max_tokens": 1, "stream": False, "return_token_ids": True}
+FOR_PREFILL = {"max_tokens": 1, "stream": False}
 FLOOD = b"data: " + b"x" * 2**16 + b"\n\n"
 EVENTS = [b'data: {"text": "a"}\n\n', b'data: {"text": "b"}\n\n', b"data: [DONE]\n\n"]
 
@@ -35,10 +35,8 @@ class Stub:
 
     asked: list[tuple[str, bytes, Mapping[str, str]]] = field(default_factory=list)
     status: int = 200
-    answer: bytes = (
-        b'{"odd":   "spaces", "usage": {"prompt_tokens": 768}, "choices": [{"prompt_token_ids": [7]}]}'
-    )
-    unknown: int = 0  # lookups that find nothing, first
+    asked_at: list[float] = field(default_factory=list)
+    answer: bytes = b'{"odd":   "spaces", "usage": {"prompt_tokens": 768}, "choices": []}'
     breaks_after: int | None = None  # events of a stream
     flood: int | None = None  # bytes of an endless stream that were taken from it
     release: asyncio.Event = field(default_factory=asyncio.Event)  # holds a stream back after its first event
@@ -56,13 +54,10 @@ class Stub:
         if request.path == "/health":
             return web.Response()
         raw = await request.read()
-        if request.path != "/lookup":
-            self.asked.append((request.raw_path, raw, request.headers))
+        self.asked.append((request.raw_path, raw, request.headers))
+        self.asked_at.append(asyncio.get_running_loop().time())
         if request.path == "/tokenize":
             return web.json_response({"count": 768})
-        if request.path == "/lookup":
-            self.unknown -= 1
-            return web.json_response({"layout_info": {"i": ["LocalCPUBackend", -(self.unknown >= 0)]}})
         try:
             if b'"stream": true' in raw and self.status == 200:
                 return await self.stream(request)
@@ -140,7 +135,7 @@ async def standing(folder: Path, decodes: int = 1, least_tokens: int | None = CH
             for name, s in zip(names, stubs, strict=True)
             if s.server
         )
-        gateway = Gateway(Pool(first, tuple(rest), folder), least_tokens, first.url)
+        gateway = Gateway(Pool(first, tuple(rest), folder), least_tokens)
         front = await serve(gateway.app())
         session = await undo.enter_async_context(ClientSession())
         yield Setup(gateway, stubs[0], stubs[1:], str(front.make_url("")).rstrip("/"), session)
@@ -241,7 +236,7 @@ def test_the_process_notices_such_a_client_as_the_servers_of_these_tests_do(
 ) -> None:
     options: dict[str, Any] = {}
     monkeypatch.setattr(web, "run_app", lambda _, **given: options.update(given))
-    serve(Gateway(Pool(Node("prefill", "http://127.0.0.1:1"), (), tmp_path), None, ""), "127.0.0.1", 0)
+    serve(Gateway(Pool(Node("prefill", "http://127.0.0.1:1"), (), tmp_path), None), "127.0.0.1", 0)
     assert options["handler_cancellation"] is True
 
 
@@ -299,30 +294,10 @@ def test_a_long_prompt_is_computed_on_prefill_first_and_a_short_one_is_not(run: 
     run(test)
 
 
-def test_decode_is_asked_once_the_controller_knows_what_prefill_holds(run: Run) -> None:
+def test_decode_is_asked_once_the_controller_can_know_what_prefill_holds(run: Run) -> None:
     async def test(setup: Setup) -> None:
-        setup.prefill.unknown = 3
         await (await setup.post({"prompt": LONG})).read()
-        assert setup.prefill.unknown == -1, "it was asked until it knew"
-
-    run(test)
-
-
-def test_a_controller_that_is_away_is_not_prefills_fault(run: Run) -> None:
-    async def test(setup: Setup) -> None:
-        setup.gateway.controller = "http://127.0.0.1:1"
-        assert (await setup.post({"prompt": LONG})).status == 200
-        assert setup.gateway.pool.prefill.usable
-
-    run(test)
-
-
-@pytest.mark.parametrize("salt", [{}, {"cache_salt": "s"}])
-def test_a_controller_that_never_knows_is_not_waited_for(run: Run, salt: dict[str, str]) -> None:
-    async def test(setup: Setup) -> None:
-        setup.prefill.unknown = 10**6
-        assert (await setup.post({"prompt": LONG, **salt})).status == 200
-        assert ("not admitted" in await metrics(setup)) == (not salt)
+        assert setup.decodes[0].asked_at[-1] - setup.prefill.asked_at[-1] >= ADMITTED_S
 
     run(test)
 

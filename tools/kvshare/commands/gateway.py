@@ -13,7 +13,6 @@ from kvshare.contract import DRAINED
 @click.option("--port", envvar="KVSHARE_GATEWAY_PORT", required=True, type=int)
 @click.option("--prefill", envvar="KVSHARE_GATEWAY_PREFILL", required=True, help="Prefill's host.")
 @click.option("--prefill-port", envvar="KVSHARE_GATEWAY_PREFILL_PORT", required=True, type=int)
-@click.option("--controller-port", envvar="KVSHARE_GATEWAY_CONTROLLER_PORT", required=True, type=int)
 @click.option("--decodes", envvar="KVSHARE_GATEWAY_DECODES", required=True, help="Decode's hosts.")
 @click.option("--decode-port", envvar="KVSHARE_GATEWAY_DECODE_PORT", required=True, type=int)
 @click.option("--min-tokens", envvar="KVSHARE_GATEWAY_MIN_TOKENS", default="0", help=threshold.NAME)
@@ -22,7 +21,6 @@ def gateway(
     port: int,
     prefill: str,
     prefill_port: int,
-    controller_port: int,
     decodes: str,
     decode_port: int,
     min_tokens: str,
@@ -42,5 +40,4 @@ def gateway(
         drained,
     )
     least = None if min_tokens == threshold.NEVER else max(int(min_tokens or 0), DEFAULT_CHUNK_SIZE)
-    controller = f"http://{prefill}:{controller_port}"  # it lives beside prefill
-    serve(Gateway(pool, least, controller), host, port)
+    serve(Gateway(pool, least), host, port)

@@ -16,13 +16,15 @@ from yarl import URL
 
 from kvshare.gateway.nodes import Node, Pool
 from kvshare.gateway.prompts import Prompt, Rates, read
-from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE
 
 LARGEST_BODY = 256 * 2**20  # bytes; vLLM itself has no limit, and a body is kept until it is answered
 LARGEST_EVENT = 16 * 2**20
 RETRY_AFTER_S = 5
 CONNECT_S = 2.0
-ADMISSION_S, POLL_S, SALTED_S = 0.2, 0.003, 0.03
+# The controller hears of what prefill stored some ten milliseconds after the answer, which LMCache collects
+# what it tells it for; asked before, decode would look it up in vain. It cannot be asked whether it knows:
+# its own lookup has no key of a model's identity.
+ADMITTED_S = 0.03
 KEEP_ALIVE_S = 2.0  # less than the servers' 5: a connection that is reused is never one that they just closed
 SHUTDOWN_S = 25.0
 # A peer that is gone without a word is noticed after 11 s. While it has not acknowledged what it was sent,
@@ -79,9 +81,9 @@ class RefusalError(Exception):
 class Gateway:
     """One endpoint over the servers of a pool."""
 
-    def __init__(self, pool: Pool, least_tokens: int | None, controller: str) -> None:
+    def __init__(self, pool: Pool, least_tokens: int | None) -> None:
         """Prepare; prompts go to prefill first from ``least_tokens`` new ones on, with None never."""
-        self.pool, self.least_tokens, self.controller = pool, least_tokens, controller
+        self.pool, self.least_tokens = pool, least_tokens
         self.rates, self.metrics = Rates(), Metrics(pool)
         self.session: aiohttp.ClientSession
 
@@ -163,43 +165,11 @@ class Gateway:
             prefill.keep(prompt.blocks)
             self.rates.learn(prompt, int(answer["usage"]["prompt_tokens"]))
             self.metrics.prefills.labels("computed").inc()
-            await self._admitted(prompt, answer)
+            await asyncio.sleep(ADMITTED_S)
         except (*BROKEN, msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
             self.metrics.prefills.labels("failed").inc()
             if isinstance(error, BROKEN):
                 self._failed(prefill, error)
-
-    async def _admitted(self, prompt: Prompt, answer: Any) -> None:
-        """Wait until the controller knows what prefill stored, or decode would look it up in vain.
-
-        It hears of that some ten milliseconds after the answer. Keys of a salt it cannot be asked for.
-        """
-        if "cache_salt" in prompt.body:
-            await asyncio.sleep(SALTED_S)
-            return
-        choice = answer["choices"][0]
-        tokens = choice.get("prompt_token_ids") or answer["prompt_token_ids"]
-        question = msgspec.json.encode({"tokens": tokens})
-        chunks = len(tokens) // DEFAULT_CHUNK_SIZE * DEFAULT_CHUNK_SIZE
-        loop = asyncio.get_running_loop()
-        end = loop.time() + ADMISSION_S
-        while loop.time() < end:
-            if await self._known(question) >= chunks:
-                return
-            await asyncio.sleep(POLL_S)
-        self.metrics.prefills.labels("not admitted").inc()
-
-    async def _known(self, question: bytes) -> int:
-        """Return how many of a prompt's tokens somebody holds, as the controller knows; 0 if it is silent."""
-        headers = {"Content-Type": "application/json"}
-        try:
-            async with self.session.post(
-                f"{self.controller}/lookup", data=question, headers=headers
-            ) as found:
-                held = msgspec.json.decode(await found.read())["layout_info"].values()
-                return max((int(tokens) for _, tokens in held), default=0)
-        except (*BROKEN, msgspec.MsgspecError, KeyError, TypeError, ValueError):
-            return 0
 
     async def _ask(self, node: Node, path: str, request: web.Request, body: bytes) -> Any:
         """Return what a server answers to our own question; ValueError if that is a refusal."""

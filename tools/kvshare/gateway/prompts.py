@@ -39,7 +39,7 @@ class Prompt:
     def for_prefill(self) -> bytes:
         """Return the body that makes a server compute the same KV, and one token."""
         kept = {name: value for name, value in self.body.items() if name not in OF_THE_ANSWER}
-        return msgspec.json.encode({**kept, "max_tokens": 1, "stream": False, "return_token_ids": True})
+        return msgspec.json.encode({**kept, "max_tokens": 1, "stream": False})
 
     def for_tokenize(self) -> bytes:
         """Return the body with which /tokenize counts this prompt."""
