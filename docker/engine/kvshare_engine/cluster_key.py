@@ -6,6 +6,7 @@ import hmac
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kvshare_engine.environment import refuse
 
@@ -27,6 +28,24 @@ def name(given: Mapping[str, str], secret: Path = SECRET) -> str:
     """A few digits by which keys are told apart and that tell nothing of them; '' without one."""
     path = _path(secret, given)
     return hmac.digest(_key(path), b"kvshare name", "sha256")[:NAME_BYTES].hex() if path else ""
+
+
+def let_in(socket: Any, secret: Path = SECRET) -> None:
+    """Give a socket what lets it in, before it connects; the formula is that of the patch cluster-key."""
+    path = _path(secret)
+    if path is None:
+        return
+    _, socket.curve_serverkey = _pair(_key(path), "listener")
+    socket.curve_secretkey, socket.curve_publickey = _pair(_key(path), "caller")
+
+
+def _pair(key: bytes, of: str) -> tuple[bytes, bytes]:
+    """Secret and public key."""
+    import zmq
+    from zmq.utils import z85
+
+    own = z85.encode(hmac.digest(key, f"kvshare {of}".encode(), "sha256"))
+    return own, zmq.curve_public(own)
 
 
 def _path(secret: Path, given: Mapping[str, str] = os.environ) -> Path | None:

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+from kvshare_engine import cluster_key
 from kvshare_engine.environment import Controller, Server
 
 HTTP_TIMEOUT_S = 3.0
@@ -91,6 +92,7 @@ def send_empty_batch(controller: Controller) -> None:
     socket = context.socket(zmq.PUSH)
     try:
         socket.setsockopt(zmq.LINGER, int(PULL_LOOP_TIMEOUT_S * 1000))
+        cluster_key.let_in(socket)
         socket.connect(f"tcp://{controller.host}:{controller.pull_port}")
         socket.send_json(EMPTY_BATCH)
     finally:

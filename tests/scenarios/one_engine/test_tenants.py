@@ -85,6 +85,11 @@ def test_a_chat_may_call_tools_by_a_template_of_ones_own() -> None:
     assert response.json()["usage"]["prompt_tokens"] == len("now?")
 
 
+def test_the_controllers_health_check_has_the_clusters_key(stack: Rig) -> None:
+    check = ("python", "-m", "kvshare_engine", "health")
+    assert stack.docker("exec", "kvshare-controller-1", *check) == "healthy"
+
+
 def cluster_key() -> Path:
     """A key that every node of the cluster has."""
     path = ROOT / ".kvshare/scenarios/cluster.key"
