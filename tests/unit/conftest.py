@@ -9,7 +9,9 @@ import pytest
 from hypothesis import settings
 
 from kvshare.site.engine import engine
+from kvshare.verify.evidence import Spec
 from tests.unit.fake_docker import FakeDocker
+from tests.unit.fake_stack import FakeStack, serve
 
 # A busy machine is not a failure, and a failure is to be the same on the next run.
 settings.register_profile("kvshare", deadline=None, derandomize=True)
@@ -27,3 +29,16 @@ def fake_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fak
     yield fake
     engine.cache_clear()
     fake.close()
+
+
+@pytest.fixture
+def stack() -> FakeStack:
+    """Stand-ins for the servers and the controller."""
+    return FakeStack()
+
+
+@pytest.fixture
+def spec(stack: FakeStack) -> Iterator[Spec]:
+    """A verification of them, while they serve."""
+    with serve(stack) as spec:
+        yield spec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,20 +12,9 @@ from kvshare.servers import completion, wait
 from kvshare.verify import canary
 from kvshare.verify.canary import Finding, Pair, State
 from kvshare.verify.evidence import Spec
-from tests.unit.fake_stack import FakeStack, serve
+from tests.unit.fake_stack import FakeStack
 
 Look = Callable[..., Finding]
-
-
-@pytest.fixture
-def stack() -> FakeStack:
-    return FakeStack()
-
-
-@pytest.fixture
-def spec(stack: FakeStack) -> Iterator[Spec]:
-    with serve(stack) as spec:
-        yield spec
 
 
 @pytest.fixture

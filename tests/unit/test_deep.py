@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from kvshare.verify.evidence import (
 from kvshare.verify.judgement import judge
 from tests.unit import build
 from tests.unit.build import SPEC, edit, edit_legs, edit_trials, proven
-from tests.unit.fake_stack import FakeStack, serve
+from tests.unit.fake_stack import FakeStack
 from tests.unit.faults import all_of, moved
 
 Run = Callable[..., Deep]
@@ -41,12 +41,6 @@ def stack() -> FakeStack:
     made = FakeStack()
     made.prefill.first_token_s = made.decode.first_token_s = 0.001
     return made
-
-
-@pytest.fixture
-def spec(stack: FakeStack) -> Iterator[Spec]:
-    with serve(stack) as spec:
-        yield spec
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,20 +14,9 @@ from kvshare.servers.readings import Sources
 from kvshare.verify import legs
 from kvshare.verify.evidence import CHANGED, CONTROL, PEER, REFERENCE, SAME_SPLIT, Spec, Traffic
 from kvshare.verify.ledger import of
-from tests.unit.fake_stack import FakeStack, serve
+from tests.unit.fake_stack import FakeStack
 
 Run = Callable[..., Traffic]
-
-
-@pytest.fixture
-def stack() -> FakeStack:
-    return FakeStack()
-
-
-@pytest.fixture
-def spec(stack: FakeStack) -> Iterator[Spec]:
-    with serve(stack) as spec:
-        yield spec
 
 
 @pytest.fixture
