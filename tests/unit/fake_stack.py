@@ -8,6 +8,7 @@ switches.
 from __future__ import annotations
 
 import json
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from kvshare.verify.evidence import Spec
 from tests.unit.build import output
 
 BLOCK, CHUNK = 16, 256
+LATEST_S = 20.0  # by when clients have come that are to come, or hung up that are to hang up
 Tokens = tuple[int, ...]
 Identity = tuple[str, str | None]  # whose KV it is: model, and salt if it is not vLLM's alone
 
@@ -50,6 +52,8 @@ class Server:
     running: int = 0
     preemptions: int = 0
     keeps: bool = False  # the request of a client that hangs up
+    outlasts: bool = False  # its clients: an answer goes on once they have hung up
+    meeting: threading.Barrier | None = None  # of requests, none of which is answered before all have come
 
     @property
     def alive(self) -> bool:
@@ -224,6 +228,10 @@ def _handler(stack: FakeStack, server: Server | None, gateway: bool = False) -> 
                 {"choices": [{"text": "", "logprobs": None}]}
             )  # vLLM may send a chunk without a token
             time.sleep(server.first_token_s)
+            if server.outlasts:
+                select.select([self.connection], [], [], LATEST_S)
+            if server.meeting:
+                server.meeting.wait(LATEST_S)
             continuous = body["stream_options"].get("continuous_usage_stats", False)
             for number, position in enumerate(output(sum(prompt), tokens=body["max_tokens"]), start=1):
                 if number > 1:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from kvshare.servers import wait
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE
 from kvshare.servers.readings import Held, Memory, Sources
 from kvshare.verify import checks, deep, legs
-from kvshare.verify.deep import CROWD
+from kvshare.verify.deep import CROWD, DeepRun, Request
 from kvshare.verify.evidence import (
     ADAPTERS,
     AT_ONCE,
@@ -24,6 +25,7 @@ from kvshare.verify.evidence import (
     SALTS,
     Deep,
     Evidence,
+    Leg,
     Spec,
     Trial,
 )
@@ -137,8 +139,22 @@ def test_an_answer_is_computed_anew_under_a_salt_of_its_own(run: Run) -> None:
     assert {leg.sources for leg in anew} == {Sources(local_compute=leg.tokens) for leg in anew}
 
 
+@pytest.fixture
+def together(stack: FakeStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests sent at once are at once: each waits for all of them."""
+    send = DeepRun._send_at_once
+
+    def met(self: DeepRun, name: str, requests: Sequence[Request]) -> tuple[Leg, ...]:
+        stack.decode.meeting = Barrier(len(requests))
+        legs = send(self, name, requests)
+        stack.decode.meeting = None
+        return legs
+
+    monkeypatch.setattr(DeepRun, "_send_at_once", met)
+
+
+@pytest.mark.usefixtures("together")
 def test_a_crowd_comes_at_once(run: Run, stack: FakeStack) -> None:
-    stack.decode.first_token_s = 0.02
     stack.decode.memory = (CROWD * 3 - 3, 128)  # of which the last one is too many
     (trial,) = of(run(), AT_ONCE)
     assert stack.decode.preemptions > 0
@@ -150,6 +166,7 @@ def test_a_crowd_is_as_large_as_prefill_can_hold(run: Run, monkeypatch: pytest.M
     assert [trial.what for trial in of(run(), AT_ONCE)] == ["3 prompts at once"]
 
 
+@pytest.mark.usefixtures("together")
 def test_memory_is_filled_until_requests_have_to_leave_it(run: Run, stack: FakeStack) -> None:
     seen = run()
     assert seen.pressure is not None
@@ -174,8 +191,20 @@ def test_memory_of_a_server_that_does_not_tell_is_left_alone(run: Run, stack: Fa
     assert run().pressure is None
 
 
+@pytest.fixture
+def outlasted(stack: FakeStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that are to hang up do: their answers wait for it."""
+    send = DeepRun._send
+
+    def marked(self: DeepRun, name: str, *rest: Any) -> Leg:
+        stack.decode.outlasts = name == "cut"
+        return send(self, name, *rest)
+
+    monkeypatch.setattr(DeepRun, "_send", marked)
+
+
+@pytest.mark.usefixtures("outlasted")
 def test_clients_hang_up_and_what_stays_behind_is_seen(run: Run, stack: FakeStack) -> None:
-    stack.decode.first_token_s = 0.05
     seen = run()
     assert seen.hang_ups is not None
     assert (seen.hang_ups.sent, seen.hang_ups.cut, seen.hang_ups.restarted) == (5, 5, ())

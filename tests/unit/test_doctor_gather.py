@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -394,24 +393,29 @@ def test_gpus_are_read_from_nvidia_smi(text: str, expected: Gpus) -> None:
     assert probing.parse_gpus(text) == expected
 
 
-def clocked(monkeypatch: pytest.MonkeyPatch, ahead_s: float, takes_s: float) -> None:
-    """An engine whose clock is ahead, and whose answers take a while."""
+def test_the_clock_is_read_with_the_round_trip_subtracted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine whose clock is 30 s behind, and whose answers take a while."""
+    now = 1000.0
+
+    def pass_by(seconds: float) -> float:
+        nonlocal now
+        now += seconds
+        return now
+
+    takes_s = iter((0.6, 0.2, 0.4, *[0.6] * engine_side.CLOCK_READINGS))
 
     def about() -> SimpleNamespace:
-        time.sleep(takes_s / 2)
-        told = time.time() + ahead_s
-        time.sleep(takes_s / 2)
+        half = next(takes_s) / 2
+        told = pass_by(half) - 30.0
+        pass_by(half)
         return SimpleNamespace(clock_s=told)
 
     monkeypatch.setattr(engine_side, "engine", lambda _: SimpleNamespace(about=about))
-
-
-def test_the_clock_is_read_with_the_round_trip_subtracted(monkeypatch: pytest.MonkeyPatch) -> None:
-    clocked(monkeypatch, ahead_s=-30.0, takes_s=0.2)
+    monkeypatch.setattr(engine_side, "time", SimpleNamespace(time=lambda: now, monotonic=lambda: now))
     clock = engine_side.read_clock("x")
     assert clock is not None
-    assert clock.ahead_s == pytest.approx(-30.0, abs=0.1)
-    assert clock.uncertain_s == pytest.approx(0.1, abs=0.09)
+    assert clock.ahead_s == pytest.approx(-30.0)
+    assert clock.uncertain_s == pytest.approx(0.1)
 
 
 def test_a_clock_that_cannot_be_read_is_none(fake_docker: FakeDocker) -> None:

@@ -24,6 +24,7 @@ from kvshare.gateway.prompts import Rates, read
 CHUNK = 256
 LONG = list(range(3 * CHUNK))
 SHORT = LONG[: CHUNK - 1]
+LATEST_S = 20.0  # by when what is to happen has
 FOR_PREFILL = {"max_tokens": 1, "stream": False}
 FLOOD = b"data: " + b"x" * 2**16 + b"\n\n"
 EVENTS = [b'data: {"text": "a"}\n\n', b'data: {"text": "b"}\n\n', b"data: [DONE]\n\n"]
@@ -207,7 +208,7 @@ def test_a_stream_passes_as_it_comes(run: Run) -> None:
 
 async def until_idle(setup: Setup) -> None:
     """Nothing of a client that went away is left; TimeoutError if something is."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LATEST_S):
         while any(node.running for node in setup.gateway.pool.nodes):
             await asyncio.sleep(0.01)
 
@@ -225,7 +226,7 @@ def test_a_client_that_hangs_up_ends_what_it_asked_for(run: Run) -> None:
                 while len(decode.asked) < 2:
                     await asyncio.sleep(0.01)
                 asked.cancel()
-            await asyncio.wait_for(decode.hung_up.wait(), 5)
+            await asyncio.wait_for(decode.hung_up.wait(), LATEST_S)
             await until_idle(setup)
 
     run(test)
@@ -264,7 +265,7 @@ def test_a_client_that_reads_nothing_holds_its_server_back_and_fills_no_memory(r
             await asyncio.sleep(0.3)
         assert before < 64 * 2**20, "what sockets and buffers of two hops hold"
         answer.close()
-        await asyncio.wait_for(decode.hung_up.wait(), 5)
+        await asyncio.wait_for(decode.hung_up.wait(), LATEST_S)
         await until_idle(setup)
 
     run(test)

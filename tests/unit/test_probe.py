@@ -288,7 +288,7 @@ def test_what_listens_can_be_dialled_and_what_does_not_says_why() -> None:
         assert free in reach.taken()
         (answer,) = reach.dial([free])
         assert answer.error == ""
-        assert answer.seconds < 1
+        assert answer.seconds > 0
     (answer,) = reach.dial([free])
     assert answer.error == "connection refused"
 

@@ -164,13 +164,14 @@ def test_a_server_is_waited_for(spec: Spec, stack: FakeStack) -> None:
     assert ServerClient(spec.prefill).await_healthy(5.0).model == "m"
 
 
-def test_a_refused_key_is_not_waited_for(spec: Spec, stack: FakeStack) -> None:
+def test_a_refused_key_is_not_waited_for(
+    spec: Spec, stack: FakeStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stack.api_key = "s3cret"
-    start = time.monotonic()
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
     probe = ServerClient(spec.prefill, "other").await_healthy(5.0)
     assert not probe.healthy
     assert "refuses the API key" in str(probe.error)
-    assert time.monotonic() - start < 2
 
 
 def test_the_rise_is_that_of_the_requests_since(spec: Spec) -> None:
@@ -214,16 +215,14 @@ def test_the_rise_of_a_reading_is_that_of_each_count_in_it() -> None:
 def test_a_pull_is_exported_once_all_that_tells_of_it_has_risen(
     spec: Spec, stack: FakeStack, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    monkeypatch.setattr(servers, "EXPORT_DEADLINE_S", 0.3)
+    monkeypatch.setattr(servers, "poll", lambda look, done, _: done(look()))
     clients = {"prefill": ServerClient(spec.prefill), "decode": ServerClient(spec.decode)}
     start = {node: client.read() for node, client in clients.items()}
     for server in (stack.prefill, stack.decode):
         stack.answer(server, PROMPTS[0])
 
     def exported() -> bool:
-        began = time.monotonic()
-        assert servers.await_export(clients, start, pulls=1, tokens=512) is not None
-        return time.monotonic() - began < 0.25
+        return bool(servers.await_export(clients, start, pulls=1, tokens=512))
 
     assert exported()
     setattr(stack.prefill if missing == "transfers" else stack.decode, missing, 0)
@@ -297,15 +296,13 @@ def test_all_ranks_of_a_server_are_waited_for(
 def test_the_export_of_every_rank_is_waited_for(
     spec: Spec, stack: FakeStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "EXPORT_DEADLINE_S", 0.3)
+    monkeypatch.setattr(servers, "poll", lambda look, done, _: done(look()))
     clients = {"prefill": ServerClient(spec.prefill), "decode": ServerClient(spec.decode)}
     start = {node: client.read() for node, client in clients.items()}
     stack.prefill.transfers, stack.decode.copies, stack.decode.hit_tokens = 7, 8, 4 * CHUNK
 
     def exported() -> bool:
-        began = time.monotonic()
-        servers.await_export(clients, start, pulls=4, tokens=4 * CHUNK, ranks=2)
-        return time.monotonic() - began < 0.25
+        return bool(servers.await_export(clients, start, pulls=4, tokens=4 * CHUNK, ranks=2))
 
     assert not exported(), "one rank has not told its last transfer yet"
     stack.prefill.transfers = 8

@@ -212,7 +212,7 @@ def test_ctrl_c_leaves_no_tag_and_no_process(fake_docker: FakeDocker) -> None:
         assert process.poll() is None
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert fake_docker.image_ids("gpu-b") == {}
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if _readable(path)]
     assert not [command for command in commands if str(fake_docker.folder).encode() in command]
