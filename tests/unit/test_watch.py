@@ -76,9 +76,10 @@ def test_what_is_alarming_says_what_to_type() -> None:
 
 
 def test_a_node_without_observe_is_refused_and_with_it_both_watchers_belong_to_it() -> None:
-    with pytest.raises(KvshareError, match="set OBSERVE=5"):
-        validate_node("observe", Settings(ROOT, {}))
-    assert validate_node("observe", Settings(ROOT, {"OBSERVE": "5"})) == "observe"
+    for node in ("observe", *WATCHERS):
+        with pytest.raises(KvshareError, match="set OBSERVE=5"):
+            validate_node(node, Settings(ROOT, {}))
+        assert validate_node(node, Settings(ROOT, {"OBSERVE": "5"})) == node
     assert [member.name for member in members_of(STACK, "observe")] == list(WATCHERS)
     assert set(members_of(STACK, "observe")) < set(members_of(STACK, "prefill"))
 

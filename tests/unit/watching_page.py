@@ -45,10 +45,10 @@ watches the controller alone.
 
 ## What was seen
 `tests/scenarios/one_engine` breaks the real stack and waits until they fire: KvshareDown (the controller
-stopped) and KvshareAnswersWrong (a connector that writes zeros for values). The others were never seen on a
-real stack: promtool raises each on made-up series, one thing broken at a time, and no other may fire
-(`tests/images/test_observe.py`). That a real stack has every series that rules and panels ask for is tested
-against what one said.
+stopped), KvshareWorkerLost (sharing off on decode; its canary ends as *computed*), KvshareAnswersWrong (a
+connector that writes zeros for values). The others were never seen on a real stack: promtool raises each on
+made-up series, one thing broken at a time, and no other may fire (`tests/images/test_observe.py`). That a
+real stack has every series that rules and panels ask for is tested against what one said.
 """
 N = 1000  # so many minutes between canaries that no alarm is as long for another reason
 

@@ -196,6 +196,10 @@ def test_a_benchmark_without_reuse_is_exit_code_1(rig: Rig, tmp_path: Path) -> N
     assert outcome.code == 1, outcome.said
     assert "no byte moved in the peer arm" in outcome.err
     assert json.loads((tmp_path / "bench.json").read_text())["moved_tokens"] == 0
+    watching.start(rig)
+    watching.await_canary("computed")
+    watching.await_firing(("KvshareWorkerLost", "decode"))
+    watching.stop_canary(rig)
 
 
 def test_corrupted_values_are_caught_though_every_counter_is_green(rig: Rig) -> None:

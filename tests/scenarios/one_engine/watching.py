@@ -17,8 +17,14 @@ Alarm = tuple[str, str]  # its name, and the node that it names
 
 
 def start(rig: Rig) -> None:
-    """Prometheus and the canary, beside a stack that runs."""
-    outcome = rig.kvshare("up", "observe", OBSERVE=EVERY_MINUTES)
+    """Prometheus, and once it has looked at the servers the canary, whose transfer is then a rise."""
+    up(rig, "prometheus")
+    assert poll(lambda: len(query('up{job="server"} == 1')) == 2, bool, DEADLINE_S)
+    up(rig, "canary")
+
+
+def up(rig: Rig, node: str) -> None:
+    outcome = rig.kvshare("up", node, OBSERVE=EVERY_MINUTES)
     assert outcome.code == 0, outcome.err
 
 

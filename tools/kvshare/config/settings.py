@@ -176,8 +176,9 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
 
 def validate_node(name: str, settings: Settings) -> str:
     """Return ``name`` if it is a node, else KvshareError with the nearest one."""
-    known = ("prefill", "all", "decode", "gateway", "observe", *(n.name for n in settings.decode_nodes))
-    if name == "observe" and not settings.observes:
+    watchers = ("observe", "prometheus", "canary")
+    known = ("prefill", "all", "decode", "gateway", *watchers, *(n.name for n in settings.decode_nodes))
+    if name in watchers and not settings.observes:
         raise KvshareError("nothing is to watch the stack: set OBSERVE=5 in .env, a canary every 5 minutes.")
     if name not in known:
         raise KvshareError(f"NODE={name} is no node{did_you_mean(name, known)}")
