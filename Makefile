@@ -106,7 +106,7 @@ generate: ## Rewrite what is generated: docs from code and from measured data, e
 	@.venv/bin/python -m benchmarks.gpu --docs
 	@.venv/bin/python -m benchmarks.models --docs
 	@.venv/bin/python -m tests.scenarios.under_faults --docs
-	@$(PYTEST) --update-golden tests/config tests/unit/test_report.py tests/unit/test_doctor_report.py tests/unit/test_docs.py tests/unit/test_ports.py tests/unit/test_schemas.py
+	@$(PYTEST) --update-golden tests/config tests/unit/test_report.py tests/unit/test_bench_page.py tests/unit/test_doctor_report.py tests/unit/test_docs.py tests/unit/test_ports.py tests/unit/test_schemas.py
 benchmarks: ## Measure this machine and write docs/benchmarks.md
 	@setup/setup.sh docker/locks/dev.txt
 	@.venv/bin/python -m benchmarks $(ARGS)

@@ -9,26 +9,31 @@ import shutil
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kvshare.bench import report
 from tests.unit.bench_build import document
+from tests.unit.test_bench_page import extrapolated, runs
 
 PACKAGE = "chromium-headless-shell"
 WIDTH, HEIGHT = 1100, 3400
+WIDTHS = (390, 1280)  # a phone's, a desk's
 INSTALL_TIMEOUT_S = 400
 # What the browser makes of each figure: its size on the page in pixels, and how much is drawn in it.
 MEASURE = """<script>
 const figures = {};
 for (const figure of document.querySelectorAll("figure")) {
   const box = figure.querySelector("svg").getBoundingClientRect();
-  figures[figure.id] = {width: box.width, height: box.height,
-    shapes: figure.querySelectorAll("path, rect, circle").length};
+  figures[figure.id] = {top: box.top, width: box.width, height: box.height,
+    shapes: figure.querySelectorAll("path, rect, circle").length,
+    right: Math.max(box.right, ...[...figure.querySelectorAll("svg text, li, p")].map(
+      drawn => drawn.getBoundingClientRect().right))};
 }
 const note = document.createElement("pre");
 note.id = "measured";
-note.textContent = JSON.stringify(figures);
+note.textContent = JSON.stringify({figures, page: document.documentElement.scrollWidth});
 document.body.append(note);
 </script>"""
 
@@ -65,20 +70,42 @@ def screenshot(browser: str, page: Path) -> bytes:
     return target.read_bytes()
 
 
-def test_every_plot_is_drawn_and_nothing_is_fetched(browser: str, tmp_path: Path) -> None:
-    page = tmp_path / "report.html"
-    page.write_text(report.html(document()).replace("</body>", MEASURE + "</body>"))
-    result = browse(browser, page, "--dump-dom")
+def measured(browser: str, page: Path, html: str, width: int) -> dict[str, Any]:
+    """What the browser measures on a page, of which it complains nowhere and for which it fetches nothing."""
+    page.write_text(html.replace("</body>", MEASURE + "</body>"))
+    result = browse(browser, page, "--dump-dom", f"--window-size={width},900")
     found = re.search(r'<pre id="measured">(.*?)</pre>', result.stdout)
     assert found is not None, result.stderr
-    figures = json.loads(found.group(1))
-    assert figures.keys() == {"ttft", "stages", "speed", "tbt"}
-    for name, figure in figures.items():
-        assert figure["width"] > 600, name
-        assert figure["height"] > 200, name
-        assert figure["shapes"] > 10, name
     assert "CONSOLE" not in result.stderr, "the page complains in the browser's console"
     assert "ERR_NAME_NOT_RESOLVED" not in result.stderr
+    seen: dict[str, Any] = json.loads(found.group(1))
+    return seen
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_plot_is_drawn_and_nothing_is_cut_off_or_fetched(
+    browser: str, tmp_path: Path, width: int
+) -> None:
+    seen = measured(browser, tmp_path / "report.html", report.html(extrapolated()), width)
+    assert seen["page"] <= width
+    assert seen["figures"].keys() == {"ttft", "stages", "speed", "tbt"}
+    for name, figure in seen["figures"].items():
+        assert figure["width"] > 0.55 * width, name
+        assert figure["height"] > 80, name
+        assert figure["shapes"] > 10, name
+        assert figure["right"] <= width, name
+
+
+@pytest.mark.parametrize(("width", "columns"), [(390, 1), (1280, 2)])
+def test_several_runs_stand_beside_each_other_where_there_is_room(
+    browser: str, tmp_path: Path, width: int, columns: int
+) -> None:
+    seen = measured(browser, tmp_path / "runs.html", report.html_of_runs(runs()), width)
+    assert seen["page"] <= width
+    assert seen["figures"].keys() == {"ratios", "ttft-1", "ttft-2"}
+    tops = {figure["top"] for name, figure in seen["figures"].items() if name != "ratios"}
+    assert len(tops) == 3 - columns
+    assert all(figure["right"] <= width for figure in seen["figures"].values())
 
 
 def test_a_screenshot_shows_the_page(browser: str, tmp_path: Path) -> None:

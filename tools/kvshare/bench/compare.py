@@ -42,16 +42,18 @@ def compare(first: Document, second: Document) -> tuple[Difference, ...]:
     return found
 
 
-def warnings(first: Document, second: Document) -> tuple[str, ...]:
+def warnings(
+    first: Document, second: Document, names: tuple[str, str] = ("the first run", "the second run")
+) -> tuple[str, ...]:
     """Return in what the runs differ besides their figures, in sentences."""
     told = []
     if first.model.name != second.model.name:
         told.append(f"the models differ: {first.model.name} and {second.model.name}")
     if first.fingerprint.configuration_hash != second.fingerprint.configuration_hash:
         told.append("the configurations differ (fingerprint.configuration_hash)")
-    for name, document in (("first", first), ("second", second)):
+    for name, document in zip(names, (first, second), strict=True):
         if document.ended != "complete":
-            told.append(f"the {name} run is not complete: {document.ended}")
+            told.append(f"{name} is not complete: {document.ended}")
     return tuple(told)
 
 

@@ -142,7 +142,7 @@ def _costs(found: Cost) -> Iterator[str]:
         f"+ {found.prefill.quadratic_s * 1e9:.2f} ns·n²"
     )
     if found.break_even_tokens is not None:
-        where = "" if found.shortest <= found.break_even_tokens <= found.longest else ", extrapolated"
+        where = ", extrapolated" if found.extrapolated else ""
         yield (
             f"break-even at {found.break_even_tokens:,.0f} tokens{where} "
             f"(measured: {found.shortest:,} to {found.longest:,})"

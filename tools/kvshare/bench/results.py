@@ -151,6 +151,12 @@ class Cost:
     shortest: int
     longest: int
 
+    @property
+    def extrapolated(self) -> bool:
+        """Whether the break-even lies outside the measured lengths."""
+        n = self.break_even_tokens
+        return n is not None and not self.shortest <= n <= self.longest
+
 
 @dataclass(frozen=True)
 class RunFingerprint:

@@ -217,10 +217,23 @@ def compare_runs(first: Path, second: Path) -> None:
 
 
 @bench.command("report")
-@click.argument("document", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="A.json")
+@click.argument(
+    "documents", type=click.Path(exists=True, dir_okay=False, path_type=Path), nargs=-1, required=True,
+    metavar="A.json [B.json ...]",
+)  # fmt: skip
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path), metavar="REPORT.html")
-def write_report(document: Path, target: Path) -> None:
-    """Write the HTML report of a bench.json anew."""
+def write_report(documents: tuple[Path, ...], target: Path) -> None:
+    """Write the HTML report of a bench.json anew, or one page of several, their plots side by side."""
     from kvshare.bench import outputs, report
 
-    target.write_text(report.html(outputs.load(document)))
+    if target.suffix == ".json":
+        raise KvshareError(f"{target} would be overwritten: name the page last, e.g. report.html.")
+    runs = [(run_name(path), outputs.load(path)) for path in documents]
+    target.write_text(report.html(runs[0][1]) if len(runs) == 1 else report.html_of_runs(runs))
+
+
+def run_name(path: Path) -> str:
+    """Return what a run is called beside others: its folder, of a file that is called as all are."""
+    from kvshare.bench.outputs import JSON
+
+    return path.resolve().parent.name if path.name == JSON else path.stem
