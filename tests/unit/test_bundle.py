@@ -25,6 +25,7 @@ from tests.unit.test_status import WORKERS, WORKERS_URL
 
 PLANTED = "pl4nted"  # is in every secret of this file
 FILE_TOKEN = f"{PLANTED}-in-a-token-file"
+CLUSTER_KEY = f"{PLANTED}-in-the-key-that-up-made"
 ENV_KEY = f"{PLANTED}-in-a-containers-environment"
 T = "2026-11-24T08:00:00.000000000Z"
 LOG = "\n".join(
@@ -35,6 +36,7 @@ LOG = "\n".join(
         f"> Authorization: Bearer {PLANTED}-header",
         f"proxy is http://me:{PLANTED}-url@proxy.example:3128",  # pragma: allowlist secret
         f"hub answered 401 to {FILE_TOKEN}",
+        f"turned away who has not {CLUSTER_KEY}",
         f"started with {ENV_KEY}",
     )
 )
@@ -45,6 +47,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A kvshare folder with a token file, a password in its settings, and what verify and a build left."""
     (tmp_path / "token").write_text(f"{FILE_TOKEN}\n")
     (tmp_path / ".kvshare").mkdir()
+    (tmp_path / ".kvshare/cluster.key").write_text(CLUSTER_KEY)
     (tmp_path / ".kvshare/build.log").write_text(f"#1 curl -H 'Authorization: Bearer {PLANTED}-build'\n")
     (tmp_path / ".kvshare/verify.json").write_text(records.dumps(proven()))
     monkeypatch.setenv("DEPLOY_PASSWORD", f"{PLANTED}-operator")

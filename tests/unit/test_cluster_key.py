@@ -30,6 +30,25 @@ def test_it_comes_from_its_file(tmp_path: Path) -> None:
     assert Settings(tmp_path, {}).compose_environment()["CLUSTER_KEY"] == ""
 
 
+def test_where_none_is_named_it_is_the_one_that_up_made(tmp_path: Path) -> None:
+    (tmp_path / ".kvshare").mkdir()
+    made = tmp_path / ".kvshare/cluster.key"
+    made.touch(0o600)
+    made.write_text(KEY)
+    assert Settings(tmp_path, {}).cluster_key == KEY
+    assert Settings(tmp_path, {"CLUSTER_KEY": ANOTHER}).cluster_key == ANOTHER
+    off = Settings(tmp_path, {"CLUSTER_KEY_FILE": "off", "CLUSTER_KEY": ANOTHER})
+    assert off.compose_environment()["CLUSTER_KEY"] == ""
+    made.chmod(0o644)
+    with pytest.raises(KvshareError, match=r"=\.kvshare/cluster\.key can be read by others"):
+        _ = Settings(tmp_path, {}).cluster_key
+
+
+def test_a_key_that_is_given_itself_is_looked_at_too(tmp_path: Path) -> None:
+    with pytest.raises(KvshareError, match="CLUSTER_KEY must hold one key, 64 hexadecimal digits"):
+        _ = Settings(tmp_path, {"CLUSTER_KEY": "s3cret"}).cluster_key
+
+
 @pytest.mark.parametrize("text", ["", KEY[:-1], KEY[:-2], KEY + "00", KEY.replace("b", "g")])
 def test_a_file_without_a_key_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(KvshareError, match="CLUSTER_KEY_FILE=key must hold one key, 64 hexadecimal digits"):
@@ -38,7 +57,7 @@ def test_a_file_without_a_key_is_refused(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
-    with pytest.raises(KvshareError, match="can be read by others than its owner: chmod 600 key"):
+    with pytest.raises(KvshareError, match=r"can be read by others than its owner: chmod 600 .*/key"):
         _ = settings(tmp_path, KEY, mode).cluster_key
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.conftest import ROOT
 from tests.unit.build import STACK
 from tests.unit.fake_docker import FakeDocker
 
-SETTINGS = Settings(ROOT, {})
+SETTINGS = Settings(ROOT, {"CLUSTER_KEY_FILE": "off"})
 
 
 @dataclass
@@ -45,6 +46,28 @@ def engine(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setattr(compose, "run", lambda *started: engine.started.extend(started[5:]))
     monkeypatch.setattr(up, "_wait_until_healthy", lambda *_: None)
     return engine
+
+
+def test_the_first_start_makes_a_key_for_every_later_one(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    del engine
+    settings, given = Settings(tmp_path, {}), []
+    monkeypatch.setattr(compose, "run", lambda settings, *_: given.append(settings.cluster_key))
+    for _ in range(2):
+        up.start(settings, STACK, "all", 1)
+    (key,) = set(given)
+    assert re.fullmatch("[0-9a-f]{64}", key)
+    assert (tmp_path / ".kvshare/cluster.key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("given", [{"CLUSTER_KEY_FILE": "off"}, {"CLUSTER_KEY": "5b" * 32}])
+def test_a_start_makes_no_key_where_one_was_given_or_none_is_wanted(
+    engine: Engine, tmp_path: Path, given: dict[str, str]
+) -> None:
+    del engine
+    up.start(Settings(tmp_path, given), STACK, "all", 1)
+    assert not (tmp_path / ".kvshare").exists()
 
 
 def test_one_that_ends_by_itself_is_named_with_its_last_lines(

@@ -21,7 +21,6 @@ HERE = Path(__file__).parent / "tenants"
 BASE, TOKENS, WHOLE_CHUNKS = "/models/kvshare-demo", 700, 512
 TOOLS = "--enable-auto-tool-choice --tool-call-parser hermes --chat-template '/models/its chat.jinja'"
 IDENTITY = ROOT / "docker/patches/lmcache-0.5.6/files/lmcache/integration/vllm/identity.py"
-KEY = "5b" * 32  # pragma: allowlist secret
 LIMIT = 0.001  # nats; two honest answers in float32 are 0.00001 apart
 ADMITTED_S = 3.0
 
@@ -68,7 +67,7 @@ PREFILL, DECODE = Server("http://127.0.0.1:8010"), Server("http://127.0.0.1:8011
 def stack(rig: Rig, images: dict[str, str]) -> Rig:
     """Both servers with options that nobody but .env gives them."""
     make_adapters(images["prefill"])
-    rig.use(VLLM_ARGS=f"{WITH_ADAPTERS} {TOOLS}", CLUSTER_KEY_FILE=str(cluster_key()))
+    rig.use(VLLM_ARGS=f"{WITH_ADAPTERS} {TOOLS}")
     return rig
 
 
@@ -88,15 +87,6 @@ def test_a_chat_may_call_tools_by_a_template_of_ones_own() -> None:
 def test_the_controllers_health_check_has_the_clusters_key(stack: Rig) -> None:
     check = ("python", "-m", "kvshare_engine", "health")
     assert stack.docker("exec", "kvshare-controller-1", *check) == "healthy"
-
-
-def cluster_key() -> Path:
-    """A key that every node of the cluster has."""
-    path = ROOT / ".kvshare/scenarios/cluster.key"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(KEY)
-    return path
 
 
 def test_a_port_lets_in_who_has_the_clusters_key_and_no_stranger(stack: Rig) -> None:

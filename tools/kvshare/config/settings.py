@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvshare.config import dotenv, threshold
+from kvshare.config import cluster_key, dotenv, threshold
 from kvshare.errors import KvshareError, did_you_mean
 from kvshare.refusals import length_of, refusal_of, refusal_of_drafts, refusal_of_host, refusal_of_model
 
@@ -107,18 +107,28 @@ class Settings:
 
     @property
     def cluster_key(self) -> str:
-        """The key that lets a node into the cluster, or empty; KvshareError if its file is not fit for it."""
-        key, path = self._secret("CLUSTER_KEY_FILE", "CLUSTER_KEY"), self.get("CLUSTER_KEY_FILE")
-        if path and not re.fullmatch(r"[0-9a-f]{64}", key):
-            raise KvshareError(
-                f"CLUSTER_KEY_FILE={path} must hold one key, 64 hexadecimal digits: "
-                f"make one with (umask 077; openssl rand -hex 32 > {path})."
-            )
-        if path and (self.root / Path(path).expanduser()).stat().st_mode & 0o077:
-            raise KvshareError(
-                f"CLUSTER_KEY_FILE={path} can be read by others than its owner: chmod 600 {path}."
-            )
-        return key
+        """The key that lets a node into the cluster, or empty; KvshareError if it is not fit for it."""
+        given = self.get(cluster_key.NAME)
+        if given == cluster_key.OFF:
+            return ""
+        if not given and self.get("CLUSTER_KEY"):
+            return cluster_key.checked(self.get("CLUSTER_KEY"), "CLUSTER_KEY")
+        path = self.cluster_key_file
+        if not given and not path.is_file():
+            return ""  # until `kvshare up` makes it
+        name = given or str(cluster_key.MADE)
+        key = self._secret(cluster_key.NAME, "", name)
+        return cluster_key.checked(key, f"{cluster_key.NAME}={name}", path)
+
+    @property
+    def cluster_key_file(self) -> Path:
+        """Where that key lies: the file that the user has named, or the one that `kvshare up` makes."""
+        return self.root / Path(self.get(cluster_key.NAME) or cluster_key.MADE).expanduser()
+
+    @property
+    def wants_cluster_key(self) -> bool:
+        """Whether `kvshare up` is to make that file: neither a key was given, nor is it off."""
+        return not self.get(cluster_key.NAME) and not self.get("CLUSTER_KEY")
 
     @property
     def observes(self) -> bool:
@@ -130,9 +140,9 @@ class Settings:
         """Addresses and networks that may use the servers' API; none means anyone."""
         return self.list_of("CLIENTS")
 
-    def _secret(self, file: str, value: str) -> str:
+    def _secret(self, file: str, value: str, default: str = "") -> str:
         """What the file named by ``file`` holds, else ``value`` itself; KvshareError if it cannot be read."""
-        path = self.get(file)
+        path = self.get(file, default)
         if not path:
             return self.get(value)
         try:

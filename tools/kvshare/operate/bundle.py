@@ -134,7 +134,8 @@ def known_secrets(settings: Settings) -> set[str]:
     values = secret_values(variables)
     paths = {path for name, path in variables.items() if path and _names_a_secret_file(name)}
     home = Path(variables.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-    for path in (*(settings.root / Path(path).expanduser() for path in paths), home / "token"):
+    files = (*(settings.root / Path(path).expanduser() for path in paths), settings.cluster_key_file)
+    for path in (*files, home / "token"):
         try:
             values.add(path.read_text().strip())
         except (OSError, ValueError):

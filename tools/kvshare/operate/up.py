@@ -3,6 +3,9 @@
 import time
 from collections.abc import Mapping
 
+import click
+
+from kvshare.config import cluster_key
 from kvshare.config.settings import Settings
 from kvshare.errors import KvshareError
 from kvshare.progress import step
@@ -33,11 +36,19 @@ def start(settings: Settings, stack: Stack, node: str, timeout_s: float) -> None
         if missing := images.missing(settings, context, [*services, *client]):
             how = _how_to_get_it(settings, node)
             raise KvshareError(f"context {context} has no image {missing[0]}: {how}, then this again.")
+    _make_cluster_key(settings)
     # All machines first, then the wait: each loads its model while the others do.
     for context, services in by_context(members).items():
         with step(f"Start {', '.join(services)} on context {context}"):
             compose.run(settings, context, "up", "--detach", "--no-build", *services)
     _wait_until_healthy(site, timeout_s)
+
+
+def _make_cluster_key(settings: Settings) -> None:
+    """Before the first start, where .env leaves it to us."""
+    path = settings.cluster_key_file
+    if settings.wants_cluster_key and cluster_key.make(path):
+        click.echo(f"kvshare: made the cluster's key, {path}; keep it with .env", err=True)
 
 
 def _how_to_get_it(settings: Settings, node: str) -> str:

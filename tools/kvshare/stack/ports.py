@@ -19,7 +19,7 @@ from kvshare.stack.members import Controller, Gateway, Member, Server, Stack, Wa
 PLAIN_WIDTH = 160  # columns of a table that goes to a file or a pipe
 NONE = "no"
 API_KEY = "/v1 only, with API_KEY_FILE"
-CLUSTER_KEY = "with CLUSTER_KEY_FILE"
+CLUSTER_KEY = "for the cluster key"
 
 
 class Caller(StrEnum):

@@ -1,9 +1,11 @@
-"""Sends what no socket of LMCache can use, from the engine image; arguments: push|dealer:HOST:PORT …"""
+"""Sends what no socket of LMCache can use, with the cluster's key; arguments: push|dealer:HOST:PORT …"""
 
 import sys
+from collections.abc import Sequence
 
 import zmq
-from probes.noise import bad_messages, send
+from lmcache.v1.cluster_key import secure
+from probes.noise import SECONDS_TO_SEND, bad_messages
 
 ROLES = {"push": zmq.PUSH, "dealer": zmq.DEALER}
 
@@ -15,8 +17,21 @@ def make_noise(role: str, host: str, port: str) -> int:
         frames = [[message] for message in messages]
     else:
         frames = [*([b"", message] for message in messages), [b"", b"two", b"frames"], [b"no empty frame"]]
-    send(int(port), ROLES[role], *frames, host=host)
+    context = zmq.Context()
+    for message in frames:
+        _send(context.socket(ROLES[role]), f"{host}:{port}", message)
+    context.term()
     return len(messages)
+
+
+def _send(client: zmq.Socket[bytes], address: str, frames: Sequence[bytes]) -> None:
+    client.setsockopt(zmq.LINGER, SECONDS_TO_SEND * 1000)
+    secure(client, listens=False, address=address)
+    client.connect(f"tcp://{address}")
+    client.send_multipart(frames)
+    if client.socket_type == zmq.DEALER:
+        client.poll(200)  # a client that leaves at once may take its request with it
+    client.close()
 
 
 if __name__ == "__main__":

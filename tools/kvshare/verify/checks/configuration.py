@@ -178,9 +178,10 @@ def _identity(evidence: Evidence) -> Outcome:
 
 @CHECKS.check("CONF-13", "the nodes have one cluster key")
 def _cluster_key(evidence: Evidence) -> Outcome:
-    """With CLUSTER_KEY_FILE LMCache's ports turn away who has another: nodes of two keys share nothing.
+    """LMCache's ports turn away who has another: nodes of two keys share nothing.
 
-    Keys are told apart by a name that tells nothing of them.
+    `make up` makes one for all nodes of a checkout; what is started from another, or by plain
+    `docker compose`, has to be given the same. Keys are told apart by a name that tells nothing of them.
     """
-    fix = "set one CLUSTER_KEY_FILE in .env, then make down and make up"
+    fix = "start every node from one checkout, or with one CLUSTER_KEY_FILE in .env: make down, then make up"
     return _same(evidence, "cluster key", lambda f: f.cluster_key or "none", fix, controller_too=True)
