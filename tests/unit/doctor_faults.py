@@ -105,6 +105,10 @@ def _shares_nothing() -> Evidence:
     return on_each(healthy(), model=Model("/models/next", True, 10, 5, 64, unshareable=why))
 
 
+def _with_keys(**keys: str) -> Evidence:
+    return replace(running(healthy()), keys=keys)
+
+
 def _slow_link() -> Evidence:
     """A gigabit for a model of 128 KiB a token and prompts of 32K tokens."""
     evidence = replace(with_gpus(), links=(Link("prefill", "decode", 0.117e9, 0.000_2),))
@@ -316,6 +320,17 @@ FAULTS: Mapping[str, Fault] = {
         "DOC-CONF-12",
         _with_files({"config": "aa" * 16, "weights": "bb" * 16}, {"config": "aa" * 16, "weights": "cc" * 16}),
         "weights bbbbbbbbbbbb and decode config aaaaaaaaaaaa, weights cccccccccccc",
+    ),
+    "another-cluster-key": Fault(
+        "DOC-CONF-13",
+        _with_keys(controller="0badcafe", prefill="0badcafe", decode="12345678"),
+        "decode=12345678",
+    ),
+    "no-cluster-key-on-one": Fault(
+        "DOC-CONF-13", _with_keys(controller="0badcafe", prefill="0badcafe", decode=""), "decode=none"
+    ),
+    "another-cluster-key-next": Fault(
+        "DOC-CONF-13", replace(_with_keys(prefill="0badcafe"), next_key="12345678"), "the next start=12345678"
     ),
     "timeout-too-small": Fault("DOC-CONF-06", _slow_link(), "3000 ms lets 1792 tokens through"),
     "never-pays": Fault(

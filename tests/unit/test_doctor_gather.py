@@ -546,7 +546,8 @@ def gateway(one_offs: FakeOneOffs, monkeypatch: pytest.MonkeyPatch) -> Callable[
     monkeypatch.setattr(gather, "read_stack", lambda _: WITH_GATEWAY)
     monkeypatch.setattr(engine_side, "look", lambda context, *_: up.engine(context))
     monkeypatch.setattr(links, "fetch", lambda *_: "")
-    monkeypatch.setattr(gather, "engine", lambda _: SimpleNamespace(inside=lambda *_: None))
+    container = SimpleNamespace(answer=lambda *_: json.dumps({"role": "prefill", "cluster_key": "0badcafe"}))
+    monkeypatch.setattr(gather, "engine", lambda _: SimpleNamespace(inside=lambda *_: nullcontext(container)))
 
     def examined(said: str) -> Evidence:
         def fetch(inside: partial[None], url: str) -> str:
@@ -577,6 +578,24 @@ def test_a_gateway_that_says_nothing_of_use_is_no_traceback(
     behind = gateway(said).behind
     assert behind is not None
     assert error in behind.error
+
+
+def test_engines_that_run_are_asked_which_cluster_key_they_have(gateway: Callable[[str], Evidence]) -> None:
+    assert gateway("{}").keys == dict.fromkeys(("controller", "prefill", "decode"), "0badcafe")
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [({"CLUSTER_KEY": "5b" * 32}, "33ea1ee7"), ({"CLUSTER_KEY_FILE": "off"}, ""), ({}, None)],
+    ids=["given", "off", "made by the next start"],
+)
+def test_the_key_of_the_next_start_is_told_too(
+    one_offs: FakeOneOffs, key: dict[str, str], name: str | None
+) -> None:
+    del one_offs
+    settings = Settings(SETTINGS.root, {**SETTINGS.values, **key})
+    evidence = gather.examine(settings, gather.Options(), lambda _: None)
+    assert (evidence.keys, evidence.next_key) == ({}, name)
 
 
 def test_a_gateway_that_does_not_run_is_not_asked(

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "docker/engine"))
 
 from kvshare.contract import Hub, folder_of  # noqa: E402
 from kvshare.refusals import refusal_of, refusal_of_drafts  # noqa: E402
-from kvshare_engine import controller, fingerprint, health, hub, models, server, transport  # noqa: E402
+from kvshare_engine import cluster_key, controller, fingerprint, health, hub, models, server, transport  # noqa: E402
 from kvshare_engine.environment import Controller, Server  # noqa: E402
 
 CONTROLLER = {
@@ -434,6 +434,7 @@ class FakeController:
 @pytest.fixture
 def controller_facts(monkeypatch: pytest.MonkeyPatch) -> Controller:
     monkeypatch.setattr(health, "PULL_LOOP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(cluster_key, "is_turned_away", lambda _: False)
     return Controller.from_environment(CONTROLLER)
 
 
@@ -466,6 +467,16 @@ def test_a_server_is_unhealthy_until_its_worker_is_registered(
         health.check_server(decode, controller_facts)
     use(FakeController(True, workers=("lmcache_instance_1", "lmcache_instance_2")), monkeypatch)
     health.check_server(decode, controller_facts)
+
+
+def test_a_server_that_the_controller_turns_away_says_so(
+    controller_facts: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(FakeController(True), monkeypatch)
+    reply = f"{controller_facts.host}:8400"
+    monkeypatch.setattr(cluster_key, "is_turned_away", lambda address: address == reply)
+    with pytest.raises(health.UnhealthyError, match="has another cluster key than lmcache_instance_2"):
+        health.check_server(Server.from_environment(DECODE), controller_facts)
 
 
 def test_a_server_is_unhealthy_until_each_of_its_ranks_is_registered(

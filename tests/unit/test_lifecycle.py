@@ -87,8 +87,10 @@ def test_one_that_is_not_healthy_in_time_is_named(
 ) -> None:
     monkeypatch.setattr(images, "missing", lambda *_: [])
     monkeypatch.setattr(compose, "run", lambda *_: "")
-    fake_docker.add_container("gpu-b", "decode", state={"Health": {"Status": "starting"}})
-    with pytest.raises(KvshareError, match="decode on context gpu-b was not healthy within 0 s"):
+    health = {"Status": "starting", "Log": [{"Output": "late"}, {"Output": "has another cluster key\n"}]}
+    fake_docker.add_container("gpu-b", "decode", state={"Health": health})
+    said = "was not healthy within 0 s, as its health check says: has another cluster key;"
+    with pytest.raises(KvshareError, match=f"decode on context gpu-b {said}"):
         up.start(SETTINGS, STACK, "decode", 0)
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from kvshare import cli
 from kvshare.config.settings import Settings
+from kvshare.contract import FINGERPRINT
 from kvshare.operate import status
 from kvshare.site.containers import Containers
 from kvshare.watch import page
@@ -66,6 +67,19 @@ def test_a_healthy_server_that_the_controller_does_not_know_is_not_well(running:
     result = invoke("status")
     assert result.exit_code == 1
     assert result.stdout.splitlines()[-1].split()[-1] == "no"
+
+
+def test_one_with_another_cluster_key_is_named_as_that(running: FakeDocker) -> None:
+    def fingerprint(key: str) -> dict[str, str]:
+        return {FINGERPRINT: json.dumps({"role": "decode", "cluster_key": key})}
+
+    running.answers("default", **{WORKERS_URL: '{"workers": []}'}, **fingerprint("0badcafe"))
+    running.answers("gpu-b", **fingerprint(""))
+    result = invoke("status")
+    assert result.exit_code == 1
+    *_, prefill, decode = result.stdout.splitlines()
+    assert decode.rstrip().endswith("no: another cluster key")
+    assert prefill.split()[-1] == "no"
 
 
 def test_a_rank_that_the_controller_does_not_know_is_named(

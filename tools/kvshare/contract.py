@@ -3,6 +3,7 @@
 The image carries a copy of this file, so it stands on nothing but Python. Sizes are bytes, times seconds.
 """
 
+import hmac
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -53,6 +54,14 @@ def folder_of(model: str) -> str:
         if model.startswith("/")
         else f"huggingface/hub/models--{model.replace('/', '--')}"
     )
+
+
+# --- the cluster's key --------------------------------------------------------------------------------------
+
+
+def name_of_key(key: bytes) -> str:
+    """Return a few digits by which keys are told apart and that tell nothing of them."""
+    return hmac.digest(key, b"kvshare name", "sha256")[:4].hex()
 
 
 # --- what a server or the controller says of itself at its start --------------------------------------------

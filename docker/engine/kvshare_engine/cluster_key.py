@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kvshare.contract import name_of_key
 from kvshare_engine.environment import refuse
 
 SECRET = Path("/run/secrets/cluster_key")
 VARIABLE = "KVSHARE_CLUSTER_KEY_FILE"  # what the patch cluster-key reads
-NAME_BYTES = 4
+HANDSHAKE_MS = 2000
 
 
 def environment(secret: Path = SECRET) -> dict[str, str]:
@@ -25,9 +26,9 @@ def environment(secret: Path = SECRET) -> dict[str, str]:
 
 
 def name(given: Mapping[str, str], secret: Path = SECRET) -> str:
-    """A few digits by which keys are told apart and that tell nothing of them; '' without one."""
+    """What tells the key apart from others; '' without one."""
     path = _path(secret, given)
-    return hmac.digest(_key(path), b"kvshare name", "sha256")[:NAME_BYTES].hex() if path else ""
+    return name_of_key(_key(path)) if path else ""
 
 
 def let_in(socket: Any, secret: Path = SECRET) -> None:
@@ -37,6 +38,25 @@ def let_in(socket: Any, secret: Path = SECRET) -> None:
         return
     _, socket.curve_serverkey = _pair(_key(path), "listener")
     socket.curve_secretkey, socket.curve_publickey = _pair(_key(path), "caller")
+
+
+def is_turned_away(address: str, secret: Path = SECRET) -> bool:
+    """Whether who listens there has another key, or one of both has none; False where nobody answers."""
+    import zmq
+    from zmq.utils.monitor import recv_monitor_message
+
+    context = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    try:
+        let_in(socket, secret)
+        failed = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+        events = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | failed)
+        socket.connect(f"tcp://{address}")
+        if not events.poll(HANDSHAKE_MS):
+            return False
+        return bool(recv_monitor_message(events)["event"] != zmq.EVENT_HANDSHAKE_SUCCEEDED)
+    finally:
+        context.destroy(linger=0)
 
 
 def _pair(key: bytes, of: str) -> tuple[bytes, bytes]:

@@ -123,7 +123,8 @@ class PrefillSpeed:
 class Evidence:
     """Everything that was seen; ``environments`` are the services', resolved, by the members' names.
 
-    ``behind``: None where no gateway runs.
+    ``behind``: None where no gateway runs. ``keys``: what tells the cluster keys of those that run
+    apart, by name; ``next_key``: that of the next start, None where it makes one; '' is no key.
     """
 
     started: str
@@ -137,6 +138,8 @@ class Evidence:
     links: tuple[Link, ...] = ()
     prefill_speed: PrefillSpeed | None = None
     behind: Behind | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    next_key: str | None = None
 
     def engine(self, context: str) -> Engine:
         """Return the engine of a context."""

@@ -9,14 +9,16 @@ from datetime import UTC, datetime
 from functools import partial
 
 from kvshare.config.settings import Settings
+from kvshare.contract import FINGERPRINT, Fingerprint, name_of_key
 from kvshare.doctor import engines as engine_side
 from kvshare.doctor import links, network, probing
 from kvshare.doctor.containers import OneOffs
 from kvshare.doctor.evidence import Behind, Engine, Evidence, Node
 from kvshare.doctor.services import Service, service_of
 from kvshare.errors import CouldNotCheckError
+from kvshare.records import loads
 from kvshare.site import contexts
-from kvshare.site.base import at_once, fetch, reason_of
+from kvshare.site.base import answered, at_once, fetch, reason_of
 from kvshare.site.compose import read_stack, resolved_config
 from kvshare.site.engine import engine
 from kvshare.stack.members import Member, Stack
@@ -73,6 +75,7 @@ def _look_closer(
 ) -> Evidence:
     narrate("machines")
     evidence = replace(evidence, nodes=_nodes(evidence, services, settings, one_offs))
+    evidence = replace(evidence, keys=_keys(evidence), next_key=_next_key(settings))
     if options.network:
         narrate("ports")
         with ExitStack() as listeners:
@@ -137,6 +140,28 @@ def _behind(evidence: Evidence) -> Behind | None:
         return Behind(error=error.message)
     except (LookupError, TypeError, ValueError):
         return Behind(error="it is not the gateway of this version that answers; type make up NODE=gateway")
+
+
+def _keys(evidence: Evidence) -> dict[str, str]:
+    """Return what tells the cluster keys of the engines that run apart; of those that do not say, nothing."""
+
+    def one(name: str) -> str:
+        member = running[name]
+        container = f"{evidence.stack.project}-{member.service}-1"
+        said = answered(engine(member.context).inside(container, "cat", FINGERPRINT))
+        try:
+            return loads(Fingerprint, said, ignore_unknown=True).cluster_key
+        except ValueError as error:
+            raise CouldNotCheckError(str(error)) from None
+
+    running = {member.name: member for member in evidence.stack.engines if evidence.runs(member)}
+    return at_once(one, running)[0]
+
+
+def _next_key(settings: Settings) -> str | None:
+    if key := settings.cluster_key:
+        return name_of_key(bytes.fromhex(key))
+    return None if settings.wants_cluster_key else ""
 
 
 def _probe(node: Node, evidence: Evidence, service: Service, token: str, one_offs: OneOffs) -> Node:

@@ -10,7 +10,9 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from kvshare.checking.rendering import table
+from kvshare.contract import Fingerprint
 from kvshare.errors import CouldNotCheckError
+from kvshare.records import loads
 from kvshare.site.base import Site, State, fetch
 from kvshare.site.containers import Containers
 from kvshare.site.contexts import seconds_of
@@ -28,7 +30,8 @@ class ServiceStatus:
     ``state`` is `absent` where the context has no container of it, `unknown` where no engine
     answers.
     ``registered`` says whether the controller lists its LMCache workers, ``keys`` how many chunks of them;
-    ``missing_ranks`` those whose worker is not listed.
+    ``missing_ranks`` those whose worker is not listed; ``other_key`` why: its cluster key is another
+    than the controller's.
     """
 
     node: str
@@ -42,6 +45,7 @@ class ServiceStatus:
     registered: bool | None = None
     keys: int | None = None
     missing_ranks: tuple[int, ...] = ()
+    other_key: bool = False
     error: str | None = None
 
     @property
@@ -80,7 +84,20 @@ def _status(
         registered=None if known is None else not missing,
         keys=sum(known.values()) if known else None,
         missing_ranks=missing,
+        other_key=bool(missing) and _has_another_key(site, member),
     )
+
+
+def _has_another_key(site: Site, member: Member) -> bool:
+    """Return whether a member has another cluster key than the controller; not where either does not say."""
+    try:
+        own, controllers = (
+            loads(Fingerprint, site.fingerprint(one), ignore_unknown=True).cluster_key
+            for one in (member, site.stack.controller)
+        )
+    except (CouldNotCheckError, ValueError):
+        return False
+    return own != controllers
 
 
 def _ranks(member: Member) -> int:
@@ -138,6 +155,8 @@ def cells(row: ServiceStatus) -> tuple[str, ...]:
 def _registered(row: ServiceStatus) -> str:
     if row.registered is not False:
         return "" if row.registered is None else "yes"
+    if row.other_key:
+        return "no: another cluster key"
     return "no" if row.keys is None else f"rank {', '.join(map(str, row.missing_ranks))} is not"
 
 

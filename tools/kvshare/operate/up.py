@@ -76,7 +76,9 @@ def _wait_until_healthy(site: Containers, timeout_s: float) -> None:
                 if member.name in found and found[member.name].status in ENDED:
                     _give_up(site, member, "ended by itself")
             if current.seconds > timeout_s:
-                _give_up(site, waiting[0], f"was not healthy within {timeout_s:.0f} s")
+                said = found[waiting[0].name].last_check if waiting[0].name in found else ""
+                why = f", as its health check says: {said}" if said else ""
+                _give_up(site, waiting[0], f"was not healthy within {timeout_s:.0f} s{why}")
             current.detail(f"waiting for {', '.join(member.name for member in waiting)}")
             time.sleep(POLL_S)
 

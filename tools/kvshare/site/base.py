@@ -39,6 +39,12 @@ class State:
         """Whether it runs and its own check says so."""
         return self.status == "running" and self.health == "healthy"
 
+    @property
+    def last_check(self) -> str:
+        """What its own check said last."""
+        checks = (self.described.get("State", {}).get("Health") or {}).get("Log") or ()
+        return str(checks[-1]["Output"]).strip() if checks else ""
+
 
 class Process(Protocol):
     """A command that runs; each raises CouldNotCheckError if it fails or takes too long."""

@@ -211,3 +211,22 @@ def _one_set_of_files(evidence: Evidence) -> Outcome:
         return NotNeeded(f"the model is put on {', '.join(without)} at the start")
     told = {name: ", ".join(f"{of} {digest[:12]}" for of, digest in f.items()) for name, f in files.items()}
     return same(evidence, "model", told, "put the same files of the model on every machine")
+
+
+@CHECKS.check("DOC-CONF-13", "the nodes that run have one cluster key")
+def _one_cluster_key(evidence: Evidence) -> Outcome:
+    """The others turn a node of another key away; it answers, shares nothing and is never registered.
+
+    Also compared: what the next start is given, by `.env` or by this checkout's first `make up`.
+    Keys are told apart by a name that tells nothing of them.
+    """
+    if not evidence.keys:
+        return Passed("nothing runs")
+    found = dict(evidence.keys)
+    if evidence.next_key is not None:
+        found["the next start"] = evidence.next_key
+    if len(set(found.values())) == 1:
+        return Passed(next(iter(found.values())) or "none")
+    told = ", ".join(f"{name}={key or 'none'}" for name, key in found.items())
+    fix = "make down and make up from one checkout, or with one CLUSTER_KEY_FILE in .env"
+    return Failed("one cluster key", told, tuple(evidence.keys), fix)
