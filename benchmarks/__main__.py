@@ -8,6 +8,7 @@ make benchmarks ARGS="--part nodes"      and with one, two and three decode node
 make benchmarks ARGS="--part load"       16 clients that share half of each prompt
 make benchmarks ARGS="--part never-slower"  the calibrated threshold on cables of several speeds
 make benchmarks ARGS="--part pulls"      what a pull costs besides its bytes, from the image alone
+make benchmarks ARGS="--part key"        what the cluster's key costs, from the image alone
 make benchmarks ARGS="--part bandwidth"  how fast NIXL moves KV over loopback and the rig's cable
 make benchmarks ARGS="--part gateway"    what the gateway adds to a time to first token
 make benchmarks ARGS="--part ways"       the gateway against other ways to the servers of the stack that is up
@@ -34,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
-from benchmarks.cpu import gateway_overhead, growth, layers, pulls, under_load, ways
+from benchmarks.cpu import gateway_overhead, growth, key_cost, layers, pulls, under_load, ways
 from benchmarks.machine import Machine, machine
 from benchmarks.results import Result, Results, keep, last, read
 from benchmarks.rig import bandwidth, links_and_nodes, never_slower
@@ -157,6 +158,7 @@ PARTS: dict[str, Measure] = {
     "verify": measure_verify,
     "growth": growth.measure_growth,
     "pulls": pulls.measure_pulls,
+    "key": key_cost.measure_key,
     "bandwidth": bandwidth.measure_bandwidth,
     "layers": layers.measure_layers,
     "links": links_and_nodes.measure_links,
@@ -259,6 +261,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "nodes": links_and_nodes.nodes,
     "never-slower": never_slower.section,
     "pulls": pulls.section,
+    "key": key_cost.section,
     "bandwidth": bandwidth.section,
     "layers": layers.section,
 }

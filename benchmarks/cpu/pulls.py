@@ -31,22 +31,17 @@ TIMEOUT_S = 1800
 
 def measure_pulls() -> dict[str, Any]:
     """Measure in a container of the image; the nodes have the extra_config of configs/lmcache.yaml."""
-    import yaml
-
-    from kvshare.cost.fit import fit_pull
-
-    ours = yaml.safe_load((ROOT / "configs/lmcache.yaml").read_text())["extra_config"]
+    ours = our_extra()
     found: dict[str, Any] = {"load_before": os.getloadavg()[0]}
     for name, extra in (("upstream", {"lookup_backoff_time": UPSTREAM_BACKOFF_S}), ("ours", ours)):
-        seconds = _in_container("times", extra)
+        seconds = in_container("benchmarks.cpu.pulls", "times", extra)
         medians = {int(chunks): statistics.median(values) for chunks, values in seconds.items()}
-        samples = [(float(chunks * CHUNK), value) for chunks, value in medians.items()]
         found[name] = {
-            "t0_ms": fit_pull(samples, 8.0 * WIDTH).t0_s * 1000,
+            "t0_ms": fixed_ms(medians),
             "median_ms": {str(chunks * CHUNK): value * 1000 for chunks, value in medians.items()},
             "least_ms": {str(int(c) * CHUNK): min(values) * 1000 for c, values in seconds.items()},
         }
-    found["first_over_second"] = _in_container("first", ours)
+    found["first_over_second"] = in_container("benchmarks.cpu.pulls", "first", ours)
     return {**found, "load_after": os.getloadavg()[0]}
 
 
@@ -76,12 +71,29 @@ def section(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _in_container(what: str, extra: dict[str, Any]) -> Any:
+def our_extra() -> dict[str, Any]:
+    """Return the extra_config of configs/lmcache.yaml."""
+    import yaml
+
+    extra: dict[str, Any] = yaml.safe_load((ROOT / "configs/lmcache.yaml").read_text())["extra_config"]
+    return extra
+
+
+def fixed_ms(medians: dict[int, float]) -> float:
+    """Return the cost at no bytes in ms, fitted over the seconds of pulls by chunks."""
+    from kvshare.cost.fit import fit_pull
+
+    samples = [(float(chunks * CHUNK), value) for chunks, value in medians.items()]
+    return fit_pull(samples, 8.0 * WIDTH).t0_s * 1000
+
+
+def in_container(module: str, what: str, extra: dict[str, Any]) -> Any:
+    """Return what a module of ours prints as JSON in a container of the image, alone on its network."""
     command = (
-        *("docker", "run", "--rm", "--network", "none", "--volume", f"{ROOT}:/src:ro"),
+        *("docker", "run", "--rm", "--network", "none", "--volume", f"{ROOT}:/src:ro", "--workdir", "/src"),
         *("--env", "PYTHONDONTWRITEBYTECODE=1", "--env", "LMCACHE_TRACK_USAGE=false"),
         *("--entrypoint", "python", f"{os.environ.get('REGISTRY') or 'kvshare'}/engine-cpu:0.1.0"),
-        *("/src/benchmarks/cpu/pulls.py", what, json.dumps(extra)),
+        *("-m", module, what, json.dumps(extra)),
     )
     result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     if result.returncode != 0:
@@ -93,16 +105,22 @@ def _in_container(what: str, extra: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def _pair(extra: dict[str, Any], prompts: dict[int, int]) -> Iterator[Any]:
+def pair(extra: dict[str, Any], prompts: dict[int, int], key_file: str = "") -> Iterator[Any]:
     """The second of two nodes; the first holds the prompts, chunks by seed, and the controller knows it."""
     sys.path.insert(0, "/src/docker")
     from probes.controller import free_ports, running_controller
     from probes.node import running_node, settings_for
 
     ports = free_ports()
-    sizes: dict[str, Any] = {"chunk": CHUNK, "width": WIDTH, "pages": 64, "extra": extra}
+    sizes: dict[str, Any] = {
+        "chunk": CHUNK,
+        "width": WIDTH,
+        "pages": 64,
+        "extra": extra,
+        "key_file": key_file,
+    }
     with (
-        running_controller(ports),
+        running_controller(ports, key_file),
         running_node(settings_for("owner", ports, **sizes)) as owner,
         running_node(settings_for("other", ports, **sizes)) as other,
     ):
@@ -114,7 +132,7 @@ def _pair(extra: dict[str, Any], prompts: dict[int, int]) -> Iterator[Any]:
         yield other
 
 
-def _seconds(node: Any, seed: int, chunks: int, request: str) -> float:
+def pulled_s(node: Any, seed: int, chunks: int, request: str) -> float:
     found = node.ask("get", seed=seed, chunks=chunks, request=request)
     if found["hits"] != chunks * CHUNK or found["wrong"]:
         raise SystemExit(f"A pull of {chunks} chunks gave {found}.")
@@ -124,10 +142,10 @@ def _seconds(node: Any, seed: int, chunks: int, request: str) -> float:
 def _times(extra: dict[str, Any]) -> dict[int, list[float]]:
     """Seconds of pulls by chunks, the lengths in turn."""
     found: dict[int, list[float]] = {chunks: [] for chunks in LENGTHS}
-    with _pair(extra, {chunks: chunks for chunks in LENGTHS}) as node:
+    with pair(extra, {chunks: chunks for chunks in LENGTHS}) as node:
         for turn in range(-1, ROUNDS):
             for chunks, values in found.items():
-                seconds = _seconds(node, chunks, chunks, f"{turn}-{chunks}")
+                seconds = pulled_s(node, chunks, chunks, f"{turn}-{chunks}")
                 if turn >= 0:  # the first of each warms up
                     values.append(seconds)
     return found
@@ -137,9 +155,9 @@ def _first(extra: dict[str, Any]) -> list[float]:
     """Of some fresh pairs each, the first pull's time over the second's, of 1,024 tokens."""
     ratios = []
     for _ in range(PAIRS):
-        with _pair(extra, {1: 4, 2: 4}) as node:
+        with pair(extra, {1: 4, 2: 4}) as node:
             node.ask("get", seed=3, chunks=4, request="miss")
-            first, second = (_seconds(node, seed, 4, f"pull-{seed}") for seed in (1, 2))
+            first, second = (pulled_s(node, seed, 4, f"pull-{seed}") for seed in (1, 2))
             ratios.append(first / second)
     return ratios
 
