@@ -78,6 +78,11 @@ REASONS: dict[tuple[str, str], str] = {
         "gloo otherwise listens on the address of the host's name, at a port of the kernel's choice."
     ),
     (SERVERS, "NCCL_SOCKET_IFNAME"): "The same of NCCL, where a server has several GPUs.",
+    (SERVERS, "NIXL_TELEMETRY_ENABLE"): "NIXL counts the bytes that it sends, for `verify`.",
+    (SERVERS, "NIXL_TELEMETRY_EXPORTER"): "The exporter that serves several ranks at one port.",
+    (SERVERS, "NIXL_TELEMETRY_PROMETHEUS_LOCAL"): (
+        "It listens on every address otherwise, and asks nobody who calls."
+    ),
     (SERVERS, "HF_ENDPOINT"): "The hub's own default, said so that .env can name another.",
     (SERVERS, "HF_HUB_OFFLINE"): "The hub's own default, said so that .env can turn it.",
     (SERVERS, "HF_HOME"): "The hub's cache lies on the models volume and outlives the container.",

@@ -169,7 +169,7 @@ def test_no_two_services_listen_on_one_port(device: str) -> None:
         for k, v in group.items()
         if k.endswith("_PORT") and not others.fullmatch(k)
     ]
-    assert len(ports) == 15
+    assert len(ports) == 17
     assert len(set(ports)) == len(ports)
     environments = services(device)
     assert environments["decode"]["environment"]["KVSHARE_API_PORT"] == str(
@@ -190,6 +190,7 @@ def test_servers_agree_on_all_but_their_own_place(device: str) -> None:
         "KVSHARE_WORKER_PORT",
         "KVSHARE_P2P_INIT_PORT",
         "KVSHARE_P2P_LOOKUP_PORT",
+        "KVSHARE_NIXL_PORT",
     }
 
 

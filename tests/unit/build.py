@@ -19,6 +19,7 @@ from kvshare.servers.readings import (
     PullSample,
     ServerProbe,
     Sources,
+    Wire,
     Worker,
 )
 from kvshare.stack.members import Controller, Gateway, Server, Stack, Watcher
@@ -54,6 +55,7 @@ from kvshare.verify.evidence import (
 
 T = TypeVar("T")
 TOKENS, REUSABLE, PROMPTS, SEED = 1546, 1536, 3, 7
+KV_BYTES = 25600  # a token
 
 STACK = Stack(
     project="kvshare",
@@ -61,12 +63,14 @@ STACK = Stack(
     controller=Controller("controller", "controller", "default", "192.168.110.13", 9000, 8300, 8400, 8600),
     prefill=Server(
         *("prefill", "prefill", "default", "192.168.110.13", "lmcache_instance_1"),
-        *(8010, (8500,), (8200,), (8201,), (8700, 8799)),
+        *(8010, (8500,), (8200,), (8201,), 8204),
+        data_ports=(8700, 8799),
     ),
     decodes=(
         Server(
             *("decode", "decode", "gpu-b", "192.168.110.97", "lmcache_instance_2"),
-            *(8011, (8501,), (8202,), (8203,), (8700, 8799)),
+            *(8011, (8501,), (8202,), (8203,), 8205),
+            data_ports=(8700, 8799),
         ),
     ),
 )
@@ -82,6 +86,7 @@ WATCHED = replace(
 
 SPEC = Spec(
     prefill=STACK.prefill.url,
+    nixl=STACK.prefill.nixl_url,
     decode=STACK.decode.url,
     controller=STACK.controller.url,
     prefill_instance=STACK.prefill.instance,
@@ -232,6 +237,8 @@ def proven() -> Evidence:
             owner_end=Counters(transfers=3 + len(peers), transfer_seconds=0.2),
             decode_start=Counters(hit_tokens=100, requested_tokens=100),
             decode_end=Counters(100 + pulled, 100 + pulled, 1.0),
+            wire=Wire(bytes=KV_BYTES * pulled),
+            chunk_bytes=256.0 * KV_BYTES,
             gateway=through(),
             seconds=41.0,
         ),

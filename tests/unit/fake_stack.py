@@ -19,7 +19,7 @@ from typing import Any
 
 from kvshare.servers.completion import VLLM_ONLY
 from kvshare.verify.evidence import Spec
-from tests.unit.build import output
+from tests.unit.build import KV_BYTES, output
 
 BLOCK, CHUNK = 16, 256
 LATEST_S = 20.0  # by when clients have come that are to come, or hung up that are to hang up
@@ -48,6 +48,7 @@ class Server:
     hit_tokens: int = 0
     transfers: int = 0
     copies: int = 0
+    sent: int = 0  # bytes, as NIXL counts them
     memory: tuple[int, int] | None = (20, 128)  # blocks, and tokens in each
     running: int = 0
     preemptions: int = 0
@@ -81,6 +82,10 @@ class Server:
             "# TYPE lmcache:time_to_retrieve histogram",
             f'lmcache:time_to_retrieve_count{{worker_id="0"}} {self.copies}.0',
             f'lmcache:time_to_retrieve_sum{{worker_id="0"}} {self.copies * 0.002}',
+            f'lmcache:local_cache_usage{{worker_id="0"}} {3.0 * CHUNK * KV_BYTES}',
+            'lmcache:active_memory_objs_count{worker_id="0"} 3.0',
+            f'agent_tx_bytes_total{{agent_name="lane 1"}} {self.sent - self.sent // 2}',
+            f'agent_tx_bytes_total{{agent_name="lane 2"}} {self.sent // 2}',
         ]
         for name, seconds in (("request_queue", 0.004), ("request_prefill", 0.014), ("request_decode", 0.0)):
             lines += [
@@ -138,6 +143,7 @@ class FakeStack:
             if server is self.decode and not (salt or "").startswith(VLLM_ONLY):
                 server.hit_tokens += whole
                 self.prefill.transfers += 1
+                self.prefill.sent += whole * KV_BYTES
         else:
             server.local_compute += len(prompt)
         server.seen.add((prompt, model, salt))
@@ -304,6 +310,7 @@ def serve(stack: FakeStack) -> Iterator[Spec]:
             prompt_tokens=2 * CHUNK + 10,
             chunk_size=CHUNK,
             seed=1,
+            nixl=prefill,  # of which the stand-in's /metrics has all
         )
     finally:
         for server in servers:

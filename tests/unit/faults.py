@@ -318,6 +318,8 @@ FAULTS: dict[str, Fault] = {
     "no-log-line": Fault("KV-PEER-04", edit(proven(), "logs.decode_hits", lambda hits: hits[:2])),
     "hits-uncounted": Fault("KV-PEER-05", edit(proven(), "traffic.decode_end", Counters(100, 100, 1.0))),
     "lookup-timed-out": Fault("KV-PEER-06", _lookup_timed_out(proven(), REFERENCE, 3), 0),
+    "sent-too-little": Fault("KV-PEER-07", edit(proven(), "traffic.wire.bytes", lambda sent: sent - 4096)),
+    "sent-too-much": Fault("KV-PEER-07", edit(proven(), "traffic.wire.bytes", lambda sent: 2 * sent)),
     "pull-timed-out": Fault("KV-PEER-01", _one_pull_timed_out()),
     "control-moved": Fault("KV-CTL-01", _control_moved()),
     "corrupted-v": Fault("KV-RIGHT-01", _corrupted_v()),

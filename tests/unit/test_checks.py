@@ -189,3 +189,29 @@ def test_selection_keeps_what_the_needs_found() -> None:
 )
 def test_traffic_is_sent_only_if_a_check_needs_it(only: tuple[str, ...], expected: bool) -> None:
     assert checks.needs_traffic(checks.select(only, ())) is expected
+
+
+def test_bytes_that_others_pulled_are_right_only_if_the_owner_counts_their_transfers() -> None:
+    twice = edit(proven(), "traffic.wire.bytes", lambda sent: 2 * sent)
+    of_others = edit(twice, "traffic.owner_end.transfers", lambda transfers: transfers + 1)
+    assert result(judge(twice, ALL), "KV-PEER-07").result == ERROR
+    passed = result(judge(of_others, ALL), "KV-PEER-07")
+    assert passed.result == SUCCESS
+    assert "157286400 bytes for 6144 tokens, and 157286400 to others" in passed.detail
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("traffic.wire", None), "NIXL tells nothing at http://127.0.0.1:8204 of prefill's machine"),
+        (("traffic.wire.dropped", 3.0), "NIXL lost count of 3 events, its bytes are not all"),
+    ],
+)
+def test_what_nixl_cannot_tell_is_skipped_and_leaves_the_proof(
+    change: tuple[str, float | None], reason: str
+) -> None:
+    judgement = judge(edit(proven(), *change), ALL)
+    skipped = result(judgement, "KV-PEER-07")
+    assert skipped.result == SKIPPED
+    assert reason in skipped.detail
+    assert judgement.proven

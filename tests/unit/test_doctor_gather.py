@@ -326,7 +326,7 @@ def test_routes_are_those_of_the_running_stack() -> None:
     assert ("gpu-b", "prefill", 8501) not in found
     assert ("gpu-b", "prefill", 8010) not in found, "only the client, beside prefill, needs the API"
     assert {port.number for _, port in network.private(STACK)} == {
-        *(9000, 8300, 8400, 8600, 8500, 8200, 8201, 8501, 8202, 8203)
+        *(9000, 8300, 8400, 8600, 8500, 8200, 8201, 8204, 8501, 8202, 8203, 8205)
     }
 
 

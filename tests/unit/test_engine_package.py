@@ -38,6 +38,7 @@ DECODE = {
     "KVSHARE_WORKER_PORT": "8501",
     "KVSHARE_P2P_INIT_PORT": "8202",
     "KVSHARE_P2P_LOOKUP_PORT": "8203",
+    "KVSHARE_NIXL_PORT": "8205",
     "KVSHARE_MODEL": "some/model",
     "KVSHARE_DTYPE": "auto",
     "KVSHARE_KV_CACHE_DTYPE": "fp8",
@@ -214,6 +215,13 @@ def test_lmcache_is_told_what_differs_from_node_to_node() -> None:
         "LMCACHE_P2P_LOOKUP_PORTS": "8203",
         "LMCACHE_CONTROLLER_PULL_URL": "192.168.110.13:8300",
         "LMCACHE_CONTROLLER_REPLY_URL": "192.168.110.13:8400",
+    }
+
+
+def test_nixl_counts_for_all_ranks_at_one_port_and_afresh_at_each_start() -> None:
+    assert server.nixl_environment(Server.from_environment({**DECODE, "KVSHARE_GPUS": "2,3"})) == {
+        "NIXL_TELEMETRY_MULTIPROC_DIR": "/tmp/kvshare/nixl",
+        "NIXL_TELEMETRY_PROMETHEUS_PORT": "8205",
     }
 
 

@@ -10,10 +10,11 @@ import pytest
 
 from kvshare.errors import KvshareError
 from kvshare.servers import wait
-from kvshare.servers.readings import Sources
+from kvshare.servers.readings import Sources, Wire
 from kvshare.verify import legs
 from kvshare.verify.evidence import CHANGED, CONTROL, PEER, REFERENCE, SAME_SPLIT, Spec, Traffic
 from kvshare.verify.ledger import of
+from tests.unit.build import KV_BYTES
 from tests.unit.fake_stack import FakeStack
 
 Run = Callable[..., Traffic]
@@ -98,6 +99,14 @@ def test_counters_frame_the_control_and_the_run(run: Run) -> None:
         3,
     )
     assert seen.decode_end.hit_tokens == 3 * 512
+    assert seen.wire == Wire(bytes=3 * 512 * KV_BYTES)
+    assert seen.chunk_bytes == 256 * KV_BYTES
+
+
+def test_a_nixl_that_tells_nothing_leaves_its_ledger_open(run: Run) -> None:
+    seen = run(nixl="http://127.0.0.1:1")
+    assert seen.wire is None
+    assert len(of(seen.legs, PEER)) == 3
 
 
 def test_controller_that_is_down_leaves_the_servers_legs(run: Run, stack: FakeStack) -> None:

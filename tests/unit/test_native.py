@@ -163,7 +163,7 @@ def test_a_port_that_something_else_holds_is_refused_before_anything_starts(
 
 def test_every_port_of_the_three_is_looked_at(tmp_path: Path) -> None:
     ports = [port for member in Native(settings("cpu"), tmp_path).stack.members for port in member.ports]
-    assert len(set(ports)) == len(ports) == 12
+    assert len(set(ports)) == len(ports) == 14
 
 
 def test_an_environment_without_the_engine_is_refused_in_a_sentence(tmp_path: Path) -> None:

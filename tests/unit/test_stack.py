@@ -60,8 +60,8 @@ def test_each_rank_has_ports_of_its_own_and_the_first_those_of_a_server_with_one
     config["x-kvshare"]["decode"]["KVSHARE_GPUS"] = "GPU-a, GPU-b"
     two = stack.parse_stack([config], CUDA)
     assert (one.prefill.ranks, two.prefill.ranks, two.decode.ranks) == (1, 2, 2)
-    assert one.decode.ports == (8011, 8501, 8202, 8203)
-    assert two.decode.ports == (8011, 8501, 8511, 8202, 8212, 8203, 8213)
+    assert one.decode.ports == (8011, 8501, 8202, 8203, 8205)
+    assert two.decode.ports == (8011, 8501, 8511, 8202, 8212, 8203, 8213, 8205)
     assert two.prefill.peer_init_urls == ("prefill_host.example:8200", "prefill_host.example:8210")
     ports = [port for member in two.members for port in member.ports]
     assert len(set(ports)) == len(ports)

@@ -17,6 +17,7 @@ FINGERPRINT = Path(contract.FINGERPRINT)
 STATE_DIR = FINGERPRINT.parent  # a tmpfs; nothing in it outlives the container
 IDENTITY = STATE_DIR / Path(contract.IDENTITY).name
 METRICS_DIR = STATE_DIR / "metrics"
+NIXL_DIR = STATE_DIR / "nixl"  # where its agents keep what they count
 LMCACHE_CONFIG = Path("/etc/kvshare/lmcache.yaml")
 
 
@@ -108,6 +109,7 @@ class Server:
     worker_ports: tuple[int, ...]
     p2p_init_ports: tuple[int, ...]
     p2p_lookup_ports: tuple[int, ...]
+    nixl_port: int  # of all ranks
     model: str
     model_revision: str
     dtype: str
@@ -144,6 +146,7 @@ class Server:
             worker_ports=ports("KVSHARE_WORKER_PORT"),
             p2p_init_ports=ports("KVSHARE_P2P_INIT_PORT"),
             p2p_lookup_ports=ports("KVSHARE_P2P_LOOKUP_PORT"),
+            nixl_port=port("KVSHARE_NIXL_PORT", environment),
             model=model(environment),
             model_revision=environment.get("KVSHARE_MODEL_REVISION", ""),
             dtype=required("KVSHARE_DTYPE", environment),

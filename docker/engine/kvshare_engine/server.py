@@ -13,6 +13,7 @@ from kvshare_engine.environment import (
     IDENTITY,
     LMCACHE_CONFIG,
     METRICS_DIR,
+    NIXL_DIR,
     Controller,
     Server,
     refuse,
@@ -38,6 +39,14 @@ def lmcache_environment(server: Server, controller: Controller) -> dict[str, str
         "LMCACHE_P2P_LOOKUP_PORTS": _listed(server.p2p_lookup_ports),
         "LMCACHE_CONTROLLER_PULL_URL": f"{controller.host}:{controller.pull_port}",
         "LMCACHE_CONTROLLER_REPLY_URL": f"{controller.host}:{controller.reply_port}",
+    }
+
+
+def nixl_environment(server: Server) -> dict[str, str]:
+    """Where NIXL's exporter, which compose.yaml chooses, keeps what it counts and answers."""
+    return {
+        "NIXL_TELEMETRY_MULTIPROC_DIR": str(NIXL_DIR),
+        "NIXL_TELEMETRY_PROMETHEUS_PORT": str(server.nixl_port),
     }
 
 
@@ -96,11 +105,13 @@ def run() -> None:
         refuse(refusal)
     controller = Controller.from_environment()
     IDENTITY.unlink(missing_ok=True)  # of an earlier start in this container
-    shutil.rmtree(METRICS_DIR, ignore_errors=True)
+    for counted in (METRICS_DIR, NIXL_DIR):
+        shutil.rmtree(counted, ignore_errors=True)
     METRICS_DIR.mkdir(parents=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(METRICS_DIR)
     defaults = {
         **lmcache_environment(server, controller),
+        **nixl_environment(server),
         "LMCACHE_IDENTITY_REPORT": str(IDENTITY),
         **transport.environment(server.transport, server.device, server.host, server.ranks),
         **cluster_key.environment(),

@@ -21,11 +21,15 @@ from tests.scenarios.one_engine import watching
 from tests.unit import scrape
 
 HERE = Path(__file__).parent
-CONNECTOR = ROOT / "docker/patches/lmcache-0.5.6/files/lmcache/v1/gpu_connector/cpu_connector.py"
+OF_LMCACHE = ROOT / "docker/patches/lmcache-0.5.6/files/lmcache/v1"
+CONNECTOR = OF_LMCACHE / "gpu_connector/cpu_connector.py"
 HONEST = "layer[places] = tokens[:, number, skip:]"
 CORRUPT = (
     "layer[places] = torch.stack([tokens[0, number, skip:], torch.zeros_like(tokens[1, number, skip:])])"
 )
+LANES = OF_LMCACHE / "transfer_channel/nixl_lanes.py"
+ALL_SENT = "near_indices[lane::lanes], far[lane], far_indices[lane::lanes]"
+HALF_SENT = "near_indices[lane::lanes][:1], far[lane], far_indices[lane::lanes][:1]"
 
 KILLED = 128 + signal.SIGKILL
 IN_SHORT = ("other_weights", "reuse_off")
@@ -78,6 +82,8 @@ def test_a_healthy_stack_is_proven(rig: Rig) -> None:
     assert outcome.code == 0, outcome.said
     assert outcome.report["proven"] is True
     assert outcome.failed_ids() == []
+    checks = {one["id"]: one for kind in outcome.report["categories"] for one in kind["checks"]}
+    assert checks["KV-PEER-07"]["result"] == "success", checks["KV-PEER-07"]
 
 
 @pytest.mark.usefixtures("rig")
@@ -203,7 +209,7 @@ def test_a_benchmark_without_reuse_is_exit_code_1(rig: Rig, tmp_path: Path) -> N
 
 
 def test_corrupted_values_are_caught_though_every_counter_is_green(rig: Rig) -> None:
-    broken_connector(CORRUPT)
+    broken(CONNECTOR, HONEST, CORRUPT)
     rig.use(HERE / "corrupted_values/overlay.yaml")
     outcome = rig.verify()
     assert outcome.code == 1, outcome.said
@@ -214,13 +220,26 @@ def test_corrupted_values_are_caught_though_every_counter_is_green(rig: Rig) -> 
     rig.compose("rm", "--stop", "--force", "canary", "prometheus")
 
 
-def broken_connector(line: str) -> None:
-    """Make what corrupted_values puts into decode: the connector with its honest line replaced."""
-    text = CONNECTOR.read_text()
-    assert text.count(HONEST) == 1
-    broken = ROOT / ".kvshare/scenarios/cpu_connector.py"
-    broken.parent.mkdir(parents=True, exist_ok=True)
-    broken.write_text(text.replace(HONEST, line))
+def broken(file: Path, honest: str, line: str) -> None:
+    """Make what an overlay puts into a server: a file of the image with its honest line replaced."""
+    text = file.read_text()
+    assert text.count(honest) == 1
+    made = ROOT / ".kvshare/scenarios" / file.name
+    made.parent.mkdir(parents=True, exist_ok=True)
+    made.write_text(text.replace(honest, line))
+
+
+def test_bytes_that_were_never_sent_are_missed_though_lmcache_and_vllm_count_them(
+    rig: Rig, long: bool
+) -> None:
+    if not long:
+        pytest.skip("one more restart of prefill: make test-long")
+    broken(LANES, ALL_SENT, HALF_SENT)
+    rig.use(HERE / "half_sent/overlay.yaml", LANES="1")
+    outcome = rig.verify()
+    assert outcome.code == 1, outcome.said
+    assert outcome.report["cause"] == "KV-PEER-07"
+    assert not {"KV-PEER-01", "KV-PEER-02", "KV-PEER-03"} & set(outcome.failed_ids())
 
 
 def test_a_server_that_cannot_start_shows_its_last_words(rig: Rig) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.scenarios.conftest import Rig, run_beside_models
-from tests.scenarios.one_engine.test_scenarios import broken_connector
+from tests.scenarios.one_engine.test_scenarios import CONNECTOR, HONEST, broken
 
 HERE = Path(__file__).parent
 TWO_RANKS = {
@@ -43,6 +43,7 @@ def test_the_kv_of_both_ranks_is_pulled_and_the_answers_are_right(stack: Rig) ->
     }
     assert "lmcache_instance_1 at 127.0.0.1:8200 and 127.0.0.1:8210" in details["CTRL-04"]
     assert details["KV-PEER-03"].startswith("4 transfers of 2 ranks")  # of two prompts
+    assert details["KV-PEER-07"].endswith(" bytes for 1024 tokens")
     for server in ("prefill", "decode"):
         assert stack.compose("top", server).count("VLLM::Worker_TP") == 2
 
@@ -54,7 +55,7 @@ def test_status_counts_the_ranks(stack: Rig) -> None:
 
 
 def test_one_ranks_corrupted_kv_is_caught_though_every_counter_is_green(stack: Rig) -> None:
-    broken_connector(CORRUPT)
+    broken(CONNECTOR, HONEST, CORRUPT)
     stack.use(HERE / "corrupted_values/overlay.yaml", **TWO_RANKS)
     outcome = stack.verify()
     assert outcome.code == 1, outcome.said

@@ -6,7 +6,7 @@ from dataclasses import fields
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from kvshare.servers.readings import Counters, EngineTimes, Held, Memory, PullSample, Reading, Sources
+from kvshare.servers.readings import Counters, EngineTimes, Held, Memory, PullSample, Reading, Sources, Wire
 
 PROMPT_TOKENS = "vllm:prompt_tokens_by_source_total"
 
@@ -47,6 +47,18 @@ def held(samples: Sequence[Sample]) -> Held:
     return Held(**_counters(Held, samples))
 
 
+def wire(samples: Sequence[Sample]) -> Wire | None:
+    """Return what NIXL counts, or None if it is not a scrape of NIXL's."""
+    return None if total(samples, "agent_tx_bytes_total") is None else Wire(**_counters(Wire, samples))
+
+
+def object_bytes(samples: Sequence[Sample]) -> float | None:
+    """Return the bytes of one of LMCache's objects, a rank's share of a chunk; None if it holds none."""
+    held_bytes = _counted(samples, "lmcache:local_cache_usage")
+    objects = _counted(samples, "lmcache:active_memory_objs_count")
+    return held_bytes / objects if held_bytes and objects else None
+
+
 def memory(samples: Sequence[Sample]) -> Memory | None:
     """Return vLLM's own KV memory, or None if the scrape does not tell its size."""
     told = next((s.labels for s in samples if s.name == "vllm:cache_config_info"), {})
@@ -69,7 +81,7 @@ def _counted(samples: Sequence[Sample], name: str, **labels: str) -> float:
 
 
 def _counters(
-    record: type[Counters | EngineTimes | Held | Reading], samples: Sequence[Sample]
+    record: type[Counters | EngineTimes | Held | Reading | Wire], samples: Sequence[Sample]
 ) -> dict[str, float]:
     """Return the fields of a record that name their metric."""
     named = {f.name: f.metadata["metric"] for f in fields(record) if f.metadata}

@@ -99,6 +99,14 @@ class Held(Sums):
 
 
 @dataclass(frozen=True)
+class Wire(Sums):
+    """What NIXL itself counts at the sender since its start; ``dropped`` are events that it lost count of."""
+
+    bytes: float = counted("agent_tx_bytes_total")
+    dropped: float = counted("agent_telemetry_events_dropped_total")
+
+
+@dataclass(frozen=True)
 class Memory:
     """vLLM's own KV memory, in blocks of so many tokens, and how often a request had to leave it."""
 

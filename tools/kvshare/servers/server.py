@@ -7,12 +7,13 @@ from prometheus_client.samples import Sample
 
 from kvshare.servers import metrics
 from kvshare.servers.http import Http, RefusedKeyError, RequestFailedError
-from kvshare.servers.readings import Held, Memory, Reading, ServerProbe
+from kvshare.servers.readings import Held, Memory, Reading, ServerProbe, Wire
 from kvshare.servers.wait import poll
 
 COUNTED_DEADLINE_S = 5.0
 FLUSH_S = 3.0  # LMCache exports its counters every 2 s (configs/lmcache.yaml)
 EXPORT_DEADLINE_S = 25.0
+WIRE_DEADLINE_S = 5.0  # NIXL exports what it counts several times a second
 
 
 class ServerClient:
@@ -35,6 +36,10 @@ class ServerClient:
         """Return what it holds for requests, or None if it does not tell."""
         samples = self._samples()
         return metrics.held(samples) if samples else None
+
+    def object_bytes(self) -> float | None:
+        """Return the bytes of one of LMCache's objects, or None if it holds none or does not tell."""
+        return metrics.object_bytes(self._samples())
 
     def memory(self) -> Memory | None:
         """Return the engine's own KV memory, or None if it does not tell."""
@@ -74,6 +79,25 @@ class ServerClient:
             return ServerProbe(False, str(error))
         except (ValueError, LookupError):
             return ServerProbe(False, f"{self.http.base}/v1/models lists no model")
+
+
+def read_wire(http: Http) -> Wire | None:
+    """Return what NIXL has counted at its own port, or None if nobody answers there."""
+    try:
+        return metrics.wire(metrics.parse(http.get("/metrics")))
+    except (RequestFailedError, ValueError):
+        return None
+
+
+def await_wire(http: Http, since: Wire | None, due: float) -> Wire | None:
+    """Return how NIXL's counters rose since, once they have risen by ``due`` bytes, or for a deadline."""
+    if since is None:
+        return None
+    return poll(
+        lambda: None if (now := read_wire(http)) is None else now - since,
+        lambda rise: rise is None or rise.bytes >= due,
+        WIRE_DEADLINE_S,
+    )
 
 
 def await_export(

@@ -16,6 +16,7 @@ def run(state: Path, root: Path, record: Path, role: str) -> int:
         FINGERPRINT=state / "fingerprint.json",
         IDENTITY=state / "identity.json",
         METRICS_DIR=state / "metrics",
+        NIXL_DIR=state / "nixl",
         LMCACHE_CONFIG=root / "configs" / "lmcache.yaml",
     )
     # After the paths above, which these modules take over when they are imported.

@@ -22,6 +22,7 @@ class Server:
     worker_ports: tuple[int, ...]
     p2p_init_ports: tuple[int, ...]
     p2p_lookup_ports: tuple[int, ...]
+    nixl_port: int  # where NIXL tells the processes of its own machine what it counts
     data_ports: tuple[int, int] = (0, 0)  # first and last of the range out of which UCX takes its own
 
     @property
@@ -30,9 +31,15 @@ class Server:
         return f"http://{self.host}:{self.api_port}"
 
     @property
+    def nixl_url(self) -> str:
+        """Where NIXL's own counters answer, on the server's own machine alone."""
+        return f"http://127.0.0.1:{self.nixl_port}"
+
+    @property
     def ports(self) -> tuple[int, ...]:
         """Every TCP port that it alone may listen on; UCX takes its own out of ``data_ports``."""
-        return (self.api_port, *self.worker_ports, *self.p2p_init_ports, *self.p2p_lookup_ports)
+        of_ranks = (*self.worker_ports, *self.p2p_init_ports, *self.p2p_lookup_ports)
+        return (self.api_port, *of_ranks, self.nixl_port)
 
     @property
     def ranks(self) -> int:
@@ -276,5 +283,6 @@ def _server(service: str, name: str, every: Mapping[str, Any], context: str, dev
         worker_ports=ports("KVSHARE_WORKER_PORT"),
         p2p_init_ports=ports("KVSHARE_P2P_INIT_PORT"),
         p2p_lookup_ports=ports("KVSHARE_P2P_LOOKUP_PORT"),
+        nixl_port=int(facts["KVSHARE_NIXL_PORT"]),
         data_ports=(int(first), int(last or first)),
     )

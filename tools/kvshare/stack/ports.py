@@ -161,6 +161,7 @@ def _server(member: Server) -> tuple[Port, ...]:
         *of_each_rank(member.worker_ports, "LMCache worker", (Caller.PREFILL,)),  # the controller calls it
         *of_each_rank(member.p2p_init_ports, "P2P init", peers),
         *of_each_rank(member.p2p_lookup_ports, "P2P lookup", peers),
+        _port(member, member.nixl_port, f"{member.service} NIXL metrics", "NIXL in vLLM", "HTTP", NONE, ()),
     )
 
 

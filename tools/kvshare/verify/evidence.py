@@ -11,6 +11,7 @@ from kvshare.servers.readings import (
     Position,
     ServerProbe,
     Sources,
+    Wire,
 )
 from kvshare.stack.members import Stack
 
@@ -33,6 +34,7 @@ class Spec:
         deadline_s: for the requests of the proof, and as much again for those of ``verify --deep``.
         deep: whether to send those as well.
         gateway: where one endpoint stands before both servers; empty where none does.
+        nixl: where the owner's NIXL tells what it counts; empty where it does not.
         least_chunks: how many chunks a prompt has at least that decode pulls (P2P_MIN_TOKENS).
     """
 
@@ -53,6 +55,7 @@ class Spec:
     deep: bool = False
     least_chunks: int = 1
     gateway: str = ""
+    nixl: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,12 @@ class Through:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Everything that the client container saw."""
+    """Everything that the client container saw.
+
+    Attributes:
+        wire: what the owner's NIXL counted from the first leg to the last, None where it tells nothing.
+        chunk_bytes: of a chunk's KV, all ranks together, as LMCache keeps it on the owner.
+    """
 
     spec: Spec
     prefill: ServerProbe
@@ -161,6 +169,8 @@ class Traffic:
     owner_end: Counters | None = None
     decode_start: Counters | None = None
     decode_end: Counters | None = None
+    wire: Wire | None = None
+    chunk_bytes: float | None = None
     gateway: Through | None = None
     seconds: float = 0.0
     deep: Deep | None = None

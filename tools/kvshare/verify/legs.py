@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from kvshare.servers.completion import VLLM_ONLY, Ask
 from kvshare.servers.controller import ControllerClient, Mark
+from kvshare.servers.http import Http
 from kvshare.servers.prompts import Prompt, make_prompts, quoting, require_prompt_tokens, with_other_chunk
-from kvshare.servers.readings import Admission, Counters, PullSample, Reading, ServerProbe
-from kvshare.servers.server import FLUSH_S, ServerClient, await_export
+from kvshare.servers.readings import Admission, Counters, PullSample, Reading, ServerProbe, Wire
+from kvshare.servers.server import FLUSH_S, ServerClient, await_export, await_wire, read_wire
 from kvshare.verify.deep import DeepRun
 from kvshare.verify.evidence import (
     CHANGED,
@@ -54,6 +55,7 @@ class _Run:
         self.controller = ControllerClient(
             spec.controller, spec.prefill_instance, spec.chunk_size, spec.ranks
         )
+        self.nixl = Http(spec.nixl) if spec.nixl else None
         self.legs: list[Leg] = []
         self.admissions: list[Admission] = []
         self.pull: list[PullSample] = []
@@ -74,9 +76,11 @@ class _Run:
         self.watched = controller.answers  # without a controller there is no admission to wait for
         self._sample_pull()
         start = {node: server.read() for node, server in self.servers.items()}
+        wire_start = read_wire(self.nixl) if self.nixl else None
         after_control = self._send_all()
         self._await_counters(start)
         self._sample_pull()
+        chunk_bytes, wire = self._sent(wire_start)
         ends = {node: _counters(server.read()) for node, server in self.servers.items()}
         gateway = self._through() if self.spec.gateway and self._is_up("prefill", "decode") else None
         deep = self._deep() if self.spec.deep and self._is_up("prefill", "decode") else None
@@ -92,6 +96,8 @@ class _Run:
             owner_end=ends["prefill"],
             decode_start=_counters(start["decode"]),
             decode_end=ends["decode"],
+            wire=wire,
+            chunk_bytes=chunk_bytes,
             gateway=gateway,
             deep=deep,
             seconds=time.monotonic() - self.started,
@@ -200,6 +206,14 @@ class _Run:
         sample = self.controller.pull_sample() if self.watched else None
         if sample is not None:
             self.pull.append(sample)
+
+    def _sent(self, since: Wire | None) -> tuple[float | None, Wire | None]:
+        """Return the bytes of a chunk's KV, and what NIXL has counted since, once it is what the legs got."""
+        share = self.servers["prefill"].object_bytes()
+        chunk = None if share is None else share * self.spec.ranks
+        tokens = total_sources(of(self.legs, PEER)).external_kv_transfer
+        due = (chunk or 0.0) * tokens / self.spec.chunk_size
+        return chunk, await_wire(self.nixl, since, due) if self.nixl else None
 
     def _await_counters(self, start: dict[str, Reading | None]) -> None:
         """Wait until LMCache has exported what the legs moved, or for one export if they moved nothing."""

@@ -131,6 +131,7 @@ def make_spec(stack: Stack, containers: tuple[Container, ...], options: Options,
         ranks=stack.prefill.ranks,
         wait_s=wait_s if _may_still_come(containers) else 0.0,
         deep=options.deep,
+        nixl=stack.prefill.nixl_url,
         least_chunks=max(1, math.ceil((pulls_from.tokens or 0) / chunk_size)),
     )
     _require_room(pulls_from, spec, longest)

@@ -1,6 +1,6 @@
 """Whether KV came from the peer, and nothing else did."""
 
-from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
+from kvshare.checking.registry import Category, Failed, NotChecked, NotNeeded, Outcome, Passed
 from kvshare.verify import ledger
 from kvshare.verify.checks.shared import (
     ALONE,
@@ -135,6 +135,34 @@ def _no_lookup_timeout(evidence: Evidence) -> Outcome:
         tuple(dict.fromkeys(leg.node for leg in late)),
         logs(evidence, late[0].node, late[0].request_id),
     )
+
+
+@CHECKS.check("KV-PEER-07", "NIXL sent the bytes that LMCache and vLLM count", ("KV-PEER-01", "KV-PEER-03"))
+def _sent_on_the_wire(evidence: Evidence) -> Outcome:
+    """A ledger that asks neither: the bytes that left prefill, counted by the library that sent them.
+
+    They must be what decode counts in tokens, times what a token's KV takes in LMCache's memory. More is
+    right only if the owner counts more transfers than these: somebody else pulled. Only the sender counts.
+    A proof does without it where NIXL tells nothing.
+    """
+    traffic = traffic_of(evidence)
+    wire, chunk_bytes, start, end = traffic.wire, traffic.chunk_bytes, traffic.owner_start, traffic.owner_end
+    if wire is None:
+        return NotNeeded(f"NIXL tells nothing at {evidence.stack.prefill.nixl_url} of prefill's machine")
+    if wire.dropped:
+        return NotNeeded(f"NIXL lost count of {wire.dropped:.0f} events, its bytes are not all")
+    if chunk_bytes is None or start is None or end is None:
+        return NotChecked("LMCache does not tell what a chunk takes, in prefill's /metrics")
+    legs = ledger.of(traffic.legs, PEER)
+    tokens = ledger.total_sources(legs).external_kv_transfer
+    due, sent = round(chunk_bytes * tokens / traffic.spec.chunk_size), round(wire.bytes)
+    beside = end.transfers - start.transfers - evidence.stack.prefill.ranks * len(legs)
+    if sent == due or (sent > due and beside > 0):
+        others = f", and {sent - due} to others" if sent > due else ""
+        return Passed(f"{due} bytes for {tokens} tokens{others}")
+    each = round(chunk_bytes / traffic.spec.chunk_size)
+    expected = f"agent_tx_bytes_total +{due}: {tokens} tokens of {each} bytes"
+    return Failed(expected, f"+{sent}", ("prefill",), ALONE)
 
 
 @CHECKS.check("KV-CTL-01", "a prompt that nobody holds moves nothing", _BOTH_UP)
