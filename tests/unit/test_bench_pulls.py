@@ -8,6 +8,7 @@ FOUND = {
     "load_before": 0.5,
     "load_after": 1.25,
     "upstream": {"t0_ms": 10.0, "median_ms": {"1024": 12.0}, "least_ms": {"1024": 11.0}},
+    "uncounted": {"t0_ms": 3.9, "median_ms": {"1024": 5.9}, "least_ms": {"1024": 4.9}},
     "ours": {"t0_ms": 4.0, "median_ms": {"1024": 6.04}, "least_ms": {"1024": 5.0}},
     "first_over_second": [1.0, 1.5, 1.2],
 }
@@ -16,8 +17,9 @@ FOUND = {
 def test_the_section_has_both_costs_their_ratio_and_the_load() -> None:
     text = "\n".join(pulls.section(FOUND))
     assert "Load average 0.5 before, 1.2 after" in text
-    assert "| 10 ms, upstream's | 10.0 ms | 12.0 ms | 11.0 ms |" in text
-    assert "| configs/lmcache.yaml | 4.0 ms | 6.0 ms | 5.0 ms |" in text
+    assert "| 10 ms, upstream's | no | 10.0 ms | 12.0 ms | 11.0 ms |" in text
+    assert "| configs/lmcache.yaml | no | 3.9 ms | 5.9 ms | 4.9 ms |" in text
+    assert "| configs/lmcache.yaml | yes | 4.0 ms | 6.0 ms | 5.0 ms |" in text
     assert "ours over upstream's: 0.40. First pull" in text
     assert "median (worst) of 3 pairs: 1.20 (1.50)" in text
 
