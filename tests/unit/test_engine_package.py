@@ -480,7 +480,7 @@ def test_a_server_is_unhealthy_until_its_worker_is_registered(
 def test_a_server_that_the_controller_turns_away_says_so(
     controller_facts: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use(FakeController(True), monkeypatch)
+    use(FakeController(True, workers=("lmcache_instance_2",)), monkeypatch)  # its predecessor's
     reply = f"{controller_facts.host}:8400"
     monkeypatch.setattr(cluster_key, "is_turned_away", lambda address: address == reply)
     with pytest.raises(health.UnhealthyError, match="has another cluster key than lmcache_instance_2"):

@@ -13,7 +13,7 @@ from kvshare_engine.environment import refuse
 
 SECRET = Path("/run/secrets/cluster_key")
 VARIABLE = "KVSHARE_CLUSTER_KEY_FILE"  # what the patch cluster-key reads
-HANDSHAKE_MS = 2000
+HANDSHAKE_MS = 1000
 
 
 def environment(secret: Path = SECRET) -> dict[str, str]:

@@ -63,13 +63,11 @@ def check_server(server: Server, controller: Controller) -> None:
     fetch(f"{server.url}/health")
     if not server.kv_transfer_config:
         return
+    # One of its name may be registered still, from before it was started with another key.
+    if cluster_key.is_turned_away(replies := f"{controller.host}:{controller.reply_port}"):
+        raise UnhealthyError(f"the controller at {replies} has another cluster key than {server.instance}")
     mine = [w for w in registered_workers(controller) if w["instance_id"] == server.instance]
     if missing := sorted(set(range(server.ranks)) - {worker["worker_id"] for worker in mine}):
-        replies = f"{controller.host}:{controller.reply_port}"
-        if cluster_key.is_turned_away(replies):
-            raise UnhealthyError(
-                f"the controller at {replies} has another cluster key than {server.instance}"
-            )
         ranks = f"rank {', '.join(map(str, missing))} of " if server.ranks > 1 else ""
         raise UnhealthyError(
             f"{ranks}{server.instance} is not registered with the controller at {controller.url}"
