@@ -1,6 +1,6 @@
 # kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down engine doctor status top logs bundle verify bench plan ports image ship push pull lint test test-long test-faults rig rig-down test-unit test-upstream patches-edit patches locks generate benchmarks native test-gpu
+.PHONY: help setup demo up down engine doctor status top logs bundle verify bench plan ports image ship push pull sbom-check lint test test-long test-faults rig rig-down test-unit test-upstream patches-edit patches locks generate benchmarks native test-gpu
 
 NODE ?= all
 DEVICE ?=
@@ -58,6 +58,8 @@ push: setup ## Push them to REGISTRY=host:port/name, or .env's
 	@$(KVSHARE) push $(ARGS)
 pull: setup ## Pull them from there, for NODE
 	@$(KVSHARE) pull $(NODE) $(ARGS)
+sbom-check: setup ## Their Python packages against known advisories (ARGS="--advisories FILE")
+	@$(KVSHARE) sbom-check $(ARGS)
 
 ##@ For whoever works on kvshare
 setup: ## Install what is missing: Docker and its plugins, the tool in .venv

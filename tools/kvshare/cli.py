@@ -20,6 +20,7 @@ from kvshare.commands.plan import plan
 from kvshare.commands.ports import ports
 from kvshare.commands.pull import pull
 from kvshare.commands.push import push
+from kvshare.commands.sbom_check import sbom_check
 from kvshare.commands.ship import ship
 from kvshare.commands.status import status
 from kvshare.commands.top import top
@@ -41,7 +42,7 @@ def main() -> None:
 
 
 for command in (
-    demo, up, down, doctor, engine, image, ship, push, pull, status, top, logs, bundle, ports, verify, bench,
-    plan, send_legs, bench_client, gateway, canary, prometheus,
+    demo, up, down, doctor, engine, image, ship, push, pull, sbom_check, status, top, logs, bundle, ports,
+    verify, bench, plan, send_legs, bench_client, gateway, canary, prometheus,
 ):  # fmt: skip
     main.add_command(command)

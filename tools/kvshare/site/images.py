@@ -7,11 +7,14 @@ from typing import Any, Self
 
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
+from kvshare.site.base import last_line
 from kvshare.site.compose import resolved_config
+from kvshare.site.contexts import docker
 from kvshare.site.engine import engine
 from kvshare.stack.members import Stack, by_context, members_of
 
 ENGINE, CLIENT, PROMETHEUS = "prefill", "client", "prometheus"
+BILL_OF_MATERIALS = "/opt/kvshare/sbom.cdx.json"
 LOCAL_CONTEXT = "default"
 
 
@@ -40,6 +43,20 @@ def find(context: str, name: str) -> Image | None:
     """Return an engine's image of that name, or None; CouldNotCheckError if the engine does not say."""
     found = engine(context).image(name)
     return None if found is None else parse(name, found)
+
+
+def bill_of_materials(context: str, name: str) -> str:
+    """Return the bill of materials that an image carries, CycloneDX's JSON.
+
+    CouldNotCheckError if the engine does not have the image, or it carries none.
+    """
+    if find(context, name) is None:
+        raise CouldNotCheckError(f"context {context} has no image {name}: type make image.")
+    run = ("run", "--rm", "--network", "none", "--entrypoint", "cat", name, BILL_OF_MATERIALS)
+    said = docker("--context", context, *run)
+    if said.returncode != 0:
+        raise CouldNotCheckError(f"{name} shows no {BILL_OF_MATERIALS}: {last_line(said.stderr)}.")
+    return said.stdout
 
 
 def parse(name: str, inspected: dict[str, Any]) -> Image:
