@@ -90,6 +90,7 @@ def test_a_server_serves_its_model_on_its_own_address_and_shares_its_cache() -> 
         "--kv-cache-dtype=fp8",
         "--max-model-len=1600",
         "--middleware=kvshare_engine.requests.KvTransferParams",
+        "--middleware=kvshare_engine.beside_v1.Keyed",
         "--gpu-memory-utilization",
         "0.9",
         "--chat-template",

@@ -21,6 +21,7 @@ from kvshare_engine.environment import (
 
 # What a client may tell LMCache is looked at where its request enters.
 REQUESTS = "kvshare_engine.requests.KvTransferParams"
+KEYED = "kvshare_engine.beside_v1.Keyed"  # the last one is asked first, before a stranger's body is read
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 # Files where Compose was given a secret, /dev/null where not.
 HF_TOKEN_SECRET = Path("/run/secrets/hf_token")
@@ -62,6 +63,7 @@ def command(server: Server, model: str) -> list[str]:
         f"--kv-cache-dtype={server.kv_cache_dtype}",
         f"--max-model-len={server.max_model_len or 'auto'}",
         f"--middleware={REQUESTS}",
+        f"--middleware={KEYED}",
         *executor(server),
         *shlex.split(server.vllm_args),
         *shlex.split(server.user_args),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kvshare.servers.http import Http, RefusedKeyError
 from tests.rig import engines
 from tests.rig.doors import scan, unlike
 from tests.rig.network import DECODE, OPERATOR, PREFILL, Host
@@ -69,6 +70,17 @@ def test_a_wrong_or_missing_key_is_named(
     )
     assert outcome.code == 1, outcome.err
     assert sentence in outcome.out
+
+
+@pytest.mark.parametrize(("host", "port"), [(PREFILL, 8010), (DECODE, 8011)], ids=["prefill", "decode"])
+def test_beside_v1_too_a_server_asks_for_the_key(guarded: TwoMachines, host: Host, port: int) -> None:
+    del guarded
+    url = f"http://{host.address}:{port}"
+    for path in ("/docs", "/openapi.json", "/load"):
+        with pytest.raises(RefusedKeyError):
+            Http(url).get(path)
+        assert Http(url, KEY).get(path)
+    assert "vllm:prompt_tokens_total" in Http(url).get("/metrics")
 
 
 @pytest.mark.parametrize("host", [PREFILL, DECODE], ids=lambda host: host.name)
