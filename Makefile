@@ -1,6 +1,6 @@
 # kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down engine doctor status top logs bundle verify bench plan ports image ship push pull sbom-check lint test test-long test-faults rig rig-down test-unit test-upstream patches-edit patches locks generate benchmarks native test-gpu
+.PHONY: help setup demo up down engine doctor status top logs bundle verify bench plan ports key image ship push pull sbom-check lint test test-long test-faults rig rig-down test-unit test-upstream patches-edit patches locks generate benchmarks native test-gpu
 
 NODE ?= all
 DEVICE ?=
@@ -48,6 +48,8 @@ plan: setup ## From which length a pull would pay, without a server (ARGS="--gpu
 	@$(KVSHARE) plan $(ARGS)
 ports: setup ## Every port, and who must reach it; firewall rules (ARGS="--format nft --node prefill")
 	@$(KVSHARE) ports $(ARGS)
+key: setup ## ARGS=rotate: another cluster key for every node, one after the other
+	@$(KVSHARE) key $(ARGS)
 
 ##@ Images
 image: setup ## Build the images for DEVICE (cpu, or DEVICE=cuda), on every machine or NODE's

@@ -44,7 +44,7 @@ def engine(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch) -> Engine:
 
     monkeypatch.setattr(images, "missing", missing)
     monkeypatch.setattr(compose, "run", lambda *started: engine.started.extend(started[5:]))
-    monkeypatch.setattr(up, "_wait_until_healthy", lambda *_: None)
+    monkeypatch.setattr(up, "wait_until_healthy", lambda *_: None)
     return engine
 
 

@@ -15,6 +15,7 @@ from kvshare.commands.down import down
 from kvshare.commands.engine import engine
 from kvshare.commands.gateway import gateway
 from kvshare.commands.image import image
+from kvshare.commands.key import key
 from kvshare.commands.logs import logs
 from kvshare.commands.plan import plan
 from kvshare.commands.ports import ports
@@ -43,6 +44,6 @@ def main() -> None:
 
 for command in (
     demo, up, down, doctor, engine, image, ship, push, pull, sbom_check, status, top, logs, bundle, ports,
-    verify, bench, plan, send_legs, bench_client, gateway, canary, prometheus,
+    verify, bench, plan, key, send_legs, bench_client, gateway, canary, prometheus,
 ):  # fmt: skip
     main.add_command(command)

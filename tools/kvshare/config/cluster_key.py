@@ -39,3 +39,11 @@ def make(path: Path) -> bool:
     with os.fdopen(file, "w") as stream:
         stream.write(f"{secrets.token_hex(DIGITS // 2)}\n")
     return True
+
+
+def replace(path: Path) -> None:
+    """Put another key into the file, which holds the old one or the new one at any moment."""
+    beside = path.with_name(f"{path.name}.new")
+    beside.unlink(missing_ok=True)  # of a rotation that was interrupted
+    make(beside)
+    beside.replace(path)

@@ -41,7 +41,7 @@ def start(settings: Settings, stack: Stack, node: str, timeout_s: float) -> None
     for context, services in by_context(members).items():
         with step(f"Start {', '.join(services)} on context {context}"):
             compose.run(settings, context, "up", "--detach", "--no-build", *services)
-    _wait_until_healthy(site, timeout_s)
+    wait_until_healthy(site, timeout_s)
 
 
 def _make_cluster_key(settings: Settings) -> None:
@@ -64,7 +64,8 @@ def _look(site: Containers) -> Mapping[str, State]:
     return found
 
 
-def _wait_until_healthy(site: Containers, timeout_s: float) -> None:
+def wait_until_healthy(site: Containers, timeout_s: float) -> None:
+    """Return once the site's members are; KvshareError for one that ends, or is not in time."""
     names = [member.name for member in site.members]
     with step(f"Wait until {', '.join(names)} {'is' if len(names) == 1 else 'are'} healthy") as current:
         while True:
