@@ -1,6 +1,6 @@
 # kvshare's front door. `make` lists what there is; each line is a thin wrapper over the kvshare tool.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down engine doctor status top logs bundle verify bench plan ports key image ship push pull sbom-check lint test test-long test-faults rig rig-down test-unit test-upstream patches-edit patches locks generate benchmarks native test-gpu
+.PHONY: help setup demo up down engine doctor status top logs bundle verify canary bench plan ports key image ship push pull sbom-check lint test test-long test-faults rig rig-down test-unit test-upstream patches-edit patches locks generate benchmarks native test-gpu
 
 NODE ?= all
 DEVICE ?=
@@ -42,6 +42,8 @@ bundle: setup ## One archive to find a fault with, without secrets: FILE=name.ta
 	@$(KVSHARE) bundle $(FILE) $(ARGS)
 verify: setup ## Prove that KV cache is reused, with right answers (ARGS="--output json")
 	@$(KVSHARE) verify $(ARGS)
+canary: setup ## A small verification beside whatever traffic there is (ARGS="--node decode-2")
+	@$(KVSHARE) canary $(ARGS)
 bench: setup ## Measure what reuse is worth, and from which length on (ARGS="--concurrency 1,4,16")
 	@$(KVSHARE) bench $(ARGS)
 plan: setup ## From which length a pull would pay, without a server (ARGS="--gpu L4 --link 10GbE …")

@@ -70,6 +70,7 @@ BROKEN: dict[str, tuple[Series, str, float]] = {
     "KvshareAnswersWrong": (canary("wrong"), "decode", 0),
     "KvshareHitsWithoutBytes": (canary("unsent"), "decode", 0),
     "KvshareNotReused": (canary("computed"), "decode", 1.5 * EVERY),
+    "KvshareCanaryBlind": (canary("blind"), "decode", 1.5 * EVERY),
     "KvshareCanaryUnanswered": (canary("unanswered"), "decode", 1.5 * EVERY),
     "KvshareCanarySilent": (
         {'kvshare_canary_ended_seconds{node="decode"}': constant(0)}, "decode", 3 * EVERY,

@@ -6,15 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from kvshare import records
+from kvshare.cli import main
+from kvshare.commands.canary import exit_code_of
 from kvshare.config.threshold import Threshold
 from kvshare.servers import completion, wait
 from kvshare.verify import canary
 from kvshare.verify.canary import Finding, Pair, State
 from kvshare.verify.evidence import Spec
+from tests.unit import fake_stack
+from tests.unit.build import output
 from tests.unit.fake_stack import FakeStack
 
 Look = Callable[..., Finding]
+ASKED = ["cold", "honest", "pulled", "computed", "changed"]
 
 
 @pytest.fixture
@@ -41,7 +48,7 @@ def test_a_prompt_that_comes_from_the_peer_with_the_right_answer_is_a_proof(
     )
     assert found.pulled_s is not None
     assert found.computed_s is not None
-    assert [name.split("-", 3)[3] for name in stack.request_ids] == ["cold", "honest", "pulled", "computed"]
+    assert [name.split("-", 3)[3] for name in stack.request_ids] == ASKED
 
 
 def test_the_prompt_is_as_long_as_decode_pulls_and_no_longer_than_the_model_takes(
@@ -119,3 +126,39 @@ def test_tokens_from_a_peer_that_sent_nothing_are_told(
         State.UNSENT,
         "decode took 512 tokens, and prefill counts no transfer.",
     )
+
+
+def test_a_model_whose_answers_hang_on_nothing_leaves_the_canary_blind(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_stack, "output", lambda _, tokens: output(1, tokens=tokens))
+    found = look()
+    assert (found.state, found.sentence) == (
+        State.BLIND,
+        "one chunk changed moves the answer by 0, limit 0.001.",
+    )
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        ([State.PROVEN, State.PROVEN], 0),
+        ([State.PROVEN, State.BLIND], 3),
+        ([State.UNANSWERED], 3),
+        ([State.BLIND, State.WRONG], 1),
+        ([State.COMPUTED], 1),
+        ([State.UNSENT], 1),
+    ],
+)
+def test_the_exit_code_tells_wrong_from_could_not_tell(states: list[State], code: int) -> None:
+    assert exit_code_of([Finding(state, "") for state in states]) == code
+
+
+def test_the_client_prints_how_its_canary_ended(spec: Spec) -> None:
+    pair = Pair(spec.prefill, spec.decode, spec.controller, spec.prefill_instance, dtype="float32")
+    result = CliRunner().invoke(main, ["canary-client", "--spec", records.dumps(pair)])
+    assert result.exit_code == 0, result.output
+    assert records.loads(Finding, result.stdout).state == State.PROVEN

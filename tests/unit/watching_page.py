@@ -28,14 +28,17 @@ neither needs what follows, two services more beside prefill:
   once the controller knows its chunks, decode is asked for the same and must take them from its peer,
   prefill must count a transfer, and the answer's log-probabilities must be those of prefill's own prefix
   cache, within the [tolerance](checks.md#tolerance). Then decode computes another prompt of that length,
-  which tells what the pull was worth. That is four requests of 522 tokens, longer where `P2P_MIN_TOKENS`
+  which tells what the pull was worth, and prefill the first prompt with one chunk changed, which tells
+  whether wrong KV would have been seen. That is five requests of 522 tokens, longer where `P2P_MIN_TOKENS`
   asks for it. Other requests are counted as its own are: beside traffic a pull that brought too little may
-  pass, a wrong answer does not. `make verify` proves more.
+  pass, a wrong answer does not. `make verify` proves more. `make canary` runs one now, without `OBSERVE` as
+  well; exit code 0 if it is proven, 1 if not, 3 if it could not tell.
 
 [grafana.json](grafana.json) is a dashboard: in Grafana, *Import*, and choose that Prometheus. Where prompt
 tokens' KV came from has four names: *computed*; *own prefix cache*, vLLM's on the GPU; *own LMCache*, the
 server's CPU memory; *peer*. vLLM counts the last two as one. The peer's share is what owners sent, their
-mean speed times their seconds: near enough for a graph, and no ledger.
+mean speed times their seconds: near enough for a graph, and no ledger; that is `make verify`'s, by NIXL's own
+count (KV-PEER-07). GB/s is by owner and not by pair: neither LMCache nor NIXL counts to whom it sent.
 
 ## Alarms
 {alarms}

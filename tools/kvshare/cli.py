@@ -8,7 +8,7 @@ from kvshare import __version__
 from kvshare.commands.bench import bench
 from kvshare.commands.bench_client import bench_client
 from kvshare.commands.bundle import bundle
-from kvshare.commands.canary import canary, prometheus
+from kvshare.commands.canary import canary, canary_client, canary_service, prometheus
 from kvshare.commands.demo import demo
 from kvshare.commands.doctor import doctor
 from kvshare.commands.down import down
@@ -44,6 +44,7 @@ def main() -> None:
 
 for command in (
     demo, up, down, doctor, engine, image, ship, push, pull, sbom_check, status, top, logs, bundle, ports,
-    verify, bench, plan, key, send_legs, bench_client, gateway, canary, prometheus,
+    verify, canary, bench, plan, key, send_legs, bench_client, gateway, canary_client, canary_service,
+    prometheus,
 ):  # fmt: skip
     main.add_command(command)

@@ -101,6 +101,10 @@ def test_the_readmes_first_chat_request_is_answered() -> None:
 def test_of_a_healthy_stack_every_panel_shows_something_and_nothing_is_alarming(
     rig: Rig, update_golden: bool
 ) -> None:
+    canary = rig.kvshare("canary")
+    assert (canary.code, canary.out.startswith("decode: proven: 512 tokens from the peer")) == (0, True), (
+        canary
+    )
     watching.start(rig)
     watching.await_canary("proven")
     asked = {query for panel in PANELS for query in panel.queries.values() if "ALERTS" not in query}

@@ -10,15 +10,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kvshare.config.threshold import PULL_ALWAYS, Threshold
-from kvshare.servers.completion import Ask, Completion, complete
+from kvshare.servers.completion import VLLM_ONLY, Ask, Completion, complete
 from kvshare.servers.controller import ControllerClient
 from kvshare.servers.http import RequestFailedError
-from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE, TAIL, Prompt, make_prompts, quoting
+from kvshare.servers.prompts import (
+    DEFAULT_CHUNK_SIZE,
+    TAIL,
+    Prompt,
+    make_prompts,
+    quoting,
+    with_other_chunk,
+)
 from kvshare.servers.readings import Reading
 from kvshare.servers.server import COUNTED_DEADLINE_S, EXPORT_DEADLINE_S, ServerClient
 from kvshare.servers.wait import poll
 from kvshare.verify.evidence import Spec
-from kvshare.verify.tolerance import distance, make_limit
+from kvshare.verify.tolerance import SENSITIVITY, distance, make_limit
 
 CHUNKS = 2
 ANSWER_TOKENS = 16
@@ -29,6 +36,7 @@ class State(StrEnum):
     """How a canary ended."""
 
     PROVEN = "proven"
+    BLIND = "blind"  # as proven, but another chunk's KV would have given much the same answer
     UNANSWERED = "unanswered"
     COMPUTED = "computed"  # decode took less than the prompt's chunks from a cache that is not its own
     UNSENT = "unsent"  # it says that it took them, and prefill counts no transfer
@@ -88,7 +96,9 @@ class _Canary:
         chunks = self._chunks(probe.max_model_len)
         size = chunks * DEFAULT_CHUNK_SIZE
         prompt, other = make_prompts(2, size + TAIL, Spec.vocab, self.seed)
-        prompt = quoting(prompt, self.seed % chunks, DEFAULT_CHUNK_SIZE)
+        quoted = self.seed % chunks
+        prompt = quoting(prompt, quoted, DEFAULT_CHUNK_SIZE)
+        changed = with_other_chunk(prompt, quoted, DEFAULT_CHUNK_SIZE, Spec.vocab, self.seed + len(prompt))
 
         before = self.controller.mark()
         cold = self._ask(self.prefill, "cold", prompt)
@@ -108,6 +118,11 @@ class _Canary:
             return Finding(State.COMPUTED, f"decode took {got} of {size} tokens from its peer.", *times)
         if not poll(lambda: _transfers(self.prefill) > sent, bool, EXPORT_DEADLINE_S):
             return Finding(State.UNSENT, f"decode took {got} tokens, and prefill counts no transfer.", *times)
+        wrong = self._ask(self.prefill, "changed", changed, f"{VLLM_ONLY}{self.seed}")
+        moved = distance(honest.output, wrong.output)
+        if moved < SENSITIVITY * limit.value:
+            sentence = f"one chunk changed moves the answer by {moved:.2g}, limit {limit.value:.2g}."
+            return Finding(State.BLIND, sentence, *times)
         return Finding(State.PROVEN, f"{got} tokens from the peer, the answers off by {off:.2g}.", *times)
 
     def _chunks(self, longest: int | None) -> int:
@@ -116,9 +131,9 @@ class _Canary:
         room = math.inf if longest is None else (longest - ANSWER_TOKENS - TAIL) // DEFAULT_CHUNK_SIZE
         return int(max(1, min(due, room)))
 
-    def _ask(self, server: ServerClient, name: str, prompt: Prompt) -> Completion:
+    def _ask(self, server: ServerClient, name: str, prompt: Prompt, salt: str | None = None) -> Completion:
         request_id = f"kvshare-canary-{self.seed}-{name}"
-        return complete(server.http, self.model, Ask(request_id, prompt, ANSWER_TOKENS, logprobs=True))
+        return complete(server.http, self.model, Ask(request_id, prompt, ANSWER_TOKENS, salt, logprobs=True))
 
 
 def _taken(server: ServerClient) -> int:

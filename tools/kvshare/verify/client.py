@@ -1,13 +1,17 @@
-"""The client container sends a verification's traffic and says what it saw."""
+"""The client container sends a verification's traffic, or a canary's, and says what it saw."""
 
 import subprocess
+from typing import TypeVar
 
 from kvshare.errors import USAGE, KvshareError
 from kvshare.records import loads
 from kvshare.site.base import Site
+from kvshare.verify.canary import Finding, Pair
 from kvshare.verify.evidence import Spec, Traffic
 
+T = TypeVar("T")
 START_S = 60.0  # for Docker to start and remove the container, on top of the client's own deadline
+CANARY_S = 300.0
 
 
 class ClientFailedError(Exception):
@@ -20,7 +24,17 @@ def send(site: Site, spec: Spec) -> Traffic:
     ClientFailedError if it cannot be started or ends without evidence, KvshareError if it refuses the sizes.
     """
     limit = spec.wait_s + spec.deadline_s * (2 if spec.deep else 1) + START_S
-    with site.client("legs", spec) as process:
+    return _told(site, "legs", spec, Traffic, limit)
+
+
+def sing(site: Site, pair: Pair) -> Finding:
+    """Run one canary in the client and return how it ended; raises as ``send`` does."""
+    return _told(site, "canary-client", pair, Finding, CANARY_S + START_S)
+
+
+def _told(site: Site, subcommand: str, task: object, kind: type[T], limit: float) -> T:
+    """Return what the client prints of a task."""
+    with site.client(subcommand, task) as process:
         try:
             said, _ = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
@@ -32,6 +46,6 @@ def send(site: Site, spec: Spec) -> Traffic:
             f"`docker compose run client` ended with code {process.returncode}, see above"
         )
     try:
-        return loads(Traffic, said)
+        return loads(kind, said)
     except ValueError as error:
         raise ClientFailedError(f"the client container's evidence makes no sense: {error}") from None

@@ -11,13 +11,14 @@ from kvshare.config import threshold
 from kvshare.config.settings import Settings
 from kvshare.config.threshold import Threshold
 from kvshare.contract import Fingerprint
-from kvshare.errors import KvshareError
+from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE, TAIL, require_prompt_tokens, reusable
 from kvshare.site.base import Site
 from kvshare.site.compose import read_stack
 from kvshare.site.containers import Containers
 from kvshare.stack.members import Stack
 from kvshare.verify import checks, client, reading
+from kvshare.verify.canary import Finding, Pair
 from kvshare.verify.evidence import Container, Evidence, Logs, Spec
 from kvshare.verify.judgement import Judgement, judge
 from kvshare.verify.legs import Narrate
@@ -89,6 +90,27 @@ def gather(site: Site, options: Options, traffic: bool, narrate: Narrate) -> Evi
     return Evidence(started, site.stack, reading.engines(site), containers, logs, seen, error)
 
 
+def sing(site: Site) -> Finding:
+    """Return how one canary of a pair ends; CouldNotCheckError where its client cannot be run."""
+    containers, stack = reading.containers(site), site.stack
+    pulls_from = threshold_of(containers)
+    _require_pulls(pulls_from)
+    prints = [c.fingerprint for c in containers if c.fingerprint is not None]
+    pair = Pair(
+        prefill=stack.prefill.url,
+        decode=stack.decode.url,
+        controller=stack.controller.url,
+        owner=stack.prefill.instance,
+        ranks=stack.prefill.ranks,
+        dtype=next((f.kv_dtype for f in prints if f.role == "decode"), None) or "auto",
+        threshold=pulls_from,
+    )
+    try:
+        return client.sing(site, pair)
+    except client.ClientFailedError as failure:
+        raise CouldNotCheckError(f"{failure}.") from None
+
+
 def _vocab(prints: Sequence[Fingerprint]) -> int:
     """Return below which id prompts' tokens are drawn: the model's ordinary ones, as far as they are known.
 
@@ -141,12 +163,8 @@ def make_spec(stack: Stack, containers: tuple[Container, ...], options: Options,
 
 def _prompt_tokens(chosen: int | None, pulls_from: Threshold, chunk_size: int) -> int:
     """Return the prompts' length; KvshareError if decode would compute prompts of the chosen one itself."""
-    if pulls_from.tokens is None:
-        raise KvshareError(
-            f"decode never pulls ({pulls_from.assignment}), there is nothing to prove: "
-            f"set {threshold.NAME}=0 in .env and type make up NODE=decode."
-        )
-    least = _shortest(pulls_from.tokens, chunk_size)
+    _require_pulls(pulls_from)
+    least = _shortest(pulls_from.tokens or 0, chunk_size)
     if chosen is None:
         return max(DEFAULT_PROMPT_TOKENS, least)
     if pulls_from.declines(reusable(chosen, chunk_size)):
@@ -155,6 +173,15 @@ def _prompt_tokens(chosen: int | None, pulls_from: Threshold, chunk_size: int) -
             f"set --prompt-tokens to {least} or more."
         )
     return chosen
+
+
+def _require_pulls(pulls_from: Threshold) -> None:
+    """KvshareError if decode computes everything itself."""
+    if pulls_from.tokens is None:
+        raise KvshareError(
+            f"decode never pulls ({pulls_from.assignment}), there is nothing to prove: "
+            f"set {threshold.NAME}=0 in .env and type make up NODE=decode."
+        )
 
 
 def _shortest(tokens: int, chunk_size: int) -> int:

@@ -124,6 +124,11 @@ def alerts(watched: Watched) -> tuple[Alert, ...]:
             "make verify says why; make logs ARGS='--node canary'",
         ),
         Alert(
+            "KvshareCanaryBlind", ended("blind"), 1.5 * every, WARNING,
+            "the canary of {{ $labels.node }} could not tell wrong KV from right, twice in a row",
+            "make verify says by how much; docs/checks.md, KV-RIGHT-01",
+        ),
+        Alert(
             "KvshareCanaryUnanswered", ended("unanswered"), 1.5 * every, WARNING,
             "the canary of {{ $labels.node }} was not answered, twice in a row",
             "make status; make logs ARGS='--node canary'",
