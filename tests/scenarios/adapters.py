@@ -46,4 +46,6 @@ for seed, name in enumerate("ab", start=1):
         )
     )
 
-Path("/models/its chat.jinja").write_text("{{ tools[0].function.name }}{{ messages[0].content }}")
+Path("/models/its chat.jinja").write_text(
+    "{% for tool in tools or () %}{{ tool.function.name }}{% endfor %}{{ messages[0].content }}"
+)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from kvshare.servers.http import Http, RefusedKeyError
 from tests.rig import engines
 from tests.rig.doors import scan, unlike
 from tests.rig.network import DECODE, OPERATOR, PREFILL, Host
-from tests.scenarios.conftest import TwoMachines
+from tests.scenarios.conftest import TwoMachines, letters
 from tests.scenarios.two_engines.conftest import KEY
+from tests.scenarios.under_faults.traffic import as_operator
 
 # Of the loopback network, and nobody's: what answers there, past every rule, listens on all addresses.
 ANOTHER_ADDRESS = "127.0.0.9"
 CLIENTS = "clients"
+GATEWAY = f"http://{PREFILL.address}:8000"
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -76,11 +80,41 @@ def test_a_wrong_or_missing_key_is_named(
 def test_beside_v1_too_a_server_asks_for_the_key(guarded: TwoMachines, host: Host, port: int) -> None:
     del guarded
     url = f"http://{host.address}:{port}"
-    for path in ("/docs", "/openapi.json", "/load"):
-        with pytest.raises(RefusedKeyError):
-            Http(url).get(path)
-        assert Http(url, KEY).get(path)
-    assert "vllm:prompt_tokens_total" in Http(url).get("/metrics")
+
+    def ask() -> None:
+        for path in ("/docs", "/openapi.json", "/load"):
+            with pytest.raises(RefusedKeyError):
+                Http(url).get(path)
+            assert Http(url, KEY).get(path)
+        assert "vllm:prompt_tokens_total" in Http(url).get("/metrics")
+
+    as_operator(ask)
+
+
+def test_the_gateway_passes_the_clients_key_on_and_computes_with_it_on_prefill_first(
+    guarded: TwoMachines,
+) -> None:
+    del guarded
+
+    def client(key: str) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{GATEWAY}/v1", api_key=key, max_retries=0, timeout=60)
+
+    def computed_first() -> str:
+        (line,) = re.findall(
+            r'^kvshare_gateway_prefills_total{outcome="computed"} .*', Http(GATEWAY).get("/metrics"), re.M
+        )
+        return str(line)
+
+    def ask() -> None:
+        with pytest.raises(openai.AuthenticationError):
+            client("wrong").models.list()
+        (model, *_) = client(KEY).models.list()
+        client(KEY).completions.create(model=model.id, prompt=letters("first", 300), max_tokens=1)
+        before = computed_first()
+        client(KEY).completions.create(model=model.id, prompt=letters("second", 300), max_tokens=1)
+        assert computed_first() != before
+
+    as_operator(ask)
 
 
 @pytest.mark.parametrize("host", [PREFILL, DECODE], ids=lambda host: host.name)
