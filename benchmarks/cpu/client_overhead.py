@@ -39,6 +39,11 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ga
                 if line.lower().startswith(b"content-length")
             )
             body = json.loads(await reader.readexactly(length))
+            if not body.get("stream"):
+                usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": body["max_tokens"]}
+                said = json.dumps({"choices": [{"text": ""}], "usage": usage}).encode()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(said), said))
+                continue
             writer.write(
                 b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
             )

@@ -28,8 +28,8 @@ def test_every_part_is_told() -> None:
 def test_what_the_gateway_costs_is_its_difference_and_its_share() -> None:
     found = {"direct_ms": 0.5, "gateway_ms": 1.75, "direct_p99_ms": 1.0, "gateway_p99_ms": 3.0}
     rates = {"direct_per_s": 200.0, "gateway_per_s": 199.0}
-    line = SECTIONS["gateway"]({"64": found | rates})[-1]
-    assert line == "| 64 | 0.50 | 1.75 | 1.25 | 1.0 | 3.0 | 200.0 | 0.995 |"
+    line = SECTIONS["gateway"]({"short": {"64": found | rates}})[-1]
+    assert line == "| short | 64 | 0.50 | 1.75 | 1.25 | 1.0 | 3.0 | 200.0 | 0.995 |"
 
 
 def test_the_ways_are_told_by_load_with_their_verdict() -> None:
