@@ -61,7 +61,10 @@ REASONS: dict[tuple[str, str], str] = {
     (SERVERS, "--host"): "The API listens on the node's own address and on no other.",
     (SERVERS, "--dtype"): "vLLM's default, said so that both nodes can be compared.",
     (SERVERS, "--kv-cache-dtype"): "vLLM's default, as well; `KV_CACHE_DTYPE=fp8` halves the bytes.",
-    (SERVERS, "--middleware"): "What a client may tell LMCache is looked at where its request enters.",
+    (SERVERS, "--middleware"): (
+        "What a client may tell LMCache is looked at where its request enters; "
+        "with an API key, every route asks for it."
+    ),
     (SERVERS, "--kv-transfer-config kv_load_failure_policy"): (
         "vLLM 0.32 fails a request whose KV does not arrive, unless told to compute it."
     ),

@@ -56,7 +56,7 @@ def environment_of(service: str) -> dict[str, str]:
 
 
 def arguments_of(command: list[str]) -> dict[str, Any]:
-    """The options of a command line; JSON options by their keys."""
+    """The options of a command line; JSON options by their keys, of one that is repeated all values."""
     found: dict[str, Any] = {}
     words = iter(command)
     for word in words:
@@ -67,7 +67,7 @@ def arguments_of(command: list[str]) -> dict[str, Any]:
         if value.startswith("{"):
             found |= {f"{name} {key}": inner for key, inner in json.loads(value).items()}
         else:
-            found[name] = value
+            found[name] = f"{found[name]}, {value}" if name in found else value
     return found
 
 
