@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kvshare.servers import metrics
+from kvshare.servers.http import Http
 from kvshare.servers.server import FLUSH_S
 from tests.rig import engines, network
 from tests.rig.network import DECODE, PREFILL, Host, Link
 from tests.scenarios.conftest import CPU_FILES, Outcome, TwoMachines
-from tests.scenarios.under_faults.traffic import Sent, Traffic
+from tests.scenarios.under_faults.traffic import CONTROLLER, PORTS, Sent, Traffic, as_operator
 
 SERVICES = (("controller", PREFILL), ("prefill", PREFILL), ("decode", DECODE))
 HOST_OF = dict(SERVICES)
@@ -24,6 +26,34 @@ SETTLE_S = 90
 SLOW = Link(rate=4e6)  # bytes a second: a chunk of 6.5 MB is under way for more than a second
 UNDER_WAY_S = 0.8
 CACHE_CHUNKS = 80  # what a server's 0.5 GiB holds of 6.25 MiB each
+
+
+@dataclass(frozen=True)
+class Socket:
+    """A ZMQ port: who listens, the name under which its messages are counted, and how it is spoken to."""
+
+    owner: str
+    name: str
+    role: str
+    host: Host
+    port: int
+
+
+SOCKETS = (
+    Socket("controller", "pull", "push", PREFILL, 8300),
+    Socket("controller", "reply", "dealer", PREFILL, 8400),
+    Socket("controller", "heartbeat", "dealer", PREFILL, 8600),
+    Socket("prefill", "worker", "dealer", PREFILL, 8500),
+    Socket("prefill", "p2p_init", "dealer", PREFILL, 8200),
+    Socket("prefill", "p2p_lookup", "dealer", PREFILL, 8201),
+    Socket("decode", "worker", "dealer", DECODE, 8501),
+    Socket("decode", "p2p_init", "dealer", DECODE, 8202),
+    Socket("decode", "p2p_lookup", "dealer", DECODE, 8203),
+)
+BASES = {
+    "controller": CONTROLLER,
+    **{host.name: f"http://{host.address}:{port}" for host, port in PORTS.items()},
+}
 
 
 @dataclass
@@ -84,6 +114,11 @@ class Stack:
         """A service's log since a moment, both its streams."""
         return self._docker(service, "logs", f"--since={since.isoformat()}", container(service), both=True)
 
+    def has(self, service: str, path: str) -> bool:
+        """Whether there is such a file or folder in a service's container."""
+        look = ("exec", container(service), "sh", "-c", f"ls -d {path} || true")
+        return bool(self._docker(service, *look).strip())
+
     def memory_bytes(self, service: str) -> int:
         """Anonymous memory of all the service's processes, in bytes."""
         pids = self._docker(service, "top", container(service), "-eo", "pid").split()[1:]
@@ -121,3 +156,9 @@ def anonymous_bytes(pid: int) -> int:
 
 def container(service: str) -> str:
     return f"kvshare-{service}-1"
+
+
+def rejected(service: str) -> dict[str, float]:
+    """What a service counts as rejected, by the name of the socket, as its metrics tell."""
+    samples = metrics.parse(as_operator(lambda: Http(BASES[service]).get("/metrics", timeout=10)))
+    return {s.labels["socket"]: s.value for s in samples if s.name == "lmcache:rejected_messages_total"}

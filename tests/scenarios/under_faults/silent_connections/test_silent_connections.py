@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig.network import DECODE, PREFILL
+from tests.rig.network import DECODE
 from tests.scenarios.under_faults import figures
 from tests.scenarios.under_faults.figures import Figures
-from tests.scenarios.under_faults.machines import HOST_OF, Stack
+from tests.scenarios.under_faults.machines import HOST_OF, SOCKETS, Stack
 from tests.scenarios.under_faults.traffic import Traffic, as_operator
 
 HERE = Path(__file__).parent
-PORTS = [(PREFILL, port) for port in (8300, 8400, 8600, 8500, 8200, 8201)]
-PORTS += [(DECODE, port) for port in (8501, 8202, 8203)]
 EACH, SPARE_FILES = 1000, 500
 
 pytestmark = pytest.mark.timeout(900)
@@ -28,8 +26,8 @@ pytestmark = pytest.mark.timeout(900)
 def held_open() -> Iterator[int]:
     """That many connections to each port, from the operator's host, until the block ends."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, EACH * len(PORTS) + SPARE_FILES), hard))
-    addresses = [(host.address, port) for host, port in PORTS for _ in range(EACH)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, EACH * len(SOCKETS) + SPARE_FILES), hard))
+    addresses = [(one.host.address, one.port) for one in SOCKETS for _ in range(EACH)]
     with ExitStack() as sockets:
         connections = as_operator(lambda: [socket.create_connection(one, timeout=10) for one in addresses])
         for connection in connections:
@@ -48,6 +46,6 @@ def test_silent_connections_keep_nobody_from_being_served(
         traffic.ask_all(DECODE, pool)
         recovery = traffic.seconds_until_reuse(30)
         verified = stack.verify() if long else None
-    seen = record(figures.of(HERE, f"{len(PORTS)} ports", injected, traffic.sent, recovery))
+    seen = record(figures.of(HERE, f"{len(SOCKETS)} ports", injected, traffic.sent, recovery))
     assert seen.failures == seen.wrong == 0, traffic.faulty()
     assert verified is None or verified.code == 0, verified

@@ -3,52 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from kvshare.config import cluster_key
-from kvshare.servers import metrics
-from kvshare.servers.http import Http
 from kvshare.servers.wait import poll
 from tests.conftest import ROOT
 from tests.rig import engines
-from tests.rig.network import DECODE, PREFILL, Host
+from tests.rig.network import DECODE, PREFILL
 from tests.scenarios.under_faults import figures
 from tests.scenarios.under_faults.figures import Figures
-from tests.scenarios.under_faults.machines import HOST_OF, Stack
-from tests.scenarios.under_faults.traffic import CONTROLLER, PORTS, Traffic, as_operator
+from tests.scenarios.under_faults.machines import HOST_OF, SOCKETS, Socket, Stack, rejected
+from tests.scenarios.under_faults.traffic import Traffic
 
 HERE = Path(__file__).parent
-BASES = {
-    "controller": CONTROLLER,
-    **{host.name: f"http://{host.address}:{port}" for host, port in PORTS.items()},
-}
-
-
-@dataclass(frozen=True)
-class Socket:
-    """A ZMQ port: who listens, the name under which its messages are counted, and how it is spoken to."""
-
-    owner: str
-    name: str
-    role: str
-    host: Host
-    port: int
-
-
-SOCKETS = (
-    Socket("controller", "pull", "push", PREFILL, 8300),
-    Socket("controller", "reply", "dealer", PREFILL, 8400),
-    Socket("controller", "heartbeat", "dealer", PREFILL, 8600),
-    Socket("prefill", "worker", "dealer", PREFILL, 8500),
-    Socket("prefill", "p2p_init", "dealer", PREFILL, 8200),
-    Socket("prefill", "p2p_lookup", "dealer", PREFILL, 8201),
-    Socket("decode", "worker", "dealer", DECODE, 8501),
-    Socket("decode", "p2p_init", "dealer", DECODE, 8202),
-    Socket("decode", "p2p_lookup", "dealer", DECODE, 8203),
-)
 ROUNDS_LONG = 5
 COUNTED_S = 10  # one that is read at all is counted by then
 
@@ -72,7 +41,7 @@ def send_noise() -> dict[Socket, int]:
 
 def counted() -> dict[Socket, float]:
     """Rejected messages by socket, as the metrics of its process tell."""
-    return {one: _rejected(BASES[one.owner]).get(one.name, 0.0) for one in SOCKETS}
+    return {one: rejected(one.owner).get(one.name, 0.0) for one in SOCKETS}
 
 
 def not_counted(before: dict[Socket, float], sent: dict[Socket, int]) -> set[tuple[str, str]]:
@@ -83,11 +52,6 @@ def not_counted(before: dict[Socket, float], sent: dict[Socket, int]) -> set[tup
         return {(one.owner, one.name) for one in SOCKETS if after[one] < before[one] + sent[one]}
 
     return poll(lacking, lambda found: not found, COUNTED_S)
-
-
-def _rejected(base: str) -> dict[str, float]:
-    samples = metrics.parse(as_operator(lambda: Http(base).get("/metrics", timeout=10)))
-    return {s.labels["socket"]: s.value for s in samples if s.name == "lmcache:rejected_messages_total"}
 
 
 def test_bad_messages_stop_nothing_and_are_counted(
