@@ -100,7 +100,8 @@ REASONS: dict[tuple[str, str], str] = {
     (SERVERS, "save_unfull_chunk"): "LMCache's default, said because hits come in whole chunks.",
     (SERVERS, "extra_config"): (
         "The scheduler sleeps 1 ms, not 10, between looks for an answer: every hit is sooner. "
-        "Counters are exported every 2 s, not 10: a verification waits for them."
+        "Counters are exported every 2 s, not 10: a verification waits for them. "
+        "The controller hears of a key at once, not after 10 ms: who asks decode next finds it."
     ),
     (SERVERS, "lmcache_worker_heartbeat_delay_time"): (
         "When heartbeats begin; without them a controller restart ends all sharing."

@@ -21,10 +21,6 @@ LARGEST_BODY = 256 * 2**20  # bytes; vLLM itself has no limit, and a body is kep
 LARGEST_EVENT = 16 * 2**20
 RETRY_AFTER_S = 5
 CONNECT_S = 2.0
-# The controller hears of what prefill stored some ten milliseconds after the answer, which LMCache collects
-# what it tells it for; asked before, decode would look it up in vain. It cannot be asked whether it knows:
-# its own lookup has no key of a model's identity.
-ADMITTED_S = 0.03
 KEEP_ALIVE_S = 2.0  # less than the servers' 5: a connection that is reused is never one that they just closed
 SHUTDOWN_S = 25.0
 # A peer that is gone without a word is noticed after 11 s. While it has not acknowledged what it was sent,
@@ -165,7 +161,6 @@ class Gateway:
             prefill.keep(prompt.blocks)
             self.rates.learn(prompt, int(answer["usage"]["prompt_tokens"]))
             self.metrics.prefills.labels("computed").inc()
-            await asyncio.sleep(ADMITTED_S)
         except (*BROKEN, msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
             self.metrics.prefills.labels("failed").inc()
             if isinstance(error, BROKEN):
