@@ -7,7 +7,7 @@ https://ossf.github.io/osv-schema/, or what a package index tells of each versio
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class _Record:
     summary: str = ""
     aliases: tuple[str, ...] = ()
     withdrawn: datetime | None = None
-    affected: tuple[_Affected, ...] = field(default_factory=tuple)
+    affected: tuple[_Affected, ...] = ()
 
 
 def bill_of(image: str, text: str | bytes) -> Bill:
@@ -162,7 +162,7 @@ def without(findings: Findings, ids: Sequence[str]) -> Findings:
         for package, advisories in findings.advisories.items()
     }
     kept = {package: advisories for package, advisories in kept.items() if advisories}
-    return Findings(kept, findings.source, findings.modified)
+    return replace(findings, advisories=kept)
 
 
 def lines(bills: Sequence[Bill], findings: Findings, now: datetime) -> Iterator[str]:
