@@ -9,16 +9,15 @@ from datetime import UTC, datetime
 from functools import partial
 
 from kvshare.config.settings import Settings
-from kvshare.contract import FINGERPRINT, Fingerprint, name_of_key
+from kvshare.contract import FINGERPRINT, name_of_key
 from kvshare.doctor import engines as engine_side
 from kvshare.doctor import links, network, probing
 from kvshare.doctor.containers import OneOffs
 from kvshare.doctor.evidence import Behind, Engine, Evidence, Node
 from kvshare.doctor.services import Service, service_of
 from kvshare.errors import CouldNotCheckError
-from kvshare.records import loads
 from kvshare.site import contexts
-from kvshare.site.base import answered, at_once, fetch, reason_of
+from kvshare.site.base import answered, at_once, fetch, fingerprint_of, reason_of
 from kvshare.site.compose import read_stack, resolved_config
 from kvshare.site.engine import engine
 from kvshare.stack.members import Member, Stack
@@ -132,7 +131,7 @@ def _behind(evidence: Evidence) -> Behind | None:
     gateway = evidence.stack.gateway
     if gateway is None or not evidence.runs(gateway):
         return None
-    name = f"{evidence.stack.project}-{gateway.service}-1"
+    name = evidence.stack.container_of(gateway)
     try:
         said = json.loads(fetch(partial(engine(gateway.context).inside, name), f"{gateway.url}/health"))
         return Behind({node["place"]: bool(node["up"]) for node in said["nodes"]})
@@ -147,10 +146,10 @@ def _keys(evidence: Evidence) -> dict[str, str]:
 
     def one(name: str) -> str:
         member = running[name]
-        container = f"{evidence.stack.project}-{member.service}-1"
+        container = evidence.stack.container_of(member)
         said = answered(engine(member.context).inside(container, "cat", FINGERPRINT))
         try:
-            return loads(Fingerprint, said, ignore_unknown=True).cluster_key
+            return fingerprint_of(said).cluster_key
         except ValueError as error:
             raise CouldNotCheckError(str(error)) from None
 

@@ -76,7 +76,7 @@ def prefill_speed(evidence: Evidence, given: float | None) -> PrefillSpeed:
     stack = evidence.stack
     if evidence.runs(stack.prefill):
         try:
-            url, name = f"{stack.prefill.url}/metrics", f"{stack.project}-{stack.prefill.service}-1"
+            url, name = f"{stack.prefill.url}/metrics", stack.container_of(stack.prefill)
             counted = speed_of(fetch(partial(engine(stack.prefill.context).inside, name), url))
         except (CouldNotCheckError, ValueError):
             counted = None

@@ -10,10 +10,8 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from kvshare.checking.rendering import table
-from kvshare.contract import Fingerprint
 from kvshare.errors import CouldNotCheckError
-from kvshare.records import loads
-from kvshare.site.base import Site, State, fetch
+from kvshare.site.base import Site, State, fetch, fingerprint_of
 from kvshare.site.containers import Containers
 from kvshare.site.contexts import seconds_of
 from kvshare.stack.members import Member, Server
@@ -92,8 +90,7 @@ def _has_another_key(site: Site, member: Member) -> bool:
     """Return whether a member has another cluster key than the controller; not where either does not say."""
     try:
         own, controllers = (
-            loads(Fingerprint, site.fingerprint(one), ignore_unknown=True).cluster_key
-            for one in (member, site.stack.controller)
+            fingerprint_of(site.fingerprint(one)).cluster_key for one in (member, site.stack.controller)
         )
     except (CouldNotCheckError, ValueError):
         return False

@@ -10,7 +10,9 @@ from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from kvshare.config.settings import Settings
+from kvshare.contract import Fingerprint
 from kvshare.errors import KvshareError
+from kvshare.records import loads
 from kvshare.stack.members import Member, Stack
 
 T = TypeVar("T")
@@ -134,6 +136,11 @@ def last_line(said: str) -> str:
     """Return the last thing that a failed program said, on one line and without a full stop."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return " ".join((lines or ["no reason given"])[-1].split())[-400:].rstrip(".")
+
+
+def fingerprint_of(said: str) -> Fingerprint:
+    """Return what a member wrote of itself, of another version too; ValueError if it makes no sense."""
+    return loads(Fingerprint, said, ignore_unknown=True)
 
 
 def reason_of(error: KvshareError) -> str:

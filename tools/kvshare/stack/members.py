@@ -156,6 +156,10 @@ class Stack:
         """The Docker contexts in use, each once."""
         return tuple(dict.fromkeys(member.context for member in self.members))
 
+    def container_of(self, member: Member) -> str:
+        """Return the name that Compose gives a member's container."""
+        return f"{self.project}-{member.service}-1"
+
     def member(self, service: str) -> Member:
         """Return the first member of that service name; in a pair, the only one."""
         return next(member for member in self.members if member.service == service)

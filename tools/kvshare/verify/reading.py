@@ -7,7 +7,7 @@ from dataclasses import replace
 from kvshare.contract import FINGERPRINT, Fingerprint
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.records import loads
-from kvshare.site.base import Site, State, reason_of
+from kvshare.site.base import Site, State, fingerprint_of, reason_of
 from kvshare.stack.members import EngineMember, Member, Server
 from kvshare.verify.evidence import Container, EngineProbe, Hit, Logs
 
@@ -58,7 +58,7 @@ def logs(site: Site) -> Logs:
 def _container(site: Site, member: EngineMember, state: State | None) -> Container:
     if state is None:
         error = site.silent.get(member.context)
-        name = f"{site.stack.project}-{member.service}-1"
+        name = site.stack.container_of(member)
         return Container(member.service, name, "missing", error=None if error is None else reason_of(error))
     fingerprint, reason = _fingerprint(site, member, state)
     told = (state.name, state.status, state.health, state.exit_code, state.image_id)
@@ -70,7 +70,7 @@ def _fingerprint(site: Site, member: EngineMember, state: State) -> tuple[Finger
     if state.status != "running":
         return None, f"{state.name} is not running"
     try:
-        fingerprint = loads(Fingerprint, site.fingerprint(member), ignore_unknown=True)
+        fingerprint = fingerprint_of(site.fingerprint(member))
         return replace(fingerprint, identity=_identity(site, member)), None
     except CouldNotCheckError as error:
         return None, reason_of(error)
