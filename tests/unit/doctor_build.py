@@ -89,7 +89,14 @@ def node(server: Server) -> Node:
 
 def dialed(stack: Stack) -> tuple[Dialed, ...]:
     made = [
-        Dialed(_server_on(stack, source), target.name, target.host, port.number, port.purpose, "")
+        Dialed(
+            _server_on(stack, source),
+            target.name,
+            target.bound_to(port.number),
+            port.number,
+            port.purpose,
+            "",
+        )
         for source, target, port in required(stack)
     ]
     for source, target in ((stack.decode, stack.prefill), (stack.prefill, stack.decode)):
@@ -222,6 +229,6 @@ def running(evidence: Evidence) -> Evidence:
         members = evidence.members_on(context)
         services = tuple(member.service for member in members)
         ports = [(member, port) for member in members for port in member.ports]
-        listening = tuple(Endpoint(member.host, port) for member, port in ports)
+        listening = tuple(Endpoint(member.bound_to(port), port) for member, port in ports)
         evidence = of_engine(on(evidence, name, listening=listening), context, running=services)
     return evidence

@@ -174,6 +174,11 @@ FAULTS: Mapping[str, Fault] = {
         on(healthy(), "decode", listening=(Endpoint("0.0.0.0", 8501),)),
         "decode: port 8501 (decode LMCache worker) is taken",
     ),
+    "nixl-port-taken": Fault(
+        "DOC-HOST-06",
+        on(healthy(), "decode", listening=(Endpoint("127.0.0.1", 8205),)),
+        "decode: port 8205 (decode NIXL metrics) is taken",
+    ),
     "no-model": Fault(
         "DOC-HOST-07",
         on(healthy(), "decode", model=Model("/models/llama", False)),
@@ -237,6 +242,16 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "firewall": Fault(
         "DOC-NET-02", _firewall(), "prefill to 192.168.110.97:8011 (decode API): no answer in 3 s"
+    ),
+    "nixl-tells-nothing": Fault(
+        "DOC-NET-02",
+        dialled(healthy(), "connection refused", port=8204),
+        "prefill to 127.0.0.1:8204 (prefill NIXL metrics): connection refused",
+    ),
+    "nixl-cannot-listen": Fault(
+        "DOC-NET-02",
+        replace(healthy(), unheld=("127.0.0.1:8205: address already in use",)),
+        "127.0.0.1:8205: address already in use",
     ),
     "cannot-listen": Fault(
         "DOC-NET-02",

@@ -268,6 +268,7 @@ def test_every_route_of_the_stack_is_dialled_from_where_it_is_used(one_offs: Fak
     by_context = {context: arguments[2:] for context, _, arguments, _ in one_offs.probes("dial")}
     assert set(by_context["gpu-b"]) == {
         *(f"192.168.110.13:{port}" for port in (9000, 8300, 8400, 8600, 8200, 8201, 8700, 19999)),
+        "127.0.0.1:8205",
     }
     assert {"192.168.110.97:8011", "192.168.110.97:8501", "192.168.110.97:8202"} <= set(by_context["default"])
 
@@ -324,6 +325,8 @@ def test_routes_are_those_of_the_running_stack() -> None:
     assert ("gpu-b", "controller", 8600) in found
     assert ("default", "decode", 8501) in found
     assert ("gpu-b", "prefill", 8501) not in found
+    assert {("default", "prefill", 8204), ("gpu-b", "decode", 8205)} <= found, "NIXL's counters"
+    assert ("default", "decode", 8205) not in found, "NIXL tells its own machine alone"
     assert ("gpu-b", "prefill", 8010) not in found, "only the client, beside prefill, needs the API"
     assert {port.number for _, port in network.private(STACK)} == {
         *(9000, 8300, 8400, 8600, 8500, 8200, 8201, 8204, 8501, 8202, 8203, 8205)

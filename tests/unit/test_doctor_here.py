@@ -20,7 +20,7 @@ from kvshare.doctor import engines, here
 from kvshare.errors import KvshareError
 from kvshare.site import disk, images
 from kvshare.site.disk import GIB
-from kvshare.stack.members import Controller, Member
+from kvshare.stack.members import LOOPBACK, Controller, Member
 from tests.conftest import ROOT
 from tests.unit.build import STACK
 from tests.unit.doctor_build import IMAGE, environment
@@ -89,6 +89,18 @@ def listen(machine: Here, host: str = HERE) -> tuple[socket.socket, Controller]:
     controller = replace(LOCAL.controller, pull_port=server.getsockname()[1])
     machine.stack = replace(LOCAL, controller=controller)
     return server, controller
+
+
+def test_a_taken_port_of_nixls_counters_is_named(machine: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told on loopback, whatever a server's own address is."""
+    held = {"eth0": [SimpleNamespace(address="192.0.2.1")]}
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: held)
+    with socket.create_server((LOOPBACK, 0)) as server:
+        port = server.getsockname()[1]
+        prefill = replace(LOCAL.prefill, host="192.0.2.1", nixl_port=port)
+        machine.stack = replace(LOCAL, prefill=prefill)
+        with pytest.raises(KvshareError, match=rf"prefill: port {port} \(prefill NIXL metrics\) is taken"):
+            machine.require(machine.stack.prefill)
 
 
 @pytest.mark.parametrize("host", [HERE, "0.0.0.0"])

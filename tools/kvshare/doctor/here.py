@@ -23,7 +23,7 @@ from kvshare.errors import KvshareError
 from kvshare.refusals import GROUPS, USER, may_write, unshareable
 from kvshare.site import disk, images
 from kvshare.site.disk import Room
-from kvshare.stack.members import Member, Server, Stack
+from kvshare.stack.members import LOOPBACK, Member, Server, Stack
 
 CHECKS = (
     *("DOC-HOST-04", "DOC-HOST-06", "DOC-HOST-07", "DOC-HOST-08"),
@@ -122,16 +122,17 @@ def _model(settings: Settings, service: Service) -> Model:
 
 
 def _listening(hosts: Collection[str]) -> tuple[Endpoint, ...]:
-    """Return what listens at these addresses.
+    """Return what listens at these addresses, and where only this machine gets to.
 
     A host that this machine does not hold is of an engine with a network of its own.
     """
-    mine = {entry.address for entries in psutil.net_if_addrs().values() for entry in entries}
+    held = {entry.address for entries in psutil.net_if_addrs().values() for entry in entries}
+    mine = held.intersection(hosts)
     return tuple(
         Endpoint(host, connection.laddr.port, _process(connection.pid))
         for connection in psutil.net_connections(kind="tcp")
         if connection.status == psutil.CONN_LISTEN and connection.laddr
-        for host in mine.intersection(hosts)
+        for host in (mine | {LOOPBACK} if mine else mine)
         if connection.laddr.ip in (host, *ANY_ADDRESS)
     )
 

@@ -86,8 +86,8 @@ def _to_hold(evidence: Evidence, context: str) -> Iterable[Endpoint]:
     _, facts = evidence.machines[context]
     for member in evidence.members_on(context):
         for port in member.ports if facts.holder(member.host) is not None else ():
-            if facts.listener(member.host, port) is None:
-                yield Endpoint(member.host, port)
+            if facts.listener(member.bound_to(port), port) is None:
+                yield Endpoint(member.bound_to(port), port)
 
 
 def _data_ports(evidence: Evidence, context: str) -> tuple[Endpoint, ...]:
@@ -110,7 +110,7 @@ def _planned(evidence: Evidence, free: Mapping[str, int]) -> dict[str, list[Dial
 
     def plan(source: str, target: Member, port: int, purpose: str, is_free: bool = False) -> None:
         name = next(server.name for server in servers if server.context == source)
-        planned[source].append(Dialed(name, target.name, target.host, port, purpose, "", is_free))
+        planned[source].append(Dialed(name, target.name, target.bound_to(port), port, purpose, "", is_free))
 
     for source, target, port in required(evidence.stack):
         if source in planned and target.context in planned:
@@ -179,6 +179,8 @@ def _required(stack: Stack) -> Iterator[tuple[str, Member, Port]]:
                 # On prefill's machine its client and the controller dial prefill itself.
                 if caller in port.callers and (server is not member or server is stack.prefill):
                     yield server.context, member, port
+            if isinstance(member, Server) and port.number == member.nixl_port:
+                yield member.context, member, port
 
 
 def private(stack: Stack) -> Iterator[tuple[Member, Port]]:

@@ -8,6 +8,8 @@ from kvshare.config.settings import Settings
 from kvshare.contract import ports_of_ranks, ranks_of
 from kvshare.errors import KvshareError, did_you_mean
 
+LOOPBACK = "127.0.0.1"
+
 
 @dataclass(frozen=True)
 class Server:
@@ -33,7 +35,11 @@ class Server:
     @property
     def nixl_url(self) -> str:
         """Where NIXL's own counters answer, on the server's own machine alone."""
-        return f"http://127.0.0.1:{self.nixl_port}"
+        return f"http://{self.bound_to(self.nixl_port)}:{self.nixl_port}"
+
+    def bound_to(self, port: int) -> str:
+        """Return the address on which it listens on that port."""
+        return LOOPBACK if port == self.nixl_port else self.host
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -70,6 +76,11 @@ class Controller:
         """Every TCP port that it listens on."""
         return (self.http_port, self.pull_port, self.reply_port, self.heartbeat_port)
 
+    def bound_to(self, port: int) -> str:
+        """Return the address on which it listens on that port."""
+        del port
+        return self.host
+
     @property
     def url(self) -> str:
         """Where its HTTP interface answers."""
@@ -90,6 +101,11 @@ class Endpoint:
     def ports(self) -> tuple[int, ...]:
         """Every TCP port that it listens on."""
         return (self.port,)
+
+    def bound_to(self, port: int) -> str:
+        """Return the address on which it listens on that port."""
+        del port
+        return self.host
 
     @property
     def url(self) -> str:

@@ -148,7 +148,7 @@ def _memory_may_be_locked(evidence: Evidence) -> Outcome:
 
 @CHECKS.check("DOC-HOST-06", "the ports are free, or this stack's already")
 def _ports_free(evidence: Evidence) -> Outcome:
-    """At its addresses nothing else listens."""
+    """At its addresses nothing else listens, nor on this machine's own where NIXL tells what it counts."""
     bad = {}
     seen = evidence.machines
     members_seen = [member for member in evidence.stack.members if member.context in seen]
@@ -158,7 +158,7 @@ def _ports_free(evidence: Evidence) -> Outcome:
         taken = [
             f"port {port.number} ({port.purpose}) is taken{found.by and f' by {found.by}'}"
             for port in ports_of(member)
-            if (found := facts.listener(member.host, port.number))
+            if (found := facts.listener(member.bound_to(port.number), port.number))
         ]
         if taken and not evidence.runs(member):
             bad[member.name] = ", ".join(taken)
