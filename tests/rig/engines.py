@@ -22,7 +22,9 @@ THIN = Path(__file__).with_name("thin.py")
 START_TIMEOUT_S, STOP_TIMEOUT_S, LOAD_TIMEOUT_S = 60, 60, 900
 PAIR = (PREFILL, DECODE)
 HOSTS = (*PAIR, DECODE_2, DECODE_3)
-IMAGES = ("kvshare/engine-cpu:0.1.0", "kvshare/client:0.1.0")
+REGISTRY = os.environ.get("REGISTRY", "kvshare")
+ENGINE, CLIENT, OBSERVE = (f"{REGISTRY}/{name}:0.1.0" for name in ("engine-cpu", "client", "observe"))
+IMAGES = (ENGINE, CLIENT)
 LAYERS = ("docker", "image", "inspect", "--format", "{{range .RootFS.Layers}}{{println .}}{{end}}")
 
 
@@ -125,19 +127,19 @@ def _remove_all() -> None:
     network.down()
 
 
-def load_images(hosts: Iterable[Host]) -> None:
-    """Give each engine the images of this machine's own engine, where it has not the same already."""
-    wanted = {image: _own_image_id(image) for image in IMAGES}
-    lacking = [h for h in hosts if any(_image_id(h, image) != wanted[image] for image in IMAGES)]
+def load_images(hosts: Iterable[Host], images: Sequence[str] = IMAGES) -> None:
+    """Give each engine these images of this machine's own engine, where it has not the same already."""
+    wanted = {image: _own_image_id(image) for image in images}
+    lacking = [h for h in hosts if any(_image_id(h, image) != wanted[image] for image in images)]
     if not lacking:
         return
-    thin = shlex.join([sys.executable, str(THIN), *sorted(_known_layers(lacking))])
+    thin = shlex.join([sys.executable, str(THIN), *sorted(_known_layers(lacking, images))])
     loads = " ".join(f">(docker --host unix://{socket_of(host)} load --quiet)" for host in lacking)
     # One reading for all: bash's own `wait` waits for the loads too.
-    script = f"set -o pipefail; docker save {' '.join(IMAGES)} | {thin} | tee {loads} > /dev/null; wait"
+    script = f"set -o pipefail; docker save {' '.join(images)} | {thin} | tee {loads} > /dev/null; wait"
     run(["bash", "-c", script], LOAD_TIMEOUT_S)
     for host in lacking:
-        for image in IMAGES:
+        for image in images:
             if _image_id(host, image) != wanted[image]:
                 raise RigError(f"the engine of {host.name} did not load {image}")
         docker(host, "image", "prune", "--force")
@@ -170,10 +172,10 @@ def _image_id(host: Host, image: str) -> str:
         return ""
 
 
-def _known_layers(hosts: Iterable[Host]) -> set[str]:
+def _known_layers(hosts: Iterable[Host], images: Sequence[str]) -> set[str]:
     """The layers of this machine's images that every engine has already, each on the same ones beneath it."""
     everything, lacking = set[str](), set[str]()
-    for image in IMAGES:
+    for image in images:
         own = run([*LAYERS, image]).split()
         everything.update(own)
         for host in hosts:

@@ -16,8 +16,8 @@ import pytest
 from kvshare.servers.wait import poll
 from kvshare.watch.dashboard import PANELS
 from tests.conftest import ROOT
+from tests.scenarios import watching
 from tests.scenarios.conftest import VERIFY_TIMEOUT_S, Rig, other_weights
-from tests.scenarios.one_engine import watching
 from tests.unit import scrape
 
 HERE = Path(__file__).parent

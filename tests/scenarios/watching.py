@@ -1,4 +1,4 @@
-"""What Prometheus says of the stack on this machine."""
+"""What Prometheus says of the stack, on this machine where no other address is given."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def stop_canary(rig: Rig) -> None:
     rig.compose("rm", "--stop", "--force", "canary")
 
 
-def query(expression: str) -> list[dict[str, Any]]:
+def query(expression: str, prometheus: str = PROMETHEUS) -> list[dict[str, Any]]:
     """The series that answer a query, each with its labels as ``metric``."""
     with urllib.request.urlopen(
-        f"{PROMETHEUS}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+        f"{prometheus}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
     ) as said:
         found: list[dict[str, Any]] = json.load(said)["data"]["result"]
     return found
 
 
-def firing() -> set[Alarm]:
-    series = (one["metric"] for one in query('ALERTS{alertstate="firing"}'))
+def firing(prometheus: str = PROMETHEUS) -> set[Alarm]:
+    series = (one["metric"] for one in query('ALERTS{alertstate="firing"}', prometheus))
     return {(labels["alertname"], labels.get("node", "")) for labels in series}
 
 
