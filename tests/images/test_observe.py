@@ -34,6 +34,10 @@ def rising(a_minute: float) -> str:
     return f"0+{a_minute}x{HOURS}"
 
 
+def alternating(*values: float) -> str:
+    return " ".join(str(float(value)) for _ in range(HOURS // len(values)) for value in values)
+
+
 def canary(state: str) -> Series:
     return {f'kvshare_canary_state{{node="decode",state="{s}"}}': constant(s == state) for s in State}
 
@@ -65,6 +69,8 @@ WELL: Series = {
 # By alarm: what differs, the node that it names, and the minutes after which it fires and not before.
 SYNCING = "lmcache:cache_controller_full_sync_workers_syncing"
 REJECTED = "lmcache:rejected_messages_total"
+LATE = {'vllm:request_queue_time_seconds_bucket{node="decode",le="2.5"}': rising(50)}
+WAITING = 'vllm:num_requests_waiting{node="decode"}'
 READ = "lmcache:cache_controller_pull_socket_message_count"
 BROKEN: dict[str, tuple[Series, str, float]] = {
     "KvshareAnswersWrong": (canary("wrong"), "decode", 0),
@@ -85,9 +91,7 @@ BROKEN: dict[str, tuple[Series, str, float]] = {
     "KvshareMessagesRejected": (
         {f'{REJECTED}{{node="controller",socket="pull"}}': "3+0x51 4+0x8 5+0x480"}, "controller", 52,
     ),
-    "KvshareLookupsTimeOut": (
-        {'vllm:request_queue_time_seconds_bucket{node="decode",le="2.5"}': rising(50)}, "decode", 5,
-    ),
+    "KvshareLookupsTimeOut": (LATE | {WAITING: alternating(0, 1)}, "decode", 5),
     "KvshareVersionsApart": ({'kvshare_version{node="decode",version="0.33.0"}': constant(1)}, "", 5),
     "KvshareMemoryPinned": ({'vllm:num_requests_running{node="decode"}': constant(0)}, "decode", 5),
     "KvshareMemoryGrows": (
@@ -152,6 +156,13 @@ def test_each_fault_raises_its_alarm_in_its_time_and_no_other(images: dict[str, 
         before = [firing(minutes - 0.4)] if minutes else []
         cases.append(case({**WELL, **broken}, *before, firing(minutes + 15, named)))
     promtool(images, tmp_path, "test", "rules", "tests.json", tests=of_cases(*cases))
+
+
+def test_a_queue_that_is_never_empty_is_not_called_lookups_that_time_out(
+    images: dict[str, str], tmp_path: Path
+) -> None:
+    busy = case({**WELL, **LATE, WAITING: alternating(1, 2)}, firing(30))
+    promtool(images, tmp_path, "test", "rules", "tests.json", tests=of_cases(busy))
 
 
 def test_what_a_server_takes_from_its_own_memory_is_not_called_the_peers(

@@ -201,7 +201,8 @@ def alerts(watched: Watched) -> tuple[Alert, ...]:
 def _timed_out(limit_s: float) -> str:
     """Return the share of requests that queued from shortly before the limit on: a plateau, not a tail.
 
-    Above the next bound twice beyond it is a queue that is long for other reasons.
+    Above the next bound twice beyond it is a queue that is long for other reasons, and so is one that is
+    never empty; who waits for KV is in it as well, so it need not be empty always.
     """
     below = max((b for b in QUEUE_BOUNDS if float(b) <= limit_s), key=float, default=QUEUE_BOUNDS[0])
     above = min((b for b in QUEUE_BOUNDS if float(b) > limit_s), key=float, default=QUEUE_BOUNDS[-1])
@@ -213,7 +214,8 @@ def _timed_out(limit_s: float) -> str:
         return rate(f'bucket{{le="{bound}"}}')
 
     share = f"({until(above)} - {until(below)}) / ({rate('count')} > 0)"
-    return f"{share} > {TIMED_OUT_SHARE} and on (node) sum by (node) (vllm:num_requests_waiting) == 0"
+    least = f"sum by (node) (min_over_time(vllm:num_requests_waiting[{WINDOW}]))"
+    return f"{share} > {TIMED_OUT_SHARE} and on (node) {least} == 0"
 
 
 def _grows(gauge: str) -> str:
