@@ -38,11 +38,11 @@ LEFT_OUT = {
     ),
     "client": ("**/tests", "**/__pycache__"),
 }
-# Libraries that carry hundreds of megabytes of symbol tables. The CUDA ones are left as published.
+# Libraries that carry megabytes, on the CPU hundreds, of symbol tables. The CUDA ones are left as published.
 STRIPPED = {
     "cpu": ("vllm/*.so", "torch/lib/libtorch_*.so", "lmcache/*.so", "libucx/**/*.so.*.*.*", "libucx/bin/*"),
     "cuda": (),
-    "client": (),
+    "client": ("uvloop/*.so",),
 }
 
 

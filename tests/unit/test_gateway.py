@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from aiohttp import ClientPayloadError, ClientResponse, ClientSession, web
 from aiohttp.test_utils import TestServer
 from yarl import URL
@@ -147,7 +148,8 @@ def run(tmp_path: Path) -> Callable[..., None]:
             async with standing(tmp_path, **more) as setup:
                 await test(setup)
 
-        asyncio.run(asyncio.wait_for(inside(), 20))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:  # as the process has it
+            loop.run(asyncio.wait_for(inside(), 20))
 
     return ran
 
@@ -237,6 +239,8 @@ def test_the_process_notices_such_a_client_as_the_servers_of_these_tests_do(
     monkeypatch.setattr(web, "run_app", lambda _, **given: options.update(given))
     serve(Gateway(Pool(Node("prefill", "http://127.0.0.1:1"), (), tmp_path), None), "127.0.0.1", 0)
     assert options["handler_cancellation"] is True
+    assert isinstance(options["loop"], uvloop.Loop)
+    options["loop"].close()
 
 
 def test_neither_silence_nor_what_a_silent_server_was_sent_is_waited_for_beyond_11_s() -> None:

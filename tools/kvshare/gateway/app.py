@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import uvloop
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -242,6 +243,7 @@ def serve(gateway: Gateway, host: str, port: int) -> None:
         shutdown_timeout=SHUTDOWN_S,
         access_log=None,
         print=None,
+        loop=uvloop.new_event_loop(),
     )
 
 
