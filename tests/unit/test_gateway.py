@@ -25,6 +25,7 @@ from kvshare.gateway.prompts import Rates, read
 CHUNK = 256
 LONG = list(range(3 * CHUNK))
 SHORT = LONG[: CHUNK - 1]
+HALF = LONG[: CHUNK // 2]
 LATEST_S = 20.0  # by when what is to happen has
 FOR_PREFILL = {"max_tokens": 1, "stream": False}
 FLOOD = b"data: " + b"x" * 2**16 + b"\n\n"
@@ -299,9 +300,9 @@ def test_a_long_prompt_is_computed_on_prefill_first_and_a_short_one_is_not(run: 
 
 def test_of_a_conversation_only_what_is_new_counts(run: Run) -> None:
     async def test(setup: Setup) -> None:
-        for tokens in (LONG, LONG + SHORT, LONG + SHORT + LONG):
+        for tokens in (LONG, LONG + HALF, LONG + HALF + LONG):
             await (await setup.post({"prompt": tokens})).read()
-        assert [len(body["prompt"]) for body in setup.prefill.bodies] == [768, 768 + 255 + 768]
+        assert [len(body["prompt"]) for body in setup.prefill.bodies] == [768, 768 + 128 + 768]
 
     run(test)
 
@@ -488,7 +489,7 @@ def test_a_drained_node_ends_what_it_has_and_gets_no_more(
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"[]", b'"x"', b'{"prompt": [-1]}', b'{"prompt": [[]]}', b'{"prompt": 5}', b'{"prompt": [1.5, 2]}'],
+    [b"", b"[]", b'"x"', b'{"prompt": [-1]}', b'{"prompt": [[]]}', b'{"prompt": 5}'],
 )
 def test_what_a_server_will_refuse_is_passed_to_it(body: bytes) -> None:
     prompt = read("/v1/completions", body)
@@ -500,7 +501,7 @@ def test_pictures_do_not_count_as_text() -> None:
     body = json.dumps({"messages": [{"role": "user", "content": parts}]}).encode()
     prompt = read("/v1/chat/completions", body)
     assert prompt is not None
-    assert prompt.size == len("what is it") + len('""')
+    assert prompt.size == len("what is it")
 
 
 def test_the_longest_of_several_prompts_counts_and_prompt_logprobs_need_all_computed() -> None:

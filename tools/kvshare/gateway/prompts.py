@@ -1,6 +1,5 @@
 """What of a request decides its KV: how long its prompt is, and what it has in common with earlier ones."""
 
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import msgspec
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-BLOCK = 256  # bytes that are compared as one: as token ids or as English text a quarter of a chunk
+BLOCK = 256  # bytes of a body that are compared as one: 40 to 60 tokens, as token ids or as English text
 TOKEN_BYTES = 4
 # Beside model and prompt, what a prompt's tokens or its keys depend on.
 DECIDES_KV = ("model", "cache_salt", "tools", "chat_template", "chat_template_kwargs", "documents")
@@ -20,6 +19,10 @@ OF_THE_ANSWER = frozenset(
 OF_TOKENIZE = frozenset(
     ("add_generation_prompt", "add_special_tokens", "chat_template", "chat_template_kwargs", "messages")
 ) | {"continue_final_message", "model", "prompt", "tools"}
+Body = Mapping[str, msgspec.Raw]  # its values as they came: numbers are not made only to be written again
+_BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_VALUES = msgspec.json.Decoder(list[msgspec.Raw])
+_NULL = msgspec.Raw(b"null")
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Prompt:
     """A request's prompt; ``size`` is its tokens where ``kind`` is ``tokens``, else its bytes of text."""
 
     kind: str
-    body: Mapping[str, Any]
+    body: Body
     size: int
     length: int  # bytes of what ``blocks`` were made of
     blocks: tuple[int, ...]  # a hash a whole block, of it and of all that stands before it
@@ -54,32 +57,37 @@ def read(path: str, raw: bytes) -> Prompt | None:
     if path not in (COMPLETIONS, CHAT):
         return None
     try:
-        body = msgspec.json.decode(raw)
-        if not isinstance(body, dict) or body.get("prompt_logprobs") is not None or body.get("echo"):
+        body = _BODY.decode(raw)
+        if _value(body, "prompt_logprobs") is not None or _value(body, "echo"):
             return None
         return _chat(body) if path == CHAT else _completion(body)
-    except (msgspec.MsgspecError, OverflowError, TypeError, ValueError, AttributeError):
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
-def _completion(body: Mapping[str, Any]) -> Prompt | None:
-    prompts = body.get("prompt")
-    if not isinstance(prompts, list) or (prompts and isinstance(prompts[0], int)):
-        prompts = [prompts]
-    longest = max(prompts, key=len)
-    if isinstance(longest, str):
-        text = longest.encode()
-        return Prompt("text", body, len(text), len(text), _blocks(body, text))
-    ids = array("I", longest).tobytes()
-    return Prompt("tokens", body, len(longest), len(ids), _blocks(body, ids))
+def _value(body: Body, name: str) -> Any:
+    return msgspec.json.decode(body.get(name, _NULL))
 
 
-def _chat(body: Mapping[str, Any]) -> Prompt:
-    messages = body["messages"]
-    # Without the list's end, so that the next turn of a conversation begins with the same bytes.
-    text = msgspec.json.encode(messages)[:-1]
-    size = sum(map(_text_size, messages)) + len(msgspec.json.encode(body.get("tools") or ""))
-    return Prompt("chat", body, size, len(text), _blocks(body, text))
+def _completion(body: Body) -> Prompt | None:
+    prompt = bytes(body["prompt"])
+    if prompt.startswith(b"[") and not _is_tokens(prompt):
+        prompt = max(map(bytes, _VALUES.decode(prompt)), key=len)
+    if prompt.startswith(b'"'):
+        return Prompt("text", body, len(prompt) - 2, len(prompt), _blocks(body, prompt))
+    if _is_tokens(prompt):
+        return Prompt("tokens", body, prompt.count(b",") + 1, len(prompt), _blocks(body, prompt))
+    return None
+
+
+def _is_tokens(value: bytes) -> bool:
+    return value.startswith(b"[") and value[1:].lstrip()[:1].isdigit()
+
+
+def _chat(body: Body) -> Prompt:
+    messages = bytes(body["messages"])
+    size = sum(map(_text_size, _value(body, "messages"))) + len(bytes(body.get("tools", b"")))
+    return Prompt("chat", body, size, len(messages), _blocks(body, messages))
 
 
 def _text_size(message: Mapping[str, Any]) -> int:
@@ -89,10 +97,11 @@ def _text_size(message: Mapping[str, Any]) -> int:
     return sum(len(str(part.get("text") or "").encode()) for part in parts)
 
 
-def _blocks(body: Mapping[str, Any], text: bytes) -> tuple[int, ...]:
-    before = hash(msgspec.json.encode([body.get(name) for name in DECIDES_KV]))
+def _blocks(body: Body, text: bytes) -> tuple[int, ...]:
+    """Return a hash of each whole block; the last byte, which ends a list or a text, is not looked at."""
+    before = hash(tuple(bytes(body.get(name, _NULL)) for name in DECIDES_KV))
     found = []
-    for start in range(0, len(text) - BLOCK + 1, BLOCK):
+    for start in range(0, len(text) - BLOCK, BLOCK):
         before = hash((before, text[start : start + BLOCK]))
         found.append(before)
     return tuple(found)
