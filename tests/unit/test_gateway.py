@@ -323,6 +323,35 @@ def test_how_long_a_text_is_comes_from_what_servers_counted(run: Run) -> None:
     run(test)
 
 
+def test_while_prefill_has_more_to_do_decode_computes_but_not_what_prefill_holds(run: Run) -> None:
+    async def test(setup: Setup) -> None:
+        prefill, decode = setup.prefill, setup.decodes[0]
+        fresh = ({"prompt": [n, *LONG]} for n in range(10))
+        sent = []
+
+        async def after_sending(body: dict[str, Any]) -> tuple[int, int]:
+            """Return how many requests prefill and decode have been sent, once there is one more."""
+            before = len(prefill.asked) + len(decode.asked)
+            sent.append(asyncio.create_task(setup.post(body)))
+            while len(prefill.asked) + len(decode.asked) == before:
+                await asyncio.sleep(0.01)
+            return len(prefill.asked), len(decode.asked)
+
+        prefill.release.clear()
+        decode.release.clear()
+        first = next(fresh)
+        assert await after_sending(first) == (1, 0)
+        assert await after_sending(next(fresh)) == (1, 1)
+        assert await after_sending(next(fresh)) == (2, 1), "each has one"
+        assert await after_sending({"prompt": [*first["prompt"], 7]}) == (3, 1), "prefill holds it"
+        assert await after_sending(next(fresh)) == (3, 2)
+        prefill.release.set()
+        decode.release.set()
+        assert {answer.status for answer in await asyncio.gather(*sent)} == {200}
+
+    run(test)
+
+
 def test_without_a_pull_nothing_is_computed_on_prefill(run: Run) -> None:
     async def test(setup: Setup) -> None:
         assert (await setup.post({"prompt": LONG})).status == 200

@@ -125,7 +125,7 @@ class Gateway:
         blocks = prompt.blocks if prompt else ()
         node, tried = self.pool.pick(blocks), set[Node]()
         if node is not None and prompt is not None:
-            with node.busy():
+            with node.awaiting():
                 await self._prefill_first(request, prompt, node)
             node = node if node.usable else self.pool.pick(blocks)
         answer = None
@@ -154,12 +154,14 @@ class Gateway:
             if not self.rates.knows(prompt):
                 counted = await self._ask(prefill, "/tokenize", request, prompt.for_tokenize())
                 self.rates.learn(prompt, int(counted["count"]))
-            new = self.rates.tokens_of(prompt) * prompt.share_beyond(node.holds(prompt.blocks))
-            if new < self.least_tokens:
+            held = node.holds(prompt.blocks)
+            if self.rates.tokens_of(prompt) * prompt.share_beyond(held) < self.least_tokens:
                 return
+            if prefill.running > node.running and prefill.holds(prompt.blocks) <= held:
+                return  # it is done sooner where less runs
+            prefill.keep(prompt.blocks)
             with prefill.busy():
                 answer = await self._ask(prefill, request.raw_path, request, prompt.for_prefill())
-            prefill.keep(prompt.blocks)
             self.rates.learn(prompt, int(answer["usage"]["prompt_tokens"]))
             self.metrics.prefills.labels("computed").inc()
         except (*BROKEN, msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:

@@ -24,6 +24,7 @@ class Node:
     up: bool = True
     drained: bool = False
     running: int = 0
+    coming: int = 0  # requests that prefill computes first
     sent: int = 0
     late: int = 0
     held: OrderedDict[int, None] = field(default_factory=OrderedDict)
@@ -37,6 +38,11 @@ class Node:
     def usable(self) -> bool:
         """Whether it is sent new requests."""
         return self.up and not self.drained
+
+    @property
+    def load(self) -> int:
+        """How many requests it has, or will have."""
+        return self.running + self.coming
 
     def holds(self, blocks: Sequence[int]) -> int:
         """Return how many of a prompt's first blocks it was sent."""
@@ -65,6 +71,15 @@ class Node:
         finally:
             self.running -= 1
 
+    @contextmanager
+    def awaiting(self) -> Iterator[None]:
+        """Count a request while it is about to run there."""
+        self.coming += 1
+        try:
+            yield
+        finally:
+            self.coming -= 1
+
 
 @dataclass
 class Pool:
@@ -89,9 +104,9 @@ class Pool:
         decodes = [node for node in usable if node is not self.prefill]
         if not decodes:
             return usable[0] if usable else None
-        most = min(node.running for node in decodes)
+        most = min(node.load for node in decodes)
         most += SLACK + most // 4
-        return min(decodes, key=lambda n: (n.running > most, -n.holds(blocks), n.running, n.sent))
+        return min(decodes, key=lambda n: (n.load > most, -n.holds(blocks), n.load, n.sent))
 
     async def watch(self, session: aiohttp.ClientSession) -> None:
         """Look at every server once a second, for good."""
