@@ -44,6 +44,7 @@ HOP_BY_HOP = (
     "upgrade",
 )
 OF_REQUESTS = frozenset((*HOP_BY_HOP, "host", "content-length", "content-encoding", "expect"))
+OF_QUESTIONS = OF_REQUESTS | {"accept-encoding"}  # ours: what is answered is read here
 OF_ANSWERS = frozenset((*HOP_BY_HOP, "content-length"))
 
 
@@ -171,7 +172,7 @@ class Gateway:
 
     async def _ask(self, node: Node, path: str, request: web.Request, body: bytes) -> Any:
         """Return what a server answers to our own question; ValueError if that is a refusal."""
-        headers = _without(request.headers, OF_REQUESTS | {"accept-encoding"})
+        headers = _without(request.headers, OF_QUESTIONS)
         async with self.session.post(
             URL(node.url + path, encoded=True), data=body, headers=headers
         ) as answer:
@@ -259,7 +260,10 @@ def _noticing_silence(address: Any) -> socket.socket:
 
 
 def _without(headers: CIMultiDictProxy[str] | Mapping[str, str], names: frozenset[str]) -> CIMultiDict[str]:
-    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in names)
+    kept = CIMultiDict(headers)
+    for name in names:
+        kept.popall(name, None)
+    return kept
 
 
 def _error(message: str, code: int) -> bytes:
