@@ -13,11 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from kvshare.servers import metrics
+from kvshare.servers.readings import Held
+from kvshare.servers.server import ServerClient
 from kvshare.servers.wait import poll
 from kvshare.watch.dashboard import PANELS
 from tests.conftest import ROOT
 from tests.scenarios import watching
-from tests.scenarios.conftest import VERIFY_TIMEOUT_S, Rig, other_weights
+from tests.scenarios.conftest import VERIFY_TIMEOUT_S, Rig, letters, other_weights
+from tests.scenarios.one_engine import clients
 from tests.unit import scrape
 
 HERE = Path(__file__).parent
@@ -96,6 +100,40 @@ def test_the_readmes_first_chat_request_is_answered() -> None:
     body, _, status = answer.stdout.rpartition("\n")
     assert status == "200", body
     assert json.loads(body)["choices"][0]["message"]["role"] == "assistant"
+
+
+@pytest.mark.usefixtures("rig")
+def test_clients_that_hang_up_or_hardly_read_leave_nothing_behind() -> None:
+    prefill, decode = (ServerClient(f"http://127.0.0.1:{port}") for port in (8010, 8011))
+    before, asking = generated_tokens(decode), clients.asking
+    with (
+        asking(letters("streaming", 522)) as streaming,
+        asking(letters("not reading", 522), window=clients.WINDOW) as unread,
+        asking(letters("waiting", 522), stream=False),
+    ):
+        for client in (streaming, unread):
+            clients.read_until(client, b"data: ")
+        await_running({"prefill": 0, "decode": 3})
+    await_running({"prefill": 0, "decode": 0})
+    with asking(letters("slow", 522), clients.SHORT, window=clients.WINDOW) as slow:
+        clients.read_until(slow, b"data: ")
+        clients.ask(letters("beside it", 522))
+        answer = clients.read_until(slow, b"data: [DONE]")
+    assert b'"completion_tokens":%d' % clients.SHORT in answer, answer[-1000:]
+    await_running({"prefill": 0, "decode": 0})
+    for server in (prefill, decode):
+        assert poll(server.held, lambda held: held == Held(), clients.DEADLINE_S) == Held()
+    made = generated_tokens(decode) - before
+    assert clients.SHORT < made < clients.LONG, "an answer that nobody waits for is not made to its end"
+
+
+def await_running(expected: dict[str, int]) -> None:
+    """Wait until the gateway has so many requests at each server."""
+    assert poll(clients.running, lambda seen: seen == expected, clients.DEADLINE_S) == expected
+
+
+def generated_tokens(server: ServerClient) -> float:
+    return metrics.total(metrics.parse(server.http.get("/metrics")), "vllm:generation_tokens_total") or 0.0
 
 
 def test_of_a_healthy_stack_every_panel_shows_something_and_nothing_is_alarming(
