@@ -254,7 +254,8 @@ def test_a_secret_is_given_to_whom_it_is_for_and_to_nothing_else(
     for name, service in given["services"].items():
         sources = {found["target"]: found["source"] for found in service.get("secrets", [])}
         whose = ("prefill", "decode", *(("controller",) if secret in CLUSTER else ()))
-        whose += ("canary",) if secret == "api_key" else ()  # pragma: allowlist secret
+        whose += ("canary",) if secret != "hf_token" else ()  # pragma: allowlist secret
+        whose += ("prometheus",) if secret in CLUSTER else ()
         expected = f"{secret}_given" if name in whose else None
         assert sources.get(secret) == expected
     assert given["secrets"][f"{secret}_given"]["environment"] == variable

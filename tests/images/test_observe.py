@@ -12,7 +12,7 @@ import pytest
 
 from kvshare.verify.canary import State
 from kvshare.watch.dashboard import PANELS
-from kvshare.watch.prometheus import configuration
+from kvshare.watch.prometheus import TOKEN, configuration
 from kvshare.watch.rules import SENT_BYTES, TOKEN_BYTES, TOKENS, rules
 from kvshare.watch.watched import Watched
 from tests.conftest import BUILD_TIMEOUT_S
@@ -132,7 +132,9 @@ def of_cases(*cases: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_promtool_takes_the_configuration_and_every_rule(images: dict[str, str], tmp_path: Path) -> None:
-    promtool(images, tmp_path, "check", "config", "prometheus.json", prometheus=configuration(WATCHED))
+    (tmp_path / TOKEN).touch()
+    configured = configuration(WATCHED, keyed=True)
+    promtool(images, tmp_path, "check", "config", "prometheus.json", prometheus=configured)
 
 
 def test_every_query_of_the_dashboard_is_one(images: dict[str, str], tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ class FakeStack:
     keys: int = 12
     max_model_len: int = 1600
     api_key: str | None = None
+    token: str | None = None  # what the controller asks for
     gateway: str = ""  # its URL, once it is served
     request_ids: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -190,7 +191,9 @@ def _handler(stack: FakeStack, server: Server | None, gateway: bool = False) -> 
             pass
 
         def do_GET(self) -> None:
-            if server is None:
+            if server is None and not self._allowed():
+                self._send(401, '{"detail": "expected a bearer token"}')
+            elif server is None:
                 self._controller()
             elif self.path == "/health":
                 self._send(200 if server.alive else 503, "")
@@ -221,7 +224,8 @@ def _handler(stack: FakeStack, server: Server | None, gateway: bool = False) -> 
                     self._stream(body)
 
         def _allowed(self) -> bool:
-            return stack.api_key is None or self.headers["Authorization"] == f"Bearer {stack.api_key}"
+            wanted = stack.token if server is None else stack.api_key
+            return wanted is None or self.headers["Authorization"] == f"Bearer {wanted}"
 
         def _stream(self, body: dict[str, Any]) -> None:
             prompt = tuple(body["prompt"])

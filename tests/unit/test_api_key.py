@@ -10,7 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from kvshare import cli
+from kvshare.config import keys
+from kvshare.config.keys import Keys
 from kvshare.config.settings import Settings
+from kvshare.contract import bearer_of
 from kvshare.errors import KvshareError
 from kvshare.servers.server import FLUSH_S
 from kvshare.site.containers import Containers
@@ -20,6 +23,9 @@ from kvshare.verify.evidence import Spec
 from tests.unit.build import SPEC, STACK, proven
 from tests.unit.fake_stack import FakeStack, serve
 from tests.unit.test_verify import Process
+
+CLUSTER = "5b" * 32
+TOKEN = bearer_of(bytes.fromhex(CLUSTER))
 
 
 def settings(root: Path, text: str | None) -> Settings:
@@ -50,37 +56,50 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         _ = settings(tmp_path, None).api_key
 
 
-@pytest.mark.parametrize("key", ["sk-secret", ""])
-def test_the_client_container_reads_the_key_from_a_pipe(
-    tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("api", ["sk-secret", ""])
+@pytest.mark.parametrize("cluster", [CLUSTER, ""])
+def test_the_client_container_reads_the_keys_from_a_pipe(
+    tmp_path: Path, api: str, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = Process(code=1)
     monkeypatch.setattr(Containers, "look", lambda _: {})
     monkeypatch.setattr(subprocess, "Popen", client)
+    decisions = Settings(tmp_path, {"VLLM_API_KEY": api, "CLUSTER_KEY": cluster})
     with pytest.raises(sender.ClientFailedError):
-        sender.send(Containers(STACK, Settings(tmp_path, {"VLLM_API_KEY": key})), SPEC)
+        sender.send(Containers(STACK, decisions), SPEC)
     command, _ = client.calls[0]
-    assert client.said == key
-    assert ("--api-key-file" in command) == bool(key)
-    assert "sk-secret" not in " ".join(command)
+    assert client.said.split() == [key for key in (api, cluster) if key]
+    assert ("--api-key-file" in command, "--cluster-key-file" in command) == (bool(api), bool(cluster))
+    assert not {"sk-secret", CLUSTER, TOKEN} & set(" ".join(command).split())
 
 
-def test_legs_take_the_key_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str | None] = []
+def test_legs_take_the_keys_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Keys] = []
     traffic = proven().traffic
     assert traffic is not None
 
-    def run(_: Spec, key: str | None, __: legs.Narrate) -> object:
-        seen.append(key)
+    def run(_: Spec, keys: Keys, __: legs.Narrate) -> object:
+        seen.append(keys)
         return traffic
 
     monkeypatch.setattr(legs, "run", run)
     urls = ["--prefill", "http://p", "--decode", "http://d", "--controller", "http://c"]
-    for given, arguments in (("sk-secret\n", ["--api-key-file", "-"]), ("", [])):
+    both = [*["--cluster-key-file", "-", "--api-key-file", "-"]]
+    for given, arguments in ((f"sk-secret\n{CLUSTER}\n", both), (f"{CLUSTER}\n", both[:2]), ("", [])):
         result = CliRunner().invoke(cli.main, ["legs", *urls, *arguments], input=given)
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)["seconds"] == traffic.seconds
-    assert seen == ["sk-secret", None]
+    assert seen == [Keys("sk-secret", TOKEN), Keys(None, TOKEN), Keys()]
+
+
+def test_a_cluster_key_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("s3cret")
+    with pytest.raises(KvshareError, match="must hold one key, 64 hexadecimal digits"):
+        keys.read(None, tmp_path / "key")
+    (tmp_path / "key").write_text("")
+    assert keys.read(tmp_path / "key", tmp_path / "key") == Keys()
+    with pytest.raises(KvshareError, match=r"the cluster key file .*/absent cannot be read: No such file"):
+        keys.read(None, tmp_path / "absent")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +111,7 @@ def test_legs_take_the_key_from_standard_input(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_a_wrong_or_missing_key_is_named_at_once(key: str | None, sentence: str) -> None:
     with serve(FakeStack(api_key="sk-secret")) as spec:
-        traffic = legs.run(spec, key, lambda _: None)
+        traffic = legs.run(spec, Keys(key), lambda _: None)
     assert traffic.seconds < FLUSH_S, "nothing was sent, so no counter is waited for"
     for probe in (traffic.prefill, traffic.decode):
         assert not probe.healthy

@@ -10,6 +10,7 @@ import pytest
 from kvshare.bench import rules, session
 from kvshare.bench.observed import Line, Observed
 from kvshare.bench.spec import ARMS, COLD, LOCAL_LMCACHE, LOCAL_PREFIX, PEER, RECOMPUTE, BenchSpec, Point
+from kvshare.config.keys import Keys
 from kvshare.config.threshold import Threshold
 from kvshare.errors import KvshareError
 from kvshare.servers import server, wait
@@ -55,7 +56,7 @@ def run(spec: BenchSpec, monkeypatch: pytest.MonkeyPatch) -> Run:
             nonlocal seen
             seen = seen.add(line)
 
-        session.run(replace(spec, **changes), api_key, emit, lambda _: None)  # type: ignore[arg-type]
+        session.run(replace(spec, **changes), Keys(api_key), emit, lambda _: None)  # type: ignore[arg-type]
         return seen
 
     return run

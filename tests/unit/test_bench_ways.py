@@ -27,6 +27,7 @@ from kvshare.bench.spec import (
     Point,
 )
 from kvshare.bench.summary import point_results, verdict_of_ways
+from kvshare.config.keys import Keys
 from kvshare.errors import FAILED, PROVEN
 from kvshare.servers import server, wait
 from kvshare.servers.readings import Sources
@@ -69,7 +70,7 @@ def run(spec: BenchSpec, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Obser
 
     def run(**changes: object) -> Observed:
         lines: list[Line] = []
-        ways.run(replace(spec, **changes), None, lines.append, lambda _: None)  # type: ignore[arg-type]
+        ways.run(replace(spec, **changes), Keys(), lines.append, lambda _: None)  # type: ignore[arg-type]
         seen = Observed()
         for line in lines:
             seen = seen.add(line)

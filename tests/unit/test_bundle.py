@@ -77,8 +77,8 @@ def running(fake_docker: FakeDocker) -> FakeDocker:
     shared = {FINGERPRINT_FILE: json.dumps(FINGERPRINT)}
     controller = {
         WORKERS_URL: WORKERS,
-        f"{STACK.controller.url}/metrics": metrics,
-        f"{STACK.controller.url}/controller/key-stats": '{"total_key_count": 24}',
+        "/metrics": metrics,
+        "/controller/key-stats": '{"total_key_count": 24}',
     }
     fake_docker.answers("default", **shared, **controller, **{f"{STACK.prefill.url}/metrics": metrics})
     fake_docker.answers("gpu-b", **shared, **{f"{STACK.decode.url}/metrics": metrics})

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from kvshare import records
 from kvshare.cli import main
 from kvshare.commands.canary import exit_code_of
+from kvshare.config.keys import Keys
 from kvshare.config.threshold import Threshold
 from kvshare.servers import completion, wait
 from kvshare.verify import canary
@@ -21,6 +22,7 @@ from tests.unit.build import output
 from tests.unit.fake_stack import FakeStack
 
 Look = Callable[..., Finding]
+NONE = Keys()
 ASKED = ["cold", "honest", "pulled", "computed", "changed"]
 
 
@@ -30,10 +32,10 @@ def look(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> Look:
         monkeypatch.setattr(canary, name, 0.1)
     monkeypatch.setattr(wait, "POLL_S", 0.01)
 
-    def look(api_key: str | None = None, threshold: Threshold | None = None) -> Finding:
+    def look(keys: Keys = NONE, threshold: Threshold | None = None) -> Finding:
         servers = (spec.prefill, spec.decode, spec.controller, spec.prefill_instance)
         pair = Pair(*servers, dtype="float32", threshold=threshold or Threshold())
-        return canary.look(pair, api_key, seed=1)
+        return canary.look(pair, keys, seed=1)
 
     return look
 
@@ -59,10 +61,11 @@ def test_the_prompt_is_as_long_as_decode_pulls_and_no_longer_than_the_model_take
     assert look().sentence.startswith("256 tokens from the peer")
 
 
-def test_a_key_is_sent(look: Look, stack: FakeStack) -> None:
-    stack.api_key = "s3cret"  # pragma: allowlist secret
-    assert look(api_key="s3cret").state == State.PROVEN  # pragma: allowlist secret
-    assert look().state == State.UNANSWERED
+def test_each_is_sent_the_key_that_it_asks_for(look: Look, stack: FakeStack) -> None:
+    stack.api_key, stack.token = "s3cret", "t0ken"  # pragma: allowlist secret
+    assert look(Keys("s3cret", "t0ken")).state == State.PROVEN
+    assert look(Keys("s3cret")).state == State.COMPUTED
+    assert look(Keys(None, "t0ken")).state == State.UNANSWERED
 
 
 def pull_loop_dead(stack: FakeStack) -> None:

@@ -81,6 +81,14 @@ def test_a_container_with_a_key_that_is_none_does_not_start(
     assert "secret" not in said
 
 
+def test_what_the_controllers_http_asks_for_tells_nothing_of_the_key(tmp_path: Path) -> None:
+    assert cluster_key.headers(tmp_path / "absent") == {}
+    (tmp_path / "cluster_key").write_text(KEY)
+    # printf 'kvshare http' | openssl dgst -sha256 -mac HMAC -macopt hexkey:KEY
+    token = "c8e6c407c17dec410b9c13284bad66dee376b2fab594ceca46f4943a3b9e0915"  # pragma: allowlist secret
+    assert cluster_key.headers(tmp_path / "cluster_key") == {"Authorization": f"Bearer {token}"}
+
+
 def test_keys_are_told_apart_by_names_that_tell_nothing_of_them(tmp_path: Path) -> None:
     names = []
     for key in (KEY, ANOTHER, KEY):

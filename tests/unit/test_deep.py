@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kvshare.checking.registry import ERROR, SKIPPED, Result
+from kvshare.config.keys import Keys
 from kvshare.servers import wait
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE
 from kvshare.servers.readings import Held, Memory, Sources
@@ -59,7 +60,7 @@ def run(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run(**changes: Any) -> Deep:
         task = replace(spec, prompts=1, deep=True, **changes)
-        seen = legs.run(task, None, lambda _: None).deep
+        seen = legs.run(task, Keys(), lambda _: None).deep
         assert seen is not None
         return seen
 
@@ -226,7 +227,7 @@ def test_after_the_deadline_nothing_more_is_sent(run: Run) -> None:
 
 def test_without_deep_nothing_of_it_is_sent(spec: Spec, run: Run) -> None:
     del run  # its short waits
-    assert legs.run(replace(spec, prompts=1), None, lambda _: None).deep is None
+    assert legs.run(replace(spec, prompts=1), Keys(), lambda _: None).deep is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import ast
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docker/engine"))
 
-from kvshare.contract import Hub, folder_of  # noqa: E402
+from kvshare.contract import Hub, bearer_of, folder_of  # noqa: E402
 from kvshare.refusals import refusal_of, refusal_of_drafts  # noqa: E402
+from kvshare_engine import __main__ as entrypoint  # noqa: E402
 from kvshare_engine import cluster_key, controller, fingerprint, health, hub, models, server, transport  # noqa: E402
 from kvshare_engine.environment import Controller, Server  # noqa: E402
 
@@ -426,7 +427,7 @@ class FakeController:
         self.pull_loop_lives, self.workers, self.count, self.ranks = pull_loop_lives, workers, 7.0, ranks
         self.state = {} if synced is None else {"synced": synced}
 
-    def fetch(self, url: str) -> str:
+    def fetch(self, url: str, _: Mapping[str, str] = health.NO_HEADERS) -> str:
         if url.endswith("/controller/workers"):
             workers = [
                 {"instance_id": instance, "worker_id": rank, **self.state}
@@ -476,6 +477,34 @@ def test_a_server_is_unhealthy_until_its_worker_is_registered(
         health.check_server(decode, controller_facts)
     use(FakeController(True, workers=("lmcache_instance_1", "lmcache_instance_2")), monkeypatch)
     health.check_server(decode, controller_facts)
+
+
+def test_the_controller_alone_is_asked_with_what_follows_from_the_clusters_key(
+    tmp_path: Path,
+    controller_facts: Controller,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[tuple[str, Mapping[str, str]]] = []
+
+    def fetch(url: str, headers: Mapping[str, str] = health.NO_HEADERS) -> str:
+        asked.append((url, headers))
+        return FakeController(True, workers=("lmcache_instance_2",)).fetch(url)
+
+    monkeypatch.setattr(health, "fetch", fetch)
+    decode, workers = Server.from_environment(DECODE), f"{controller_facts.url}/controller/workers"
+    health.check_server(decode, controller_facts)
+    (tmp_path / "key").write_text("5b" * 32)
+    monkeypatch.setenv("KVSHARE_CLUSTER_KEY_FILE", str(tmp_path / "key"))
+    health.check_server(decode, controller_facts)
+    bearer = {"Authorization": f"Bearer {bearer_of(bytes.fromhex('5b' * 32))}"}
+    of_server: tuple[str, Mapping[str, str]] = (f"{decode.url}/health", {})
+    assert asked == [of_server, (workers, {}), of_server, (workers, bearer)]
+    for name, value in CONTROLLER.items():
+        monkeypatch.setenv(name, value)
+    assert entrypoint.main(["ask", "/controller/workers"]) == 0
+    assert "lmcache_instance_2" in capsys.readouterr().out
+    assert asked[-1] == (workers, bearer)
 
 
 def test_a_server_that_the_controller_turns_away_says_so(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kvshare.config.keys import Keys
 from kvshare.errors import KvshareError
 from kvshare.servers import wait
 from kvshare.servers.readings import Sources, Wire
@@ -27,7 +28,7 @@ def run(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(wait, "POLL_S", 0.01)
 
     def run(api_key: str | None = None, narrate: legs.Narrate = lambda _: None, **changes: Any) -> Traffic:
-        return legs.run(replace(spec, **changes), api_key, narrate)
+        return legs.run(replace(spec, **changes), Keys(api_key), narrate)
 
     return run
 

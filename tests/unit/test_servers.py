@@ -237,6 +237,18 @@ def controller(spec: Spec) -> ControllerClient:
     return ControllerClient(spec.controller, spec.prefill_instance, CHUNK)
 
 
+@pytest.mark.parametrize(
+    ("token", "sentence"), [("wrong", "refuses the cluster's key: "), (None, "asks for the cluster's key: ")]
+)
+def test_a_controller_that_refuses_a_key_says_so(
+    spec: Spec, stack: FakeStack, token: str | None, sentence: str
+) -> None:
+    stack.token = "t0ken"
+    probe = ControllerClient(spec.controller, spec.prefill_instance, CHUNK, token=token).probe()
+    assert sentence + "this checkout, or CLUSTER_KEY_FILE in .env" in (probe.error or "")
+    assert ControllerClient(spec.controller, "", CHUNK, token="t0ken").probe().answers
+
+
 def test_several_prompts_are_admitted_when_the_last_chunk_is(
     controller: ControllerClient, stack: FakeStack
 ) -> None:

@@ -31,7 +31,7 @@ WORKERS = json.dumps(
         ]
     }
 )
-WORKERS_URL = f"{STACK.controller.url}/controller/workers"
+WORKERS_URL = "/controller/workers"  # as the controller is asked
 
 
 @pytest.fixture

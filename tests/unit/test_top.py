@@ -90,8 +90,9 @@ def test_a_look_asks_each_member_that_runs(fake_docker: FakeDocker) -> None:
     for context, name in (("default", "controller"), ("default", "prefill"), ("gpu-b", "decode")):
         fake_docker.add_container(context, name)
     said = {f"{m.url}/metrics": (scrape.FOLDER / f"{m.name}.prom").read_text() for m in STACK.engines}
-    fake_docker.answers("default", **said)
+    fake_docker.answers("default", **said, **{"/metrics": said[f"{STACK.controller.url}/metrics"]})
     seen = look(Containers(STACK, Settings(ROOT, {})))
     assert set(seen.states) == {"controller", "prefill", "decode"}
     assert seen.total("prefill", "vllm:prompt_tokens_by_source_total", source="local_cache_hit") is not None
+    assert seen.total("controller", "lmcache:cache_controller_registered_workers_count") is not None
     assert "decode" not in seen.samples, "its engine answers nothing here"

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
+from kvshare.config.keys import Keys
 from kvshare.config.settings import Settings, validate_node
 from kvshare.errors import KvshareError
 from kvshare.site import images
@@ -16,7 +17,7 @@ from kvshare.stack.members import WATCHERS, members_of
 from kvshare.verify.canary import State
 from kvshare.watch.dashboard import PANELS
 from kvshare.watch.exporter import Canaries, Neighbours
-from kvshare.watch.prometheus import configuration
+from kvshare.watch.prometheus import TOKEN, configuration
 from kvshare.watch.rules import rules
 from kvshare.watch.watched import Watched
 from tests.conftest import ROOT
@@ -89,13 +90,13 @@ def shown(registry: CollectorRegistry) -> dict[str, float]:
     return {name: float(value) for name, value in (x.rsplit(" ", 1) for x in lines if x[0] != "#")}
 
 
-def neighbours(stack: FakeStack) -> dict[str, float]:
+def neighbours(stack: FakeStack, token: str | None = None) -> dict[str, float]:
     """What is seen of a controller that gives both servers prefill's address."""
     registry = CollectorRegistry()
     with serve(stack) as spec:
         of = {"PREFILL_PORT": spec.prefill, "DECODE_PORT": spec.decode, "CONTROLLER_PORT": spec.controller}
         ports = {name: url.rsplit(":", 1)[1] for name, url in of.items()}
-        registry.register(Neighbours(Watched.of(environment(**ports))))
+        registry.register(Neighbours(Watched.of(environment(**ports)), Keys(controller=token)))
         return shown(registry)
 
 
@@ -104,6 +105,19 @@ def test_a_worker_under_anothers_address_is_not_known() -> None:
     assert found['kvshare_worker_known{node="prefill",rank="0"}'] == 1
     assert found['kvshare_worker_known{node="decode",rank="0"}'] == 0
     assert found['kvshare_worker_keys{node="prefill",rank="0"}'] == 12
+
+
+def test_a_controller_that_asks_for_the_clusters_key_is_given_what_follows_from_it() -> None:
+    assert neighbours(FakeStack(token="t0ken"), "t0ken")['kvshare_worker_keys{node="prefill",rank="0"}'] == 12
+    assert not any(name.startswith("kvshare_worker") for name in neighbours(FakeStack(token="t0ken")))
+
+
+def test_prometheus_sends_the_controller_alone_a_token_and_shows_none() -> None:
+    configured = configuration(Watched.of(environment()), keyed=True)
+    given = {job["job_name"]: job.get("authorization") for job in configured["scrape_configs"]}
+    assert given.pop("controller") == {"credentials_file": TOKEN}
+    assert set(given.values()) == {None}
+    assert "authorization" not in str(configuration(Watched.of(environment())))
 
 
 def test_each_server_tells_its_version() -> None:

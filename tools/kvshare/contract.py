@@ -64,6 +64,11 @@ def name_of_key(key: bytes) -> str:
     return hmac.digest(key, b"kvshare name", "sha256")[:4].hex()
 
 
+def bearer_of(key: bytes) -> str:
+    """Return the token that the controller's HTTP asks for; the patch http-key derives the same."""
+    return hmac.digest(key, b"kvshare http", "sha256").hex()
+
+
 # --- what a server or the controller says of itself at its start --------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""`python -m kvshare_engine controller|server|health|probe`: the engine image's entrypoint."""
+"""`python -m kvshare_engine controller|server|health|ask|probe`: the engine image's entrypoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from kvshare_engine.environment import refuse
 
-PROGRAMS = ("controller", "server", "health", "probe")
+PROGRAMS = ("controller", "server", "health", "ask", "probe")
 USAGE = f"expected one of {', '.join(PROGRAMS)}"
 
 
@@ -25,6 +25,10 @@ def main(arguments: list[str]) -> int:
             from kvshare_engine import health
 
             return health.run(os.environ.get("KVSHARE_ROLE", "controller"))
+        case ["ask", path]:
+            from kvshare_engine import health
+
+            return health.run_ask(path)
         case ["probe", *rest]:
             from kvshare_engine import probe
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kvshare.contract import name_of_key
+from kvshare.contract import bearer_of, name_of_key
 from kvshare_engine.environment import refuse
 
 SECRET = Path("/run/secrets/cluster_key")
@@ -29,6 +29,12 @@ def name(given: Mapping[str, str], secret: Path = SECRET) -> str:
     """What tells the key apart from others; '' without one."""
     path = _path(secret, given)
     return name_of_key(_key(path)) if path else ""
+
+
+def headers(secret: Path = SECRET) -> dict[str, str]:
+    """What the controller's HTTP asks for; nothing without a key."""
+    path = _path(secret)
+    return {"Authorization": f"Bearer {bearer_of(_key(path))}"} if path else {}
 
 
 def let_in(socket: Any, secret: Path = SECRET) -> None:

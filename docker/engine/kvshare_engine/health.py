@@ -6,10 +6,12 @@ Only the standard library and pyzmq, both quick to import: this runs every few s
 from __future__ import annotations
 
 import json
+import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from kvshare_engine import cluster_key
@@ -19,6 +21,7 @@ HTTP_TIMEOUT_S = 3.0
 PULL_LOOP_TIMEOUT_S = 3.0
 # Docker gives each container its client's proxy, which knows the way to the hub and none to these nodes.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 PULL_COUNT = "lmcache:cache_controller_pull_socket_message_count"
 # The controller accepts JSON on its pull port; a batch without operations is decoded, counted and dropped.
 EMPTY_BATCH = {
@@ -78,11 +81,11 @@ def check_server(server: Server, controller: Controller) -> None:
 
 
 def registered_workers(controller: Controller) -> Iterator[dict[str, Any]]:
-    yield from json.loads(fetch(f"{controller.url}/controller/workers"))["workers"]
+    yield from json.loads(ask(controller, "/controller/workers"))["workers"]
 
 
 def pull_count(controller: Controller) -> float:
-    for line in fetch(f"{controller.url}/metrics").splitlines():
+    for line in ask(controller, "/metrics").splitlines():
         if line.startswith(PULL_COUNT):
             return float(line.rsplit(" ", 1)[1])
     raise UnhealthyError(f"{controller.url}/metrics has no {PULL_COUNT}")
@@ -103,13 +106,29 @@ def send_empty_batch(controller: Controller) -> None:
         context.term()
 
 
-def fetch(url: str) -> str:
+def ask(controller: Controller, path: str) -> str:
+    """What the controller answers to who has the cluster's key."""
+    return fetch(f"{controller.url}{path}", cluster_key.headers())
+
+
+def fetch(url: str, headers: Mapping[str, str] = NO_HEADERS) -> str:
+    request = urllib.request.Request(url, headers=dict(headers))
     try:
-        with DIRECT.open(url, timeout=HTTP_TIMEOUT_S) as response:
+        with DIRECT.open(request, timeout=HTTP_TIMEOUT_S) as response:
             body: bytes = response.read()
     except (urllib.error.URLError, OSError) as error:
         raise UnhealthyError(f"{url} does not answer: {error}") from error
     return body.decode()
+
+
+def run_ask(path: str) -> int:
+    """Print what the controller answers to a GET of that path; exit code 1 where it does not."""
+    try:
+        print(ask(Controller.from_environment(), path))
+    except UnhealthyError as sentence:
+        print(f"kvshare: {sentence}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def run(role: str) -> int:

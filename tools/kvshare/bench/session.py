@@ -13,6 +13,7 @@ from typing import Protocol
 from kvshare.bench import load, rules
 from kvshare.bench.observed import ArmRun, Closing, Line, Opening, PointEnd, Repetition
 from kvshare.bench.spec import COLD, LOCAL_LMCACHE, NEEDS_COLD, NODE_OF, PEER, RECOMPUTE, BenchSpec, Point
+from kvshare.config.keys import Keys
 from kvshare.errors import KvshareError
 from kvshare.servers.completion import VLLM_ONLY, Ask
 from kvshare.servers.controller import ControllerClient
@@ -32,9 +33,9 @@ class StoppedError(Exception):
     """The run cannot go on; the message is one sentence."""
 
 
-def run(spec: BenchSpec, api_key: str | None, emit: Emit, narrate: Narrate) -> None:
+def run(spec: BenchSpec, keys: Keys, emit: Emit, narrate: Narrate) -> None:
     """Run the benchmark and emit every line as soon as it is known; KvshareError for what cannot work."""
-    go_through(_Session(spec, api_key, emit, narrate), spec, emit)
+    go_through(_Session(spec, keys, emit, narrate), spec, emit)
 
 
 class Measuring(Protocol):
@@ -61,13 +62,13 @@ def go_through(session: Measuring, spec: BenchSpec, emit: Emit) -> None:
 
 
 class _Session:
-    def __init__(self, spec: BenchSpec, api_key: str | None, emit: Emit, narrate: Narrate) -> None:
-        self.spec, self.api_key, self.emit, self.narrate = spec, api_key, emit, narrate
+    def __init__(self, spec: BenchSpec, keys: Keys, emit: Emit, narrate: Narrate) -> None:
+        self.spec, self.api_key, self.emit, self.narrate = spec, keys.api, emit, narrate
         urls = {"prefill": spec.prefill, "decode": spec.decode}
         needed = {NODE_OF[arm] for arm in self.arms}
-        self.servers = {node: ServerClient(url, api_key) for node, url in urls.items() if node in needed}
+        self.servers = {node: ServerClient(url, keys.api) for node, url in urls.items() if node in needed}
         self.controller = ControllerClient(
-            spec.controller, spec.prefill_instance, spec.chunk_size, spec.ranks
+            spec.controller, spec.prefill_instance, spec.chunk_size, spec.ranks, keys.controller
         )
         self.model = ""
         self.draw = random.Random(spec.seed)

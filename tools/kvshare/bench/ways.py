@@ -22,6 +22,7 @@ from kvshare.bench.session import (
     require_up,
 )
 from kvshare.bench.spec import CONVERSATIONS, DOCUMENTS, GATEWAY, ONE_SERVER, TURNS, BenchSpec, Point
+from kvshare.config.keys import Keys
 from kvshare.servers import server
 from kvshare.servers.completion import Ask
 from kvshare.servers.prompts import Prompt, draw_prompt
@@ -32,9 +33,9 @@ from kvshare.servers.wait import poll
 Talks = Sequence[Sequence[Prompt]]
 
 
-def run(spec: BenchSpec, api_key: str | None, emit: Emit, narrate: Narrate) -> None:
+def run(spec: BenchSpec, keys: Keys, emit: Emit, narrate: Narrate) -> None:
     """Run the comparison and emit every line as soon as it is known; KvshareError for what cannot work."""
-    go_through(_Ways(spec, api_key, emit, narrate), spec, emit)
+    go_through(_Ways(spec, keys.api, emit, narrate), spec, emit)
 
 
 def talks(point: Point, spec: BenchSpec, draw: random.Random) -> Talks:

@@ -8,7 +8,7 @@ import click
 
 from kvshare import records
 from kvshare.commands import options
-from kvshare.config import api_key, threshold
+from kvshare.config import keys, threshold
 from kvshare.config.settings import find_root, load_settings
 from kvshare.config.threshold import Threshold
 from kvshare.errors import COULD_NOT_CHECK, FAILED, PROVEN, KvshareError
@@ -51,20 +51,23 @@ def exit_code_of(found: list[Finding]) -> int:
 
 @click.command("canary-client", hidden=True)
 @click.option("--spec", required=True, metavar="JSON", help="The task, as canary hands it over.")
-@api_key.option
-def canary_client(spec: str, api_key_file: Path | None) -> None:
+@keys.api_option
+@keys.cluster_option
+def canary_client(spec: str, api_key_file: Path | None, cluster_key_file: Path | None) -> None:
     """Send one canary and print how it ended as JSON; needs no Docker."""
-    click.echo(records.dumps(look(options.task(Pair, spec), api_key.read(api_key_file) or None)))
+    given = keys.read(api_key_file, cluster_key_file)
+    click.echo(records.dumps(look(options.task(Pair, spec), given)))
 
 
 @click.command("canary-service", hidden=True)
 @click.option("--dtype", envvar="KVSHARE_OBSERVE_DTYPE", default="auto", show_default=True, help="Of the KV.")
-@api_key.option
-def canary_service(dtype: str, api_key_file: Path | None) -> None:
+@keys.api_option
+@keys.cluster_option
+def canary_service(dtype: str, api_key_file: Path | None, cluster_key_file: Path | None) -> None:
     """Ask each decode node every few minutes for a fresh prompt's KV, and show as metrics how it ended."""
     from kvshare.watch.exporter import Canaries, serve
 
-    watched, key = _watched(), api_key.read(api_key_file)
+    watched, given = _watched(), keys.read(api_key_file, cluster_key_file)
     pulls_from = _threshold(watched.min_tokens)
 
     def sing(node: Node, canaries: Canaries) -> None:
@@ -72,19 +75,20 @@ def canary_service(dtype: str, api_key_file: Path | None) -> None:
             return
         owner, ranks = watched.prefill.instance, len(watched.prefill.peer_init_urls)
         pair = Pair(watched.prefill.url, node.url, watched.controller, owner, ranks, dtype, pulls_from)
-        found = look(pair, key or None)
+        found = look(pair, given)
         click.echo(f"canary: {node.name}: {found.state}: {found.sentence}")
         canaries.ended(node.name, found.state, {"pulled": found.pulled_s, "computed": found.computed_s})
 
-    serve(watched, State, sing)
+    serve(watched, State, sing, given)
 
 
 @click.command(hidden=True)
-def prometheus() -> None:
+@keys.cluster_option
+def prometheus(cluster_key_file: Path | None) -> None:
     """Write Prometheus's configuration and alert rules from this environment, and become Prometheus."""
     from kvshare.watch.prometheus import become
 
-    become(_watched())
+    become(_watched(), keys.read(None, cluster_key_file))
 
 
 def _watched() -> Watched:

@@ -12,7 +12,7 @@ import click
 from kvshare import records
 from kvshare.commands import options
 from kvshare.commands.options import narrate
-from kvshare.config import api_key
+from kvshare.config import keys
 from kvshare.config.settings import find_root, load_settings
 from kvshare.errors import KvshareError
 from kvshare.verify import legs
@@ -114,8 +114,15 @@ def verify(
 @click.option("--seed", type=int, metavar="N")
 @click.option("--deep", is_flag=True)
 @click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, show_default=True, metavar="SECONDS")
-@api_key.option
-def send_legs(spec: str | None, seed: int | None, api_key_file: Path | None, **fields: Any) -> None:
+@keys.api_option
+@keys.cluster_option
+def send_legs(
+    spec: str | None,
+    seed: int | None,
+    api_key_file: Path | None,
+    cluster_key_file: Path | None,
+    **fields: Any,
+) -> None:
     """Send a verification's traffic and print what was seen as JSON; needs no Docker."""
     if spec is not None:
         task = options.task(Spec, spec)
@@ -123,7 +130,7 @@ def send_legs(spec: str | None, seed: int | None, api_key_file: Path | None, **f
         task = Spec(**fields, seed=random.SystemRandom().randrange(2**31) if seed is None else seed)
     else:
         raise click.UsageError("give --spec, or --prefill, --decode and --controller.")
-    click.echo(records.dumps(legs.run(task, api_key.read(api_key_file), narrate)))
+    click.echo(records.dumps(legs.run(task, keys.read(api_key_file, cluster_key_file), narrate)))
 
 
 def _read_evidence(path: Path) -> Evidence:

@@ -7,7 +7,7 @@ import platform
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -18,13 +18,14 @@ from jinja2 import Environment, PackageLoader
 
 from kvshare import __version__
 from kvshare.config.settings import Settings
+from kvshare.contract import bearer_of
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.operate import logs
 from kvshare.operate.redact import Redactor, is_secret_name, secret_values
 from kvshare.operate.status import status
 from kvshare.progress import Step, step
 from kvshare.site import compose, dockerd
-from kvshare.site.base import State, at_once, fetch
+from kvshare.site.base import State, at_once, told
 from kvshare.site.compose import read_stack, resolved_config
 from kvshare.site.containers import Containers
 from kvshare.site.engine import engine
@@ -140,6 +141,9 @@ def known_secrets(settings: Settings) -> set[str]:
             values.add(path.read_text().strip())
         except (OSError, ValueError):
             continue
+    with suppress(KvshareError):  # a key that is none lets nobody in
+        if key := settings.cluster_key:
+            values.add(bearer_of(bytes.fromhex(key)))
     return values
 
 
@@ -192,7 +196,7 @@ def _add_container(
         contents.add(f"fingerprints/{member.name}.json", lambda: site.fingerprint(member))
     for path in CONTROLLER_PATHS if isinstance(member, Controller) else ("/metrics",):
         name = f"metrics/{member.name}{'.prom' if path == '/metrics' else f'-{Path(path).name}.json'}"
-        contents.add(name, partial(fetch, partial(site.beside, member), f"{member.url}{path}"))
+        contents.add(name, partial(told, site, member, path))
 
 
 def _image(context: str, image_id: str) -> list[dict[str, Any] | None]:

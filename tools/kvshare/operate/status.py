@@ -4,14 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, TextIO
 
 from rich.console import Console
 
 from kvshare.checking.rendering import table
 from kvshare.errors import CouldNotCheckError
-from kvshare.site.base import Site, State, fetch, fingerprint_of
+from kvshare.site.base import Site, State, fingerprint_of, told
 from kvshare.site.containers import Containers
 from kvshare.site.contexts import seconds_of
 from kvshare.stack.members import Member, Server
@@ -113,9 +112,8 @@ def _keys(site: Site, controller: State | None) -> dict[str, dict[int, int]] | N
     if controller is None or controller.status != "running":
         return None
     try:
-        url = f"{site.stack.controller.url}/controller/workers"
         counted: dict[str, dict[int, int]] = {}
-        for worker in json.loads(fetch(partial(site.beside, site.stack.controller), url))["workers"]:
+        for worker in json.loads(told(site, site.stack.controller, "/controller/workers"))["workers"]:
             ranks = counted.setdefault(str(worker["instance_id"]), {})
             ranks[int(worker.get("worker_id", 0))] = int(worker["key_count"])
     except (CouldNotCheckError, ValueError, LookupError, TypeError):

@@ -22,11 +22,29 @@ class Mark:
     messages: float
 
 
-class ControllerClient:
-    """The controller, to be asked about the keys of one instance, the owner of KV with its ranks."""
+class _Controller(Http):
+    @property
+    def refusal(self) -> str:
+        """Why it answers 401, and what to do."""
+        found = "refuses" if self._key else "asks for"
+        return (
+            f"{found} the cluster's key: this checkout, or CLUSTER_KEY_FILE in .env, must have the one that "
+            "it was started with; after a change, down and up"
+        )
 
-    def __init__(self, base: str, owner: str, chunk_size: int, ranks: int = 1) -> None:
-        self.http, self.owner, self.chunk_size, self.ranks = Http(base), owner, chunk_size, ranks
+
+class ControllerClient:
+    """The controller, to be asked about the keys of one instance, the owner of KV with its ranks.
+
+    Args:
+        token: what its HTTP asks for where the cluster has a key.
+    """
+
+    def __init__(
+        self, base: str, owner: str, chunk_size: int, ranks: int = 1, token: str | None = None
+    ) -> None:
+        self.http = _Controller(base, token)
+        self.owner, self.chunk_size, self.ranks = owner, chunk_size, ranks
 
     def await_workers(self, instances: Collection[str], wait_s: float) -> ControllerProbe:
         """Return what it lists as soon as all ranks of these are there, or what it lists at the deadline."""

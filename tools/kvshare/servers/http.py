@@ -103,7 +103,7 @@ class Http:
             return sent, response
         text = " ".join(self._read(path, response).split())[:200]
         if response.status == 401:
-            raise RefusedKeyError(f"{self.base}{path} {self._refusal}")
+            raise RefusedKeyError(f"{self.base}{path} {self.refusal}")
         raise RequestFailedError(f"{self.base}{path} answers {response.status}: {text or 'nothing more'}")
 
     def _read(self, path: str, response: http.client.HTTPResponse) -> str:
@@ -118,7 +118,8 @@ class Http:
         return RequestFailedError(f"{self.base}{path} {what}: {_reason(error)}")
 
     @property
-    def _refusal(self) -> str:
+    def refusal(self) -> str:
+        """Why a server answers 401, and what to do."""
         if self._key:
             return (
                 "refuses the API key: API_KEY_FILE in .env must hold the one that the server was "

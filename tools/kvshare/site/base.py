@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +14,7 @@ from kvshare.config.settings import Settings
 from kvshare.contract import Fingerprint
 from kvshare.errors import KvshareError
 from kvshare.records import loads
-from kvshare.stack.members import Member, Stack
+from kvshare.stack.members import Controller, Member, Stack
 
 T = TypeVar("T")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -116,13 +117,21 @@ def fetch(beside: Callable[..., Started], url: str) -> str:
     return answered(beside("python", "-c", _FETCH, url), timeout_s=FETCH_TIMEOUT_S)
 
 
-def start_client(command: Sequence[str], api_key: str, **more: Any) -> subprocess.Popen[str]:
-    """Start a client that prints its evidence and has read the key; Ctrl-C reaches us alone."""
+def told(site: Site, member: Member, path: str) -> str:
+    """Return what a member answers to a GET, asked where it runs and has its key."""
+    if isinstance(member, Controller):
+        ask = ("python", "-m", "kvshare_engine", "ask", path)
+        return answered(site.beside(member, *ask), timeout_s=FETCH_TIMEOUT_S)
+    return fetch(partial(site.beside, member), f"{member.url}{path}")
+
+
+def start_client(command: Sequence[str], said: str, **more: Any) -> subprocess.Popen[str]:
+    """Start a client that prints its evidence and has read what is said; Ctrl-C reaches us alone."""
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True, **more)
     assert process.stdin is not None
-    with suppress(BrokenPipeError), process.stdin as key:
-        key.write(api_key)
+    with suppress(BrokenPipeError), process.stdin as keys:
+        keys.write(said)
     process.stdin = None
     return process
 

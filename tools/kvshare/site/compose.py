@@ -2,10 +2,10 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from kvshare import records
-from kvshare.config import api_key
 from kvshare.config.settings import Settings
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.site.base import last_line
@@ -50,15 +50,15 @@ def resolved_config(settings: Settings, context: str) -> dict[str, Any]:
     return config
 
 
-def client(context: str, name: str, subcommand: str, task: object, key: str) -> list[str]:
+def client(context: str, name: str, subcommand: str, task: object, options: Sequence[str]) -> list[str]:
     """Return the command line that runs ``subcommand`` in a client container of that name on a task.
 
-    The task travels as JSON; the API key is expected on standard input.
+    The task travels as JSON; ``options`` say which keys are expected on standard input.
     """
     return command(
         context,
         *("--progress", "quiet", "run", "--rm", "--no-deps", "-T", "--name", name, "client"),
-        *(subcommand, "--spec", records.dumps(task), *api_key.arguments(key)),
+        *(subcommand, "--spec", records.dumps(task), *options),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from kvshare.config import keys
 from kvshare.config.settings import Settings
 from kvshare.contract import FINGERPRINT, IDENTITY
 from kvshare.errors import CouldNotCheckError, KvshareError
@@ -79,12 +80,13 @@ class Containers:
 
     @contextmanager
     def client(self, subcommand: str, task: object) -> Iterator[subprocess.Popen[str]]:
-        """Run the client's container; its progress goes to our stderr, the API key into its input."""
+        """Run the client's container; its progress goes to our stderr, the keys into its input."""
         context = self.stack.prefill.context
         name = f"{self.stack.project}-{subcommand}-{os.getpid()}"
+        options, said = keys.handed(self.settings.api_key, self.settings.cluster_key)
         process = start_client(
-            compose.client(context, name, subcommand, task, self.settings.api_key),
-            self.settings.api_key,
+            compose.client(context, name, subcommand, task, options),
+            said,
             cwd=self.settings.root,
             env=self.settings.compose_environment(context),
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvshare import records
-from kvshare.config import api_key
+from kvshare.config import keys
 from kvshare.config.settings import Settings
 from kvshare.contract import FINGERPRINT, IDENTITY
 from kvshare.errors import CouldNotCheckError, KvshareError
@@ -172,10 +172,9 @@ class Processes:
     @contextmanager
     def client(self, subcommand: str, task: object) -> Iterator[subprocess.Popen[str]]:
         """Run the tool's own command."""
-        key = self.settings.api_key
-        command = [sys.executable, "-m", "kvshare", subcommand, "--spec", records.dumps(task)]
-        command += api_key.arguments(key)
-        with start_client(command, key, env=self._processes["prefill"].environment) as process:
+        options, said = keys.handed(self.settings.api_key, self.settings.cluster_key)
+        command = [sys.executable, "-m", "kvshare", subcommand, "--spec", records.dumps(task), *options]
+        with start_client(command, said, env=self._processes["prefill"].environment) as process:
             try:
                 yield process
             finally:

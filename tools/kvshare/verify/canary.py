@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass
 from enum import StrEnum
 
+from kvshare.config.keys import Keys
 from kvshare.config.threshold import PULL_ALWAYS, Threshold
 from kvshare.servers.completion import VLLM_ONLY, Ask, Completion, complete
 from kvshare.servers.controller import ControllerClient
@@ -71,10 +72,10 @@ class Finding:
     computed_s: float | None = None
 
 
-def look(pair: Pair, api_key: str | None, seed: int | None = None) -> Finding:
+def look(pair: Pair, keys: Keys, seed: int | None = None) -> Finding:
     """Ask both servers, and return what came of it; nothing that they do is raised."""
     try:
-        return _Canary(pair, api_key, random.SystemRandom().randrange(2**31) if seed is None else seed).run()
+        return _Canary(pair, keys, random.SystemRandom().randrange(2**31) if seed is None else seed).run()
     except RequestFailedError as error:
         return Finding(State.UNANSWERED, f"{error}.")
     except (ValueError, LookupError, TypeError) as error:
@@ -82,10 +83,12 @@ def look(pair: Pair, api_key: str | None, seed: int | None = None) -> Finding:
 
 
 class _Canary:
-    def __init__(self, pair: Pair, api_key: str | None, seed: int) -> None:
+    def __init__(self, pair: Pair, keys: Keys, seed: int) -> None:
         self.pair, self.seed = pair, seed
-        self.prefill, self.decode = ServerClient(pair.prefill, api_key), ServerClient(pair.decode, api_key)
-        self.controller = ControllerClient(pair.controller, pair.owner, DEFAULT_CHUNK_SIZE, pair.ranks)
+        self.prefill, self.decode = ServerClient(pair.prefill, keys.api), ServerClient(pair.decode, keys.api)
+        self.controller = ControllerClient(
+            pair.controller, pair.owner, DEFAULT_CHUNK_SIZE, pair.ranks, keys.controller
+        )
         self.model = ""
 
     def run(self) -> Finding:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from kvshare.config.keys import Keys
 from kvshare.servers.completion import VLLM_ONLY, Ask
 from kvshare.servers.controller import ControllerClient, Mark
 from kvshare.servers.http import Http
@@ -39,21 +40,21 @@ AFTER_A_MISS_S = 1.0  # once one prompt was not admitted, the others are not wai
 Narrate = Callable[[str], None]
 
 
-def run(spec: Spec, api_key: str | None, narrate: Narrate) -> Traffic:
+def run(spec: Spec, keys: Keys, narrate: Narrate) -> Traffic:
     """Send every leg of ``spec`` and return what was seen; KvshareError only for sizes that cannot work."""
-    return _Run(spec, api_key, narrate).traffic()
+    return _Run(spec, keys, narrate).traffic()
 
 
 class _Run:
     """One verification's state: the servers, the prompts, and the legs so far."""
 
-    def __init__(self, spec: Spec, api_key: str | None, narrate: Narrate) -> None:
-        self.spec, self.api_key = spec, api_key
+    def __init__(self, spec: Spec, keys: Keys, narrate: Narrate) -> None:
+        self.spec, self.api_key = spec, keys.api
         self.narrate = narrate
         urls = {"prefill": spec.prefill, "decode": spec.decode}
-        self.servers = {node: ServerClient(url, api_key) for node, url in urls.items()}
+        self.servers = {node: ServerClient(url, keys.api) for node, url in urls.items()}
         self.controller = ControllerClient(
-            spec.controller, spec.prefill_instance, spec.chunk_size, spec.ranks
+            spec.controller, spec.prefill_instance, spec.chunk_size, spec.ranks, keys.controller
         )
         self.nixl = Http(spec.nixl) if spec.nixl else None
         self.legs: list[Leg] = []

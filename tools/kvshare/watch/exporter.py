@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from kvshare.config.keys import Keys
 from kvshare.servers.controller import ControllerClient
 from kvshare.servers.http import Http, RequestFailedError
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE
@@ -20,8 +21,8 @@ from kvshare.watch.watched import Node, Watched
 class Neighbours(Collector):
     """The workers as the controller lists them, and the servers' versions; asked at each scrape."""
 
-    def __init__(self, watched: Watched) -> None:
-        self.watched = watched
+    def __init__(self, watched: Watched, keys: Keys) -> None:
+        self.watched, self.keys = watched, keys
 
     def collect(self) -> Iterator[Metric]:
         """Yield what they say now; nothing of one that does not answer."""
@@ -35,7 +36,8 @@ class Neighbours(Collector):
         of = ("node", "rank")
         known = GaugeMetricFamily("kvshare_worker_known", "1: listed under its own address", labels=of)
         keys = GaugeMetricFamily("kvshare_worker_keys", "Chunks known to be there", labels=of)
-        probe = ControllerClient(self.watched.controller, "", DEFAULT_CHUNK_SIZE).probe()
+        token = self.keys.controller
+        probe = ControllerClient(self.watched.controller, "", DEFAULT_CHUNK_SIZE, token=token).probe()
         listed = {(worker.instance, worker.rank): worker for worker in probe.workers}
         for server in self.watched.servers if probe.answers else ():
             for rank, url in enumerate(server.peer_init_urls):
@@ -77,11 +79,13 @@ class Canaries:
         self._ended.labels(node).set_to_current_time()
 
 
-def serve(watched: Watched, states: Iterable[str], sing: Callable[[Node, Canaries], None]) -> NoReturn:
+def serve(
+    watched: Watched, states: Iterable[str], sing: Callable[[Node, Canaries], None], keys: Keys
+) -> NoReturn:
     """Serve metrics on the canary's port for ever; let ``sing`` ask each decode node every few minutes."""
     registry = CollectorRegistry()
     canaries = Canaries(registry, states)
-    registry.register(Neighbours(watched))
+    registry.register(Neighbours(watched, keys))
     start_http_server(watched.canary_port, watched.host, registry)
     while True:
         began = time.monotonic()

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from prometheus_client.samples import Sample
 from rich.console import Group, RenderableType
@@ -14,7 +13,7 @@ from kvshare.errors import CouldNotCheckError
 from kvshare.servers import metrics
 from kvshare.servers.metrics import PROMPT_TOKENS, total
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE
-from kvshare.site.base import Site, State, at_once, fetch
+from kvshare.site.base import Site, State, at_once, told
 from kvshare.stack.members import Member, Server, Stack
 
 TEXTS = ("node", "health")
@@ -80,7 +79,7 @@ def lines(stack: Stack, now: Look) -> tuple[str, ...]:
 
 def _samples(site: Site, member: Member) -> tuple[Sample, ...]:
     try:
-        return metrics.parse(fetch(partial(site.beside, member), f"{member.url}/metrics"))
+        return metrics.parse(told(site, member, "/metrics"))
     except ValueError:
         raise CouldNotCheckError(f"{member.url}/metrics is no Prometheus text.") from None
 
