@@ -15,6 +15,7 @@ from kvshare.operate import rotate as rotation
 from kvshare.site import compose
 from kvshare.site.base import State
 from tests.unit.build import STACK as WITHOUT_GATEWAY
+from tests.unit.build import WATCHED
 from tests.unit.build import WITH_GATEWAY as STACK
 
 OLD = "5b" * 32
@@ -28,6 +29,7 @@ class World:
         (root / "key").write_text(OLD)
         (root / "key").chmod(0o600)
         self.settings = Settings(root, {"CLUSTER_KEY_FILE": "key", "DEVICE": "cpu"})
+        self.absent: tuple[str, ...] = ()
         self.looks, self.done, self.health = list(looks), list[tuple[str, bool]](), "healthy"
         monkeypatch.setattr(rotation, "POLL_S", 0.001)
         monkeypatch.setattr(rotation, "fetch", lambda *_: self._look())
@@ -37,7 +39,8 @@ class World:
         monkeypatch.setattr(compose, "run", lambda _, __, *words: self._run(words))
 
     def _site(self, stack: Any, _settings: Any, members: Any) -> Any:
-        found = {member.name: State(member.name, "running", self.health) for member in members}
+        there = [member.name for member in members if member.name not in self.absent]
+        found = {name: State(name, "running", self.health) for name in there}
         return SimpleNamespace(stack=stack, members=members, found=found, beside=print)
 
     def _run(self, words: tuple[str, ...]) -> None:
@@ -69,6 +72,19 @@ def test_decode_is_used_again_before_prefill_is_stopped_and_all_with_another_key
     ]  # fmt: skip
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_what_watches_and_runs_gets_the_key_with_the_controller(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    world = World(monkeypatch, tmp_path, {})
+    world.absent = ("canary",)
+    rotation.rotate(world.settings, WATCHED, 60)
+    assert [what for what, _ in world.done][-3:] == [
+        "stop prefill controller prometheus",
+        "start prometheus controller prefill",
+        "wait decode prefill controller gateway prometheus",
+    ]
 
 
 def test_a_node_that_does_not_come_back_ends_it_with_prefill_untouched(

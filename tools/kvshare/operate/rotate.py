@@ -22,6 +22,8 @@ POLL_S = 1.0
 def rotate(settings: Settings, stack: Stack, timeout_s: float) -> None:
     """Make another key, and every node anew with it: decode nodes one by one, then prefill and controller.
 
+    With the controller goes what watches, which asks it.
+
     A node that has the new key and one that still has the old share nothing with each other meanwhile, and
     compute instead. A server is stopped once it has answered what the gateway sent it.
 
@@ -34,11 +36,11 @@ def rotate(settings: Settings, stack: Stack, timeout_s: float) -> None:
             f"the nodes have no cluster key in a file to rotate: see {cluster_key.NAME} in .env, "
             "and make up makes one."
         )
-    others = (stack.prefill, stack.controller)
-    everything = Containers(
-        stack, settings, (*stack.decodes, *others, *([stack.gateway] if stack.gateway else []))
-    )
-    missing = [member.name for member in everything.members if not _healthy(everything, member)]
+    gateway = (stack.gateway,) if stack.gateway else ()
+    served = (*stack.decodes, stack.prefill, stack.controller, *gateway)
+    everything = Containers(stack, settings, (*served, *stack.watchers))
+    watchers = tuple(one for one in stack.watchers if one.name in everything.found)
+    missing = [member.name for member in served if not _healthy(everything, member)]
     if stack.gateway is None or missing:
         names = ", ".join(missing) or "gateway"
         raise KvshareError(
@@ -50,8 +52,8 @@ def rotate(settings: Settings, stack: Stack, timeout_s: float) -> None:
         _anew(settings, stack, (decode,))
         # Its health check waits for a controller that has the old key yet.
         _wait_until_the_gateway_uses(everything, f"{decode.host}:{decode.api_port}", timeout_s)
-    _anew(settings, stack, others)
-    wait_until_healthy(Containers(stack, settings, everything.members), timeout_s)
+    _anew(settings, stack, (stack.prefill, stack.controller, *watchers))
+    wait_until_healthy(Containers(stack, settings, (*served, *watchers)), timeout_s)
 
 
 def _healthy(site: Containers, member: Member) -> bool:
