@@ -95,7 +95,7 @@ def _require_counts(ports: Ports, node: Node) -> None:
     for port in (node.settings.worker_port, node.settings.init_port, node.settings.lookup_port):
         if counted.get(f"port {port}", 0) < 2:
             raise ProbeError(f"Both who were turned away should be counted: {counted}.")
-    with get(ports.http, "/metrics") as answer:
+    with get(ports.http, "/metrics", node.settings.key_file) as answer:
         metrics = answer.read().decode()
     if f'socket="port {ports.pull}"' not in metrics:
         raise ProbeError("The controller should count who was turned away.")

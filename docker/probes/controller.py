@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import msgspec
 import zmq
@@ -44,7 +46,7 @@ def running_controller(ports: Ports, key_file: str = "") -> Iterator[None]:
     """A running controller of this Python, of the cluster with that key, ended on leaving."""
     process = Fork(_serve, ports, key_file)
     try:
-        _wait_until_it_answers(process, ports.http)
+        _wait_until_it_answers(process, ports.http, key_file)
         yield
     finally:
         process.stop()
@@ -59,11 +61,11 @@ def _serve(_: Connection, ports: Ports, key_file: str) -> None:
     main()
 
 
-def _wait_until_it_answers(process: Fork, port: int) -> None:
+def _wait_until_it_answers(process: Fork, port: int, key_file: str) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.process.is_alive():
         try:
-            get(port, "/controller/workers").close()
+            get(port, "/controller/workers", key_file).close()
             return
         except urllib.error.URLError:
             time.sleep(0.1)
@@ -98,8 +100,15 @@ def is_registered(worker: str, http_port: int) -> bool:
         return False
 
 
-def get(http_port: int, path: str) -> HTTPResponse:
-    answer: HTTPResponse = urllib.request.urlopen(
-        f"http://127.0.0.1:{http_port}{path}", timeout=REPLY_TIMEOUT_S
-    )
+def get(http_port: int, path: str, key_file: str = "") -> HTTPResponse:
+    """The answer to who has that cluster's key, or none; raises HTTPError for another status than 200."""
+    headers = {"Authorization": f"Bearer {token_of(key_file)}"} if key_file else {}
+    asked = urllib.request.Request(f"http://127.0.0.1:{http_port}{path}", headers=headers)
+    answer: HTTPResponse = urllib.request.urlopen(asked, timeout=REPLY_TIMEOUT_S)
     return answer
+
+
+def token_of(key_file: str) -> str:
+    """What the controller asks for by HTTP, as every node derives it from the cluster's key."""
+    key = bytes.fromhex(Path(key_file).read_text().strip())
+    return hmac.digest(key, b"kvshare http", "sha256").hex()

@@ -93,7 +93,8 @@ class Node:
         An unpatched controller never says so: after its freeze it should be.
         """
         deadline = time.monotonic() + seconds
-        while not synced_workers(controller).get(self.settings.instance, (False, 0))[0]:
+        own = self.settings
+        while not synced_workers(controller, own.key_file).get(own.instance, (False, 0))[0]:
             if time.monotonic() > deadline:
                 return
             time.sleep(0.2)
@@ -103,9 +104,9 @@ class Node:
         return self.fork.logged().count(text)
 
 
-def synced_workers(controller: Ports) -> dict[str, tuple[bool, int]]:
+def synced_workers(controller: Ports, key_file: str = "") -> dict[str, tuple[bool, int]]:
     """Of each instance whether the controller calls it synchronised, and the number of its keys."""
-    with get(controller.http, "/controller/workers") as answer:
+    with get(controller.http, "/controller/workers", key_file) as answer:
         workers = json.load(answer)["workers"]
     return {w["instance_id"]: (w.get("synced", False), w["key_count"]) for w in workers}
 

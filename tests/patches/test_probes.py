@@ -37,6 +37,7 @@ RED = {
     "p2p-threshold": "Where the whole prompt is too short, nothing should be pulled, but 32 tokens",
     "lanes": "KV should travel on 3 connections and does on 1.",
     "cluster-key": "Who has no key should be turned away, and is let in.",
+    "http-key": "Who has not the key should get 401, but is served ['/'",
     "descriptors": "should run nothing, and it ran",
     "peer-introduction": "connected to a peer that was there before within 10 s, without a request",
     "held-prefix": "With 3 of 3 chunks held by vLLM, 0 should be found, but got {'hits': 48",

@@ -133,7 +133,7 @@ def _controller(member: Controller) -> tuple[Port, ...]:
         )
 
     return (
-        _port(member, member.http_port, "controller HTTP", "lmcache_controller", "HTTP", NONE, NODES),
+        _port(member, member.http_port, "controller HTTP", "lmcache_controller", "HTTP", CLUSTER_KEY, NODES),
         zmq(member.pull_port, "pull"),
         zmq(member.reply_port, "reply"),
         zmq(member.heartbeat_port, "heartbeat"),

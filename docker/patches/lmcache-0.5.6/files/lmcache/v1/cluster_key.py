@@ -28,14 +28,22 @@ TURNED_AWAY = (
 )
 
 
-def secure(socket: Any, listens: bool, address: str) -> None:
-    """Give a socket its keys before it binds or connects. Raises ValueError for a key that is none."""
+def read() -> bytes | None:
+    """The key, if there is one. Raises ValueError for one that is none."""
     path = os.environ.get(VARIABLE)
     if not path:
-        return
+        return None
     key = bytes.fromhex(Path(path).read_text().strip())
     if len(key) != KEY_BYTES:
         raise ValueError(f"{path} should hold {KEY_BYTES} bytes in hexadecimal digits, and holds {len(key)}")
+    return key
+
+
+def secure(socket: Any, listens: bool, address: str) -> None:
+    """Give a socket its keys before it binds or connects. Raises ValueError for a key that is none."""
+    key = read()
+    if key is None:
+        return
     secret, public = _pair(key, "listener")
     if listens:
         socket.curve_server = True
