@@ -7,8 +7,10 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+from kvshare.servers.http import Http
 from kvshare.servers.wait import poll
 from tests.scenarios.conftest import Rig
+from tests.scenarios.keys import controllers_token
 
 EVERY_MINUTES = "1"  # the shortest time between two canaries
 PROMETHEUS, CANARY = "http://127.0.0.1:9090", "http://127.0.0.1:9091"
@@ -60,6 +62,5 @@ def await_canary(state: str) -> None:
 
 
 def scraped(url: str) -> str:
-    with urllib.request.urlopen(f"{url}/metrics") as said:
-        text: str = said.read().decode()
-    return text
+    """What a member exports; those that ask for nothing do not look at what the controller asks for."""
+    return Http(url, controllers_token()).get("/metrics")

@@ -14,10 +14,13 @@ import pytest
 import requests
 
 from kvshare.servers import metrics
+from kvshare.servers.http import Http, RefusedKeyError
 from tests.conftest import ROOT
 from tests.scenarios.conftest import WITH_ADAPTERS, Outcome, Rig, letters, make_adapters
+from tests.scenarios.keys import controllers_token
 
 HERE = Path(__file__).parent / "tenants"
+CONTROLLER = "http://127.0.0.1:9000"
 BASE, TOKENS, WHOLE_CHUNKS = "/models/kvshare-demo", 700, 512
 TOOLS = "--enable-auto-tool-choice --tool-call-parser hermes --chat-template '/models/its chat.jinja'"
 IDENTITY = ROOT / "docker/patches/lmcache-0.5.6/files/lmcache/integration/vllm/identity.py"
@@ -98,10 +101,16 @@ def test_a_port_lets_in_who_has_the_clusters_key_and_no_stranger(stack: Rig) -> 
     run = ("exec", "--env", key, "kvshare-prefill-1", "python", "-c", script, *asked)
     found = json.loads(stack.docker(*run).splitlines()[-1])
     assert found == {str(port["first"]): [False, True] for port in ports}
-    for url in ("http://127.0.0.1:9000", PREFILL.url, DECODE.url):
-        assert (
-            'lmcache:rejected_messages_total{socket="port' in requests.get(f"{url}/metrics", timeout=10).text
-        )
+    for http in (Http(CONTROLLER, controllers_token()), Http(PREFILL.url), Http(DECODE.url)):
+        assert 'lmcache:rejected_messages_total{socket="port' in http.get("/metrics", timeout=10)
+
+
+def test_the_controllers_http_asks_for_what_follows_from_the_clusters_key(stack: Rig) -> None:
+    for path in ("/", "/env", "/docs", "/controller/workers"):
+        with pytest.raises(RefusedKeyError):
+            Http(CONTROLLER).get(path)
+    ask = ("python", "-m", "kvshare_engine", "ask", "/env")
+    assert "KVSHARE_CONTROLLER_HOST" in stack.docker("exec", "kvshare-decode-1", *ask)
 
 
 def prompt(seed: int, tokens: int = TOKENS) -> str:

@@ -16,7 +16,7 @@ from kvshare.servers.server import FLUSH_S
 from tests.rig import engines, network
 from tests.rig.network import DECODE, PREFILL, Host, Link
 from tests.scenarios.conftest import CPU_FILES, Outcome, TwoMachines
-from tests.scenarios.under_faults.traffic import CONTROLLER, PORTS, Sent, Traffic, as_operator
+from tests.scenarios.under_faults.traffic import PORTS, Sent, Traffic, as_operator, controller
 
 SERVICES = (("controller", PREFILL), ("prefill", PREFILL), ("decode", DECODE))
 HOST_OF = dict(SERVICES)
@@ -50,10 +50,7 @@ SOCKETS = (
     Socket("decode", "p2p_init", "dealer", DECODE, 8202),
     Socket("decode", "p2p_lookup", "dealer", DECODE, 8203),
 )
-BASES = {
-    "controller": CONTROLLER,
-    **{host.name: f"http://{host.address}:{port}" for host, port in PORTS.items()},
-}
+SERVERS = {host.name: f"http://{host.address}:{port}" for host, port in PORTS.items()}
 
 
 @dataclass
@@ -160,5 +157,6 @@ def container(service: str) -> str:
 
 def rejected(service: str) -> dict[str, float]:
     """What a service counts as rejected, by the name of the socket, as its metrics tell."""
-    samples = metrics.parse(as_operator(lambda: Http(BASES[service]).get("/metrics", timeout=10)))
+    http = controller() if service == "controller" else Http(SERVERS[service])
+    samples = metrics.parse(as_operator(lambda: http.get("/metrics", timeout=10)))
     return {s.labels["socket"]: s.value for s in samples if s.name == "lmcache:rejected_messages_total"}

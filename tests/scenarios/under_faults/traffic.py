@@ -23,6 +23,7 @@ from kvshare.servers.readings import Position, Sources
 from kvshare.verify.tolerance import distance, first_divergence, is_explained, make_limit
 from tests.rig import network
 from tests.rig.network import DECODE, OPERATOR, PREFILL, Host
+from tests.scenarios.keys import controllers_token
 
 MODEL, VOCAB, DTYPE = "/models/kvshare-demo", 259, "float32"
 CHUNK, TOKENS, OUTPUT = 256, 266, 4
@@ -227,9 +228,14 @@ class Traffic:
         return complete(http, MODEL, Ask(request_id, prompt, OUTPUT, logprobs=True))
 
 
+def controller() -> Http:
+    """The controller's HTTP, asked by who has the cluster's key."""
+    return Http(CONTROLLER, controllers_token())
+
+
 def workers() -> list[dict[str, Any]]:
     """The workers that the controller knows; RequestFailedError if it does not answer."""
-    told = as_operator(lambda: Http(CONTROLLER).get("/controller/workers"))
+    told = as_operator(lambda: controller().get("/controller/workers"))
     found: list[dict[str, Any]] = json.loads(told)["workers"]
     return found
 

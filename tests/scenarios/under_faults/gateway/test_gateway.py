@@ -14,9 +14,10 @@ from kvshare.servers.http import Http
 from tests.rig import engines, network
 from tests.rig.__main__ import settings_for
 from tests.rig.network import DECODE, DECODE_2, PREFILL, Host
+from tests.scenarios.keys import controllers_token
 from tests.scenarios.under_faults import figures
 from tests.scenarios.under_faults.figures import Figures
-from tests.scenarios.under_faults.machines import Stack
+from tests.scenarios.under_faults.machines import SETTLE_S, Stack
 from tests.scenarios.under_faults.traffic import Sent, Traffic
 
 HERE = Path(__file__).parent
@@ -147,3 +148,18 @@ def test_what_had_not_begun_is_answered_by_another_server(
     assert len(ended) <= fault.cut_answers
     assert seen.wrong == 0, through.faulty()
     assert through.slowest(1)[0].waited_s <= STALL_S + fault.silence_s, through.slowest()
+
+
+def test_another_cluster_key_loses_no_request(
+    stack: Stack, traffic: Traffic, through: Through, record: Callable[[Figures], Figures], long: bool
+) -> None:
+    if not long:
+        pytest.skip("every server is started anew: make test-faults")
+    old = controllers_token()
+    with through.running([DECODE], traffic.know(PROMPTS)):
+        rotated = stack.machines.run("key", "rotate")
+    assert rotated.code == 0, rotated.err
+    assert controllers_token() != old
+    recovery = traffic.seconds_until_reuse(SETTLE_S)
+    seen = record(figures.of(HERE, "key rotated", 1, through.sent, recovery, notes={"clients": "2"}))
+    assert seen.failures == seen.wrong == 0, through.faulty()

@@ -18,20 +18,22 @@ from typing import Any
 import msgspec
 import pytest
 
-from kvshare.servers.http import Http, RequestFailedError
+from kvshare.servers.http import Http, RefusedKeyError, RequestFailedError
 from kvshare.servers.wait import poll
 from tests.rig.network import DECODE, OPERATOR
 from tests.scenarios.under_faults import figures
 from tests.scenarios.under_faults.figures import Figures
 from tests.scenarios.under_faults.machines import HOST_OF, SOCKETS, Socket, Stack, rejected
 from tests.scenarios.under_faults.strangers import zmtp
-from tests.scenarios.under_faults.traffic import CONTROLLER, Traffic, as_operator
+from tests.scenarios.under_faults.traffic import CONTROLLER, Traffic, as_operator, controller
 
 HERE = Path(__file__).parent
-STRANGER, DECODE_INSTANCE = "stranger", "lmcache_instance_2"
+STRANGER, PREFILL_INSTANCE, DECODE_INSTANCE = "stranger", "lmcache_instance_1", "lmcache_instance_2"
 MADE = "/tmp/kvshare-made-by-a-stranger"
 NOISE = os.urandom(10_000_000)
-HALF_OPEN, COUNTED_S = 20, 10
+PARTS = tuple(zmtp.GREETING[:length] for length in range(0, len(zmtp.GREETING), 3))
+COUNTED_S = 10
+HTTP = "port 9000"  # as it is counted
 SINCE_EVER = datetime.fromtimestamp(0, UTC)
 LOG_INTERVAL_S = 60  # of the patch pull-loop, which counts
 LOGGED = re.compile(r"\[([\d-]+ [\d:]+),\d+\] .* message\(s\) on the port (\d+) socket could not be used")
@@ -121,6 +123,12 @@ ATTEMPTS = {
         ),
     ),
 }  # fmt: skip
+# Read or ordered over HTTP; prefill is cleared, which no other attempt takes away.
+OVER_HTTP: tuple[tuple[str, dict[str, Any] | None], ...] = (
+    *((path, None) for path in ("/", "/env", "/docs", "/metrics", "/controller/workers")),
+    ("/lookup", {"tokens": list(range(256))}),
+    ("/clear", {"instance_id": PREFILL_INSTANCE, "location": IN_MEMORY}),
+)
 ALL = [
     (one, attempt)
     for name, attempts in ATTEMPTS.items()
@@ -139,23 +147,41 @@ def answered(one: Socket, attempt: Attempt) -> str | None:
 
 
 def make_noise(one: Socket) -> None:
-    """10 MB of anything after the opening, and connections that stop in the midst of it, closed again."""
-    address = (one.host.address, one.port)
+    """10 MB of anything after the opening."""
 
     def act() -> None:
+        address = (one.host.address, one.port)
         with socket.create_connection(address, timeout=zmtp.TIMEOUT_S) as noisy, suppress(OSError):
             noisy.sendall(zmtp.opening(one.role) + NOISE)
-        for length in range(0, len(zmtp.GREETING), len(zmtp.GREETING) // HALF_OPEN):
-            with socket.create_connection(address, timeout=zmtp.TIMEOUT_S) as half:
-                half.sendall(zmtp.GREETING[:length])
 
     as_operator(act)
+
+
+def half_open(one: Socket) -> None:
+    """Connections that stop in the midst of the opening, closed again."""
+
+    def act() -> None:
+        for part in PARTS:
+            with socket.create_connection((one.host.address, one.port), timeout=zmtp.TIMEOUT_S) as half:
+                half.sendall(part)
+
+    as_operator(act)
+
+
+def is_served(path: str, body: dict[str, Any] | None = None) -> bool:
+    """Whether the controller's HTTP serves a stranger; RequestFailedError for neither 200 nor 401."""
+    http = Http(CONTROLLER)
+    try:
+        as_operator(lambda: http.get(path) if body is None else http.post(path, body))
+    except RefusedKeyError:
+        return False
+    return True
 
 
 def is_known(instance: str) -> bool:
     """Whether the controller has a worker of that name; the list of all is up to 30 s old."""
     try:
-        told = as_operator(lambda: Http(CONTROLLER).get(f"/controller/workers?instance_id={instance}"))
+        told = as_operator(lambda: controller().get(f"/controller/workers?instance_id={instance}"))
     except RequestFailedError:
         return False
     return bool(json.loads(told)["workers"])
@@ -165,6 +191,16 @@ def turned_away() -> dict[Socket, float]:
     """Strangers that each port has counted."""
     counts = {owner: rejected(owner) for owner in HOST_OF}
     return {one: counts[one.owner].get(f"port {one.port}", 0.0) for one in SOCKETS}
+
+
+def require_counted(before: Mapping[Socket, float], sent: Mapping[Socket, int]) -> None:
+    """Each port counts what strangers have sent it since."""
+
+    def uncounted() -> dict[str, float]:
+        counts = {one: now - before[one] for one, now in turned_away().items()}
+        return {f"{one.owner} {one.name}": count for one, count in counts.items() if count < sent[one]}
+
+    assert poll(uncounted, lambda found: not found, COUNTED_S) == {}
 
 
 def too_often(log: str) -> list[tuple[str, datetime, datetime]]:
@@ -186,23 +222,26 @@ def test_whoever_has_not_the_key_is_turned_away_counted_and_named_once_a_minute(
     pool = traffic.know(3)
     traffic.ask_all(DECODE, pool)
     with stack.survivors(*HOST_OF):
+        counted, opened = turned_away(), dict.fromkeys(SOCKETS, len(PARTS))
+        for one in SOCKETS:
+            half_open(one)
+        require_counted(counted, opened)
         counted = turned_away()
         assert [answered(one, attempt) for one, attempt in ALL] == [None] * len(ALL)
         for one in SOCKETS:
             make_noise(one)
-        sent = {one: len(ATTEMPTS[one.name]) + 1 for one in SOCKETS}  # of what is half open, none need count
-
-        def uncounted() -> list[Socket]:
-            now = turned_away()
-            return [one for one in SOCKETS if now[one] < counted[one] + sent[one]]
-
-        assert poll(uncounted, lambda found: not found, COUNTED_S) == []
+        sent = {one: len(ATTEMPTS[one.name]) + 1 for one in SOCKETS}
+        require_counted(counted, sent)
+        before = rejected("controller").get(HTTP, 0.0)
+        assert [is_served(*attempt) for attempt in OVER_HTTP] == [False] * len(OVER_HTTP)
+        assert rejected("controller")[HTTP] == before + len(OVER_HTTP)
         assert not is_known(STRANGER)
         assert is_known(DECODE_INSTANCE)
         assert [gap for owner in HOST_OF for gap in too_often(stack.said(owner, SINCE_EVER))] == []
         assert [owner for owner in HOST_OF if stack.has(owner, MADE)] == []
     recovery = traffic.seconds_until_reuse(30)
-    seen = record(figures.of(HERE, f"{len(SOCKETS)} ports", sum(sent.values()), traffic.sent, recovery))
+    injected = sum(sent.values()) + sum(opened.values()) + len(OVER_HTTP)
+    seen = record(figures.of(HERE, f"{len(SOCKETS)} ports", injected, traffic.sent, recovery))
     assert seen.failures == seen.wrong == 0, traffic.faulty()
 
 
@@ -233,6 +272,7 @@ def test_a_node_without_the_key_is_named_and_without_any_the_same_attempts_succe
         assert outcome.code == 0, outcome.err
         got = [answered(one, attempt) for one, attempt in ALL]
         assert got == [attempt.answer for _, attempt in ALL]
+        assert [is_served(*attempt) for attempt in OVER_HTTP] == [True] * len(OVER_HTTP)
         assert is_known(STRANGER)
         assert [owner for owner in HOST_OF if stack.has(owner, MADE)] == []
     finally:
