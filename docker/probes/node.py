@@ -45,6 +45,11 @@ class Settings:
     config: dict[str, Any] = field(default_factory=dict)
     key_file: str = ""  # of the cluster
 
+    @property
+    def chunk_bytes(self) -> int:
+        """Of a chunk's KV."""
+        return self.chunk * self.width * 2 * 4
+
 
 class Node:
     """A running node."""
@@ -154,7 +159,7 @@ def config_of(settings: Settings) -> dict[str, Any]:
     return {
         "chunk_size": settings.chunk,
         "local_cpu": True,
-        "max_local_cpu_size": settings.pages * settings.chunk * settings.width * 2 * 4 / 1024**3,
+        "max_local_cpu_size": settings.pages * settings.chunk_bytes / 1024**3,
         "enable_async_loading": True,
         "enable_p2p": True,
         "p2p_host": settings.host,
@@ -328,6 +333,13 @@ class _Inside:
 
         samples = [sample for metric in REGISTRY.collect() for sample in metric.samples]
         return sum(s.value for s in samples if s.name == counter)
+
+    def counted_by(self, counter: str, label: str) -> dict[str, float]:
+        """One of LMCache's counters, by the values of one of its labels."""
+        from prometheus_client import REGISTRY
+
+        samples = [sample for metric in REGISTRY.collect() for sample in metric.samples]
+        return {s.labels[label]: s.value for s in samples if s.name == counter}
 
     def declined(self) -> float:
         from lmcache.v1.storage_backend.p2p_backend import DECLINED

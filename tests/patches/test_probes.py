@@ -39,6 +39,7 @@ RED = {
     "cluster-key": "Who has no key should be turned away, and is let in.",
     "http-key": "Who has not the key should get 401, but is served ['/'",
     "descriptors": "should run nothing, and it ran",
+    "pulled-from": "Bytes pulled from each peer should be",
     "peer-introduction": "connected to a peer that was there before within 10 s, without a request",
     "held-prefix": "With 3 of 3 chunks held by vLLM, 0 should be found, but got {'hits': 48",
     "export-interval": "A store should be counted within 7 s and was not",
