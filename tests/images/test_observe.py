@@ -167,6 +167,15 @@ def test_a_queue_that_is_never_empty_is_not_called_lookups_that_time_out(
     promtool(images, tmp_path, "test", "rules", "tests.json", tests=of_cases(busy))
 
 
+def test_a_doctor_that_knocks_is_not_called_a_stranger(images: dict[str, str], tmp_path: Path) -> None:
+    def knocks(count: int) -> Series:
+        return {f'{REJECTED}{{node="controller",socket="port 8300"}}': f"0+0x20 {count}+0x100"}
+
+    alarm = '{alertname="KvshareMessagesRejected", node="controller"}'
+    few, many = (case({**WELL, **knocks(3)}, firing(25)), case({**WELL, **knocks(30)}, firing(25, alarm)))
+    promtool(images, tmp_path, "test", "rules", "tests.json", tests=of_cases(few, many))
+
+
 def test_what_a_server_takes_from_its_own_memory_is_not_called_the_peers(
     images: dict[str, str], tmp_path: Path
 ) -> None:
