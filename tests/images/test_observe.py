@@ -13,7 +13,7 @@ import pytest
 from kvshare.verify.canary import State
 from kvshare.watch.dashboard import PANELS
 from kvshare.watch.prometheus import TOKEN, configuration
-from kvshare.watch.rules import SENT_BYTES, TOKEN_BYTES, TOKENS, rules
+from kvshare.watch.rules import PULLED_BYTES, TOKENS, rules
 from kvshare.watch.watched import Watched
 from tests.conftest import BUILD_TIMEOUT_S
 from tests.unit.test_watch import environment
@@ -176,6 +176,11 @@ def test_a_doctor_that_knocks_is_not_called_a_stranger(images: dict[str, str], t
     promtool(images, tmp_path, "test", "rules", "tests.json", tests=of_cases(few, many))
 
 
+def asked(expr: str, samples: Mapping[str, float]) -> dict[str, Any]:
+    expected = [{"labels": labels, "value": value} for labels, value in samples.items()]
+    return {"expr": f"round({expr}, 0.001)", "eval_time": "20m", "exp_samples": expected}
+
+
 def test_what_a_server_takes_from_its_own_memory_is_not_called_the_peers(
     images: dict[str, str], tmp_path: Path
 ) -> None:
@@ -188,23 +193,19 @@ def test_what_a_server_takes_from_its_own_memory_is_not_called_the_peers(
         'lmcache:p2p_transfer_speed_sum{node="prefill"}': rising(60 * 1000),
         'lmcache:p2p_transfer_speed_count{node="prefill"}': rising(60 * 0.1),
         'lmcache:p2p_time_to_transfer_sum{node="prefill"}': rising(60 * 0.0006),
-        'lmcache:local_cache_usage{node="prefill"}': constant(256 * 4 * 1024),
-        'lmcache:active_memory_objs_count{node="prefill"}': constant(4),
     }
     due = {"computed": 20, "own prefix cache": 30, "own LMCache": 4, "peer": 6}
-
-    def asked(expr: str, samples: Mapping[str, float]) -> dict[str, Any]:
-        expected = [{"labels": labels, "value": value} for labels, value in samples.items()]
-        return {"expr": f"round({expr}, 0.001)", "eval_time": "20m", "exp_samples": expected}
-
     by_source = asked(TOKENS, {f'{{source="{source}"}}': value for source, value in due.items()})
-    of_a_token = asked(TOKEN_BYTES, {'{node="prefill"}': 1024})
-    sent = asked(SENT_BYTES, {'{node="prefill"}': 6 * 1024})
-    promtool(
-        images,
-        tmp_path,
-        "test",
-        "rules",
-        "tests.json",
-        tests=of_cases(case(series, by_source, of_a_token, sent)),
-    )
+    promtool(images, tmp_path, "test", "rules", "tests.json", tests=of_cases(case(series, by_source)))
+
+
+def test_what_is_pulled_is_told_by_pair(images: dict[str, str], tmp_path: Path) -> None:
+    pulled = "lmcache:pulled_bytes_total"
+    series = {
+        f'{pulled}{{node="decode",peer="127.0.0.1:8200"}}': rising(60 * 6),
+        f'{pulled}{{node="prefill",peer="127.0.0.1:8202"}}': rising(60 * 2),
+        f'{pulled}{{node="prefill",peer="127.0.0.1:8203"}}': rising(60 * 9),
+    }
+    pairs = {'{node="decode",owner="prefill"}': 6, '{node="prefill",owner="decode"}': 2}
+    by_pair = case(series, asked(PULLED_BYTES, {labels: float(value) for labels, value in pairs.items()}))
+    promtool(images, tmp_path, "test", "rules", "tests.json", tests=of_cases(by_pair))

@@ -63,6 +63,20 @@ def test_what_happened_between_two_looks(update_golden: bool) -> None:
     assert text == path.read_text()
 
 
+def test_each_pair_is_named_with_what_it_pulled() -> None:
+    url, name = WATCHED.prefill.peer_init_urls[0], "lmcache:pulled_bytes_total"
+
+    def pulled(value: float) -> dict[str, tuple[Sample, ...]]:
+        found = scrape.by_member()
+        return {**found, "decode": (*found["decode"], Sample(name, {"peer": url}, value))}
+
+    first = shown(Look(100.0, scrape.by_member(), WELL), Look(102.0, pulled(1e6), WELL))
+    assert "decode pulls 0.5 MB/s from prefill" in first
+    then = shown(Look(100.0, pulled(1e6), WELL), Look(102.0, pulled(21e6), WELL))
+    assert "decode pulls 10.0 MB/s from prefill" in then
+    assert "prefill pulls" not in then
+
+
 def test_what_does_not_answer_leaves_gaps_and_says_so() -> None:
     states = {**WELL, "decode": State("decode", "running", "unhealthy")}
     del states["gateway"]

@@ -9,6 +9,7 @@ from prometheus_client.samples import Sample
 from kvshare.servers.readings import Counters, EngineTimes, Held, Memory, PullSample, Reading, Sources, Wire
 
 PROMPT_TOKENS = "vllm:prompt_tokens_by_source_total"
+PULLED = "lmcache:pulled_bytes_total"  # by peer, as the patch pulled-from counts them
 
 
 def parse(text: str) -> tuple[Sample, ...]:

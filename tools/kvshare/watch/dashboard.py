@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from kvshare.watch.rules import SENT_BYTES, TOKENS, WINDOW
+from kvshare.watch.rules import PULLED_BYTES, TOKENS, WINDOW
 
 COLUMNS, WIDTH, HEIGHT = 2, 12, 8
 
@@ -46,9 +46,9 @@ PANELS = (
         "percentunit", True,
     ),
     Panel(
-        "KV sent",
-        "By the node that held it: tokens that peers pulled, times the bytes of a token's KV.",
-        {"from {{node}}": SENT_BYTES},
+        "KV pulled",
+        "By pair: each server counts the bytes that every peer has written into it.",
+        {"{{owner}} to {{node}}": PULLED_BYTES},
         "Bps",
     ),
     Panel(

@@ -37,7 +37,7 @@ def html(site: Site, well: bool, members: Grid) -> str:
     now = look(site)
     servers = Grid("What the servers do", ("node", *NUMBERS), grid(site.stack, before, now))
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return render(when, well, (members, servers), lines(site.stack, now))
+    return render(when, well, (members, servers), lines(site.stack, before, now))
 
 
 def render(when: str, well: bool, grids: Sequence[Grid], said: Sequence[str]) -> str:

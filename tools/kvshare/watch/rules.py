@@ -5,20 +5,18 @@ LMCache* (the server's own CPU memory) and *peer* (another server's). vLLM count
 `external_kv_transfer`; the peer's share is what owners send.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from kvshare.servers.metrics import PROMPT_TOKENS
-from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE
-from kvshare.watch.watched import Watched
+from kvshare.servers.metrics import PROMPT_TOKENS, PULLED
+from kvshare.watch.watched import Node, Watched
 
 WINDOW = "5m"
-TOKENS, SENT_TOKENS, SENT_BYTES = (
-    f"kvshare:{name}:rate{WINDOW}" for name in ("prompt_tokens", "sent_tokens", "sent_bytes")
+TOKENS, SENT_TOKENS, PULLED_BYTES = (
+    f"kvshare:{name}:rate{WINDOW}" for name in ("prompt_tokens", "sent_tokens", "pulled_bytes")
 )
-TOKEN_BYTES = "kvshare:kv_bytes_per_token"
 # Upper bounds of vLLM's histogram of queue times, in seconds, as it writes them; a wait for KV is in them.
 QUEUE_BOUNDS = ("0.3", "0.5", "0.8", "1.0", "1.5", "2.0", "2.5", "5.0", "10.0", "15.0", "20.0", "30.0")
 TIMED_OUT_SHARE = 0.05
@@ -27,16 +25,16 @@ CRITICAL, WARNING = "critical", "warning"
 
 @dataclass(frozen=True)
 class Record:
-    """A series that Prometheus computes; ``source`` labels it."""
+    """A series that Prometheus computes, and what it is labelled with."""
 
     name: str
     expr: str
-    source: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rule(self) -> dict[str, Any]:
         """The rule as Prometheus reads it."""
-        labels = {} if self.source is None else {"labels": {"source": self.source}}
+        labels = {"labels": dict(self.labels)} if self.labels else {}
         return {"record": self.name, "expr": self.expr, **labels}
 
 
@@ -84,16 +82,16 @@ def records(watched: Watched) -> tuple[Record, ...]:
     ranks = len(watched.prefill.peer_init_urls)  # each sends its share of the same tokens
     speed = f"{rate('transfer_speed_sum')} / ({rate('transfer_speed_count')} > 0)"
     external, sent = of_source("external_kv_transfer"), f"(sum({SENT_TOKENS}) or vector(0))"
-    memory = "sum by (node) (lmcache:local_cache_usage)"
-    chunks = "sum by (node) (lmcache:active_memory_objs_count)"
+    by_source = {
+        "computed": of_source("local_compute"),
+        "own prefix cache": of_source("local_cache_hit"),
+        "own LMCache": f"clamp_min({external} - {sent}, 0)",
+        "peer": f"{external} - clamp_min({external} - {sent}, 0)",
+    }
     return (
         Record(SENT_TOKENS, f"({speed}) * {rate('time_to_transfer_sum')} / {ranks}"),
-        Record(TOKEN_BYTES, f"{ranks} * {memory} / ({DEFAULT_CHUNK_SIZE} * {chunks} > 0)"),
-        Record(SENT_BYTES, f"{SENT_TOKENS} * {TOKEN_BYTES}"),
-        Record(TOKENS, of_source("local_compute"), "computed"),
-        Record(TOKENS, of_source("local_cache_hit"), "own prefix cache"),
-        Record(TOKENS, f"clamp_min({external} - {sent}, 0)", "own LMCache"),
-        Record(TOKENS, f"{external} - clamp_min({external} - {sent}, 0)", "peer"),
+        *(Record(PULLED_BYTES, _pulled_from(owner), {"owner": owner.name}) for owner in watched.servers),
+        *(Record(TOKENS, expr, {"source": source}) for source, expr in by_source.items()),
     )
 
 
@@ -196,6 +194,12 @@ def alerts(watched: Watched) -> tuple[Alert, ...]:
             "make bundle, and file an issue",
         ),
     )  # fmt: skip
+
+
+def _pulled_from(owner: Node) -> str:
+    """Return the bytes a second that each node pulls from one, over all of its ranks."""
+    ranks = "|".join(owner.peer_init_urls)
+    return f'sum by (node) (rate({PULLED}{{peer=~"{ranks}"}}[{WINDOW}]))'
 
 
 def _rejected(knocks: int) -> str:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 
 from prometheus_client.samples import Sample
 from rich.console import Group, RenderableType
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from kvshare.errors import CouldNotCheckError
 from kvshare.servers import metrics
-from kvshare.servers.metrics import PROMPT_TOKENS, total
+from kvshare.servers.metrics import PROMPT_TOKENS, PULLED, total
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE
 from kvshare.site.base import Site, State, at_once, told
 from kvshare.stack.members import Member, Server, Stack
@@ -63,7 +64,7 @@ def frame(stack: Stack, before: Look, now: Look) -> RenderableType:
     for member in stack.members:
         health = _health(now.states.get(member.name))
         table.add_row(member.name, health, *numbers.get(member.name, ()))
-    return Group(table, Text(), *map(Text, lines(stack, now)))
+    return Group(table, Text(), *map(Text, lines(stack, before, now)))
 
 
 def grid(stack: Stack, before: Look, now: Look) -> list[tuple[str, ...]]:
@@ -72,9 +73,9 @@ def grid(stack: Stack, before: Look, now: Look) -> list[tuple[str, ...]]:
     return [(server.name, *_server(before, now, server.name)) for server in servers]
 
 
-def lines(stack: Stack, now: Look) -> tuple[str, ...]:
-    """Return what the controller knows, and how canaries ended."""
-    return (*_workers(now), *_canaries(stack, now))
+def lines(stack: Stack, before: Look, now: Look) -> tuple[str, ...]:
+    """Return who pulled from whom between two looks, what the controller knows, and how canaries ended."""
+    return (*_pairs(stack, before, now), *_workers(now), *_canaries(stack, now))
 
 
 def _samples(site: Site, member: Member) -> tuple[Sample, ...]:
@@ -128,6 +129,21 @@ def _token_bytes(now: Look, node: str) -> float | None:
         now.total(node, "lmcache:active_memory_objs_count"),
     )
     return used / chunks / DEFAULT_CHUNK_SIZE if used and chunks else None
+
+
+def _pairs(stack: Stack, before: Look, now: Look) -> Iterator[str]:
+    """Say what each server that answered twice pulled from each that it has ever pulled from."""
+    servers = [member for member in stack.members if isinstance(member, Server)]
+    seconds = max(now.at - before.at, 1e-9)
+    for puller, owner in permutations(servers, 2):
+        counts = [
+            (moment.total(puller.name, PULLED, peer=url) for moment in (before, now))
+            for url in owner.peer_init_urls
+        ]
+        ranks = [(then or 0.0, value) for then, value in counts if value is not None]
+        if ranks and puller.name in before.samples:
+            rise = sum(max(0.0, value - then) for then, value in ranks)
+            yield f"{puller.name} pulls {rise / seconds / 1e6:,.1f} MB/s from {owner.name}"
 
 
 def _workers(now: Look) -> Sequence[str]:
