@@ -1,11 +1,14 @@
-"""docs/watching.md: how to watch a stack, with every alarm as the rules have it."""
+"""docs/watching.md: how to watch a stack, every alarm as the rules have it, and by what it was raised."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
+from benchmarks.results import Result, read
 from kvshare.watch.rules import alerts
 from kvshare.watch.watched import Watched
+from tests.scenarios.under_faults.figures import RESULTS
 from tests.unit.test_watch import environment
 
 PAGE = """# Watching
@@ -38,7 +41,8 @@ neither needs what follows, two services more beside prefill:
 tokens' KV came from has four names: *computed*; *own prefix cache*, vLLM's on the GPU; *own LMCache*, the
 server's CPU memory; *peer*. vLLM counts the last two as one. The peer's share is what owners sent, their
 mean speed times their seconds: near enough for a graph, and no ledger; that is `make verify`'s, by NIXL's own
-count (KV-PEER-07). GB/s is by owner and not by pair: neither LMCache nor NIXL counts to whom it sent.
+count (KV-PEER-07). GB/s is by pair, as `make top` tells it too: each server counts the bytes that every
+peer has written into it ([pulled-from](patches.md)); to whom it sent, neither LMCache nor NIXL counts.
 
 ## Alarms
 {alarms}
@@ -47,11 +51,18 @@ N is the minutes of `OBSERVE`. No server tells how much memory its processes hav
 watches the controller alone.
 
 ## What was seen
-`tests/scenarios/one_engine` breaks the real stack and waits until they fire: KvshareDown (the controller
-stopped), KvshareWorkerLost (sharing off on decode; its canary ends as *computed*), KvshareAnswersWrong (a
-connector that writes zeros for values). The others were never seen on a real stack: promtool raises each on
-made-up series, one thing broken at a time, and no other may fire (`tests/images/test_observe.py`). That a
-real stack has every series that rules and panels ask for is tested against what one said.
+`make test-faults ARGS="-k alarms"` breaks what each watches, on two real Docker engines of one machine, and
+waits until Prometheus says that it fires. Its rules are those above, each minute and each hour of them three
+seconds long; a canary counts as silent after 75 s (what is left of three turns of a minute: one that hangs is
+over in 60).
+
+{seen}
+
+{never}`tests/scenarios/one_engine` raises KvshareDown, KvshareWorkerLost and KvshareAnswersWrong in
+`make test` too: it stops the controller, turns sharing off and corrupts values. promtool raises each alarm on
+made-up series, in its own time, one thing broken at a time, and no other may fire
+(`tests/images/test_observe.py`). That a real stack has every series that rules and panels ask for is tested
+against what one said.
 """
 N = 1000  # so many minutes between canaries that no alarm is as long for another reason
 
@@ -63,7 +74,25 @@ def page() -> str:
         f"| {alert.name} | {_plain(alert.says)} | {_minutes(alert.minutes)} | {_plain(alert.do)} |"
         for alert in alerts(watched)
     ]
-    return PAGE.format(alarms="\n".join(["| alarm | says | after | then |", "|---|---|---|---|", *rows]))
+    alarms = "\n".join(["| alarm | says | after | then |", "|---|---|---|---|", *rows])
+    seen = {alarm: result for result in read(RESULTS).values() for alarm in _fired(result)}
+    unseen = [alert.name for alert in alerts(watched) if alert.name not in seen]
+    never = f"Not seen so: {', '.join(unseen)}.\n\n" if unseen else ""
+    return PAGE.format(alarms=alarms, seen=_seen(seen), never=never)
+
+
+def _fired(result: Result) -> list[str]:
+    """The alarms that a fault of the scenario was seen to raise."""
+    one = result.found
+    return one["notes"]["fired"].split(", ") if one["fault"] == "alarms" and one["passed"] else []
+
+
+def _seen(by_alarm: Mapping[str, Result]) -> str:
+    rows = [
+        f"| {alarm} | {result.found['variant']} | {result.on.date}, {result.on.commit} |"
+        for alarm, result in sorted(by_alarm.items())
+    ]
+    return "\n".join(["| alarm | fired by | run |", "|---|---|---|", *rows])
 
 
 def _minutes(minutes: float) -> str:
