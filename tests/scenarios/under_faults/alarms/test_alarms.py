@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 from tests.rig import engines, network
 from tests.rig.network import DECODE, PREFILL, Link
 from tests.scenarios.conftest import TwoMachines
+from tests.scenarios.one_engine.test_scenarios import CORRUPT, HONEST
 from tests.scenarios.under_faults import figures
 from tests.scenarios.under_faults.alarms import prometheus
 from tests.scenarios.under_faults.figures import Figures
@@ -29,8 +30,11 @@ from tests.scenarios.watching import Alarm
 HERE = Path(__file__).parent
 SLOWER = Link(rate=8e6)  # bytes a second: a canary's two chunks of 6.5 MB take longer than computing them
 TOO_SLOW = Link(rate=1e6)  # a chunk takes more than twice the lookup's timeout
+CONNECTOR = f"{SITE}/lmcache/v1/gpu_connector/cpu_connector.py"
+VERSION = f"{SITE}/vllm/version.py"
 MANAGER = f"{SITE}/lmcache/v1/cache_controller/controller_manager.py"
 SURVIVES, DIES = "rejected.add(e)\n\n    async def _handle_pushed", "raise\n\n    async def _handle_pushed"
+LOSES_COUNTS = "rm $(grep -l p2p_time_to_transfer /tmp/kvshare/metrics/*.db)"
 
 pytestmark = pytest.mark.timeout(900)
 Fires = Callable[..., AbstractContextManager[None]]
@@ -149,6 +153,27 @@ def test_a_controller_that_reads_no_more(stack: Stack, fires: Fires, traffic: Tr
 
 
 @pytest.mark.usefixtures("watched")
+def test_counts_of_what_was_sent_that_are_lost(watched: TwoMachines, stack: Stack, fires: Fires) -> None:
+    with fires("the file of prefill's count of transfers removed", ("KvshareHitsWithoutBytes", "decode")):
+        engines.docker(PREFILL, "exec", container("prefill"), "sh", "-c", LOSES_COUNTS)
+        prometheus.sing(watched)
+    anew(stack, "prefill")
+
+
+def test_a_decode_server_of_another_version_that_answers_wrong(
+    watched: TwoMachines, stack: Stack, fires: Fires, traffic: Traffic
+) -> None:
+    alarms = ("KvshareAnswersWrong", "decode"), ("KvshareVersionsApart", "")
+    with fires("decode of another version, which writes zeros for values", *alarms):
+        replace_line("decode", VERSION, "", '\n__version__ = "0.31.0"\n')
+        replace_line("decode", CONNECTOR, HONEST, CORRUPT)
+        restart("decode")
+        traffic.wait_until_up(DECODE)
+        prometheus.sing(watched)
+    anew(stack, "decode")
+
+
+@pytest.mark.usefixtures("watched")
 def test_an_engine_that_stands_still(fires: Fires) -> None:
     alarms = [
         (alarm, "decode") for alarm in ("KvshareCanarySilent", "KvshareCanaryUnanswered", "KvshareWorkerLost")
@@ -176,13 +201,13 @@ def engine_process(service: str) -> int:
 
 
 def replace_line(service: str, path: str, honest: str, line: str) -> None:
-    """Replace a line of a file in a service's container, which must then be started again."""
+    """Replace a line of a file in a service's container, or add it at the end; it must be started again."""
     host, name = HOST_OF[service], container(service)
     text = engines.docker(host, "exec", name, "cat", path)
-    assert text.count(honest) == 1, f"{path} has not one {honest}"
+    assert not honest or text.count(honest) == 1, f"{path} has not one {honest}"
     made = ROOT / ".kvshare/scenarios" / Path(path).name
     made.parent.mkdir(parents=True, exist_ok=True)
-    made.write_text(text.replace(honest, line))
+    made.write_text(text.replace(honest, line) if honest else text + line)
     made.chmod(0o644)
     engines.docker(host, "cp", str(made), f"{name}:{path}")
 
