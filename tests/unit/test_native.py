@@ -52,11 +52,48 @@ def test_the_environment_is_what_compose_would_hand_to_the_container(device: str
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_address_is_the_loopback_whatever_the_decisions_say(device: str, tmp_path: Path) -> None:
-    stack = Native(settings(device, **TWO_MACHINES, DECODE_HOSTS="a,b", DECODE_CONTEXTS="x,y"), tmp_path)
+    stack = Native(settings(device, **TWO_MACHINES), tmp_path)
     for process in stack.processes.values():
         hosts = {v for name, v in process.environment.items() if name.endswith(("_HOST", "_HOST_IP"))}
         assert hosts == {"127.0.0.1"}
     assert {member.host for member in stack.stack.members} == {"127.0.0.1"}
+
+
+def test_each_decode_node_of_several_is_a_server_with_an_address_and_gpus_of_its_own(tmp_path: Path) -> None:
+    several = {"DECODE_HOSTS": "10.0.0.2,10.0.0.3", "DECODE_CONTEXTS": "x,y", "DECODE_GPUS": "1,2"}
+    stack = Native(settings("cuda", **several), tmp_path)
+    assert [(decode.name, decode.host) for decode in stack.stack.decodes] == [
+        ("decode-1", "127.0.0.1"),
+        ("decode-2", "127.0.0.2"),
+    ]
+    assert list(stack.processes) == ["controller", "prefill", "decode-1", "decode-2"]
+    first, second = (stack.processes[name].environment for name in ("decode-1", "decode-2"))
+    changed = {name: (value, second[name]) for name, value in first.items() if value != second[name]}
+    assert changed == {
+        "KVSHARE_HOST": ("127.0.0.1", "127.0.0.2"),
+        "KVSHARE_INSTANCE": ("lmcache_instance_2", "lmcache_instance_3"),
+        "KVSHARE_GPUS": ("1", "2"),
+        "CUDA_VISIBLE_DEVICES": ("1", "2"),
+    }
+
+
+@pytest.mark.parametrize(("gpus", "starts"), [("0", [1, 1, 1]), ("1", [1, 2])])
+def test_servers_of_one_gpu_start_one_after_the_other(
+    gpus: str, starts: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[str] = []
+    at_once: list[int] = []
+
+    def await_healthy(_: Native, __: Process) -> None:
+        if launched:
+            at_once.append(len(launched))
+            launched.clear()
+
+    monkeypatch.setattr(native, "_require_free", lambda _: None)
+    monkeypatch.setattr(Native, "_launch", lambda _, process: launched.append(process.service))
+    monkeypatch.setattr(Native, "_await", await_healthy)
+    Native(settings("cuda", DECODE_GPU=gpus), tmp_path, tmp_path / "patches.json").start()
+    assert at_once == starts
 
 
 def test_decisions_are_taken_over_and_an_empty_one_is_none() -> None:

@@ -64,6 +64,8 @@ def device_of(address: str) -> str:
     UCX would otherwise advertise any device, docker0 among them, whose address every Docker host shares.
     """
     held = {entry.address: device for device, entries in psutil.net_if_addrs().items() for entry in entries}
+    if address.startswith("127.") and "127.0.0.1" in held:
+        return held["127.0.0.1"]  # the loopback holds all of 127.0.0.0/8 and lists one
     if address not in held:
         mine = ", ".join(sorted(a for a in held if a.count(".") == 3))
         refuse(

@@ -29,10 +29,14 @@ class DecodeNode:
     gpu: str
 
     @property
+    def instance(self) -> int:
+        """The number in the name of its LMCache instance."""
+        return FIRST_DECODE_INSTANCE + self.number - 1
+
+    @property
     def variables(self) -> dict[str, str]:
         """What compose.yaml must be told to mean this node."""
-        instance = str(FIRST_DECODE_INSTANCE + self.number - 1)
-        return {"DECODE_HOST": self.host, "DECODE_GPU": self.gpu, "DECODE_INSTANCE": instance}
+        return {"DECODE_HOST": self.host, "DECODE_GPU": self.gpu, "DECODE_INSTANCE": str(self.instance)}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Run it with the Python of an environment that holds vLLM, LMCache and NIXL; kvsh
 compose.yaml, configs/lmcache.yaml and the entrypoint are those of the containers, .env is read as always.
 Only the place differs: everything listens on 127.0.0.1, and files are kept under .kvshare/native, not in an
 image. In the environment, KVSHARE_VLLM_ARGS replaces the servers' arguments and HF_HOME says where hub models
-are. Ctrl-C stops all three.
+are. Of several DECODE_HOSTS each is a server at an address of the loopback of its own. Ctrl-C stops all.
 
 exit codes: 0 stopped as asked; 1 a process ended by itself; 2 bad input; 130 stopped before all served
 """
@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from kvshare.config.settings import Settings, find_root, load_settings
+from kvshare.config.settings import DecodeNode, Settings, find_root, load_settings
 from kvshare.contract import gpus_of
 from kvshare.errors import FAILED, INTERRUPTED, KvshareError
 from kvshare.site.base import Site
@@ -31,7 +31,7 @@ from kvshare.site.processes import Process, Processes
 from kvshare.stack.members import Stack, parse_stack
 
 HOST = "127.0.0.1"
-SERVICES = ("controller", "prefill", "decode")  # in the order of start
+SERVICES = ("controller", "prefill", "decode")  # in the order of start; of the last there may be several
 RENDERED = "configs/native.json"  # made by tests/config/test_native.py
 START_S = 900.0
 POLL_S = 2.0
@@ -49,31 +49,58 @@ class EndedError(Exception):
 
 def local(settings: Settings) -> Settings:
     """Return the same decisions with every service on this machine, reachable from nowhere else."""
-    here = {"PREFILL_HOST": HOST, "DECODE_HOST": HOST, "DECODE_HOSTS": ""}
+    numbers = range(1, 1 + len(settings.list_of("DECODE_HOSTS")))
+    here = {
+        "PREFILL_HOST": HOST,
+        "DECODE_HOST": HOST,
+        "DECODE_HOSTS": ",".join(f"127.0.0.{number}" for number in numbers),
+        "DECODE_CONTEXTS": ",".join(f"decode-{number}" for number in numbers),
+    }
     return replace(settings, values={**settings.values, **here})
 
 
-def service_environment(settings: Settings, service: str) -> dict[str, str]:
-    """Return a service's environment as Compose hands it to a container on this machine."""
+def service_environment(settings: Settings, service: str, node: DecodeNode | None = None) -> dict[str, str]:
+    """Return a service's environment as Compose hands it to a container on this machine, or for that node."""
     rendered = json.loads((settings.root / RENDERED).read_text())[settings.device][service]
     # A value is a fact, or a decision's name and what it is where nobody decides.
-    return {k: value if isinstance(value, str) else settings.get(*value) for k, value in rendered.items()}
+    decided = replace(settings, values={**settings.values, **node.variables}) if node else settings
+    given = {k: value if isinstance(value, str) else decided.get(*value) for k, value in rendered.items()}
+    if node is not None:
+        given |= {"KVSHARE_HOST": node.host, "KVSHARE_INSTANCE": f"lmcache_instance_{node.instance}"}
+    return given
 
 
 def stack_of(settings: Settings) -> Stack:
-    """Return the stack of the three services on this machine."""
+    """Return the stack of the services on this machine."""
     facts = {service: service_environment(settings, service) for service in SERVICES}
-    return parse_stack([{"name": "kvshare", "x-kvshare": {**facts, "server": facts["prefill"]}}], settings)
+    every = [
+        {**facts, "server": facts["prefill"], "decode": service_environment(settings, "decode", node)}
+        for node in settings.decode_nodes
+    ]
+    return parse_stack([{"name": "kvshare", "x-kvshare": one} for one in every], settings)
 
 
-def process_environment(settings: Settings, service: str, caller: Mapping[str, str]) -> dict[str, str]:
-    """Return a service's environment outside a container, over the ``caller``'s own."""
-    given = service_environment(settings, service)
+def gpus_by_server(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """Return the GPUs of each server, by its name."""
+    decodes = {node.name: gpus_of(node.gpu) for node in settings.decode_nodes}
+    return {"prefill": gpus_of(settings.get("PREFILL_GPU", "0")), **decodes}
+
+
+def share_a_gpu(settings: Settings) -> bool:
+    """Return whether two servers compute on one GPU."""
+    used = [gpu for gpus in gpus_by_server(settings).values() for gpu in gpus]
+    return settings.device == "cuda" and len(set(used)) < len(used)
+
+
+def process_environment(settings: Settings, name: str, caller: Mapping[str, str]) -> dict[str, str]:
+    """Return a member's environment outside a container, over the ``caller``'s own."""
+    node = next((node for node in settings.decode_nodes if node.name == name), None)
+    given = service_environment(settings, "decode" if node else name, node)
     given.pop("HF_HOME", None)  # a folder of the container
-    gpus = {name: gpus_of(settings.get(f"{name.upper()}_GPU", "0")) for name in ("prefill", "decode")}
-    if settings.device == "cuda" and service in gpus:
-        given["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[service])
-        if set(gpus["prefill"]) & set(gpus["decode"]):
+    gpus = gpus_by_server(settings)
+    if settings.device == "cuda" and name in gpus:
+        given["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[name])
+        if share_a_gpu(settings):
             given["KVSHARE_VLLM_ARGS"] += f" {SHARED_GPU}"
     image = {**IMAGE, **(IMAGE_CPU if settings.device == "cpu" else {}), **LOOPBACK}
     users = {name: caller[name] for name in USERS if name in caller}
@@ -81,7 +108,7 @@ def process_environment(settings: Settings, service: str, caller: Mapping[str, s
 
 
 class Native:
-    """The three processes of one stack; a context manager that stops what it started."""
+    """The processes of one stack; a context manager that stops what it started."""
 
     def __init__(self, settings: Settings, folder: Path | None = None, patches: Path | None = None) -> None:
         """Prepare, starting nothing.
@@ -93,11 +120,10 @@ class Native:
         self.patches = patches
         self.stack = stack_of(self.settings)
         caller = {**os.environ, **self._paths()}
+        names = [member.name for member in self.stack.engines]
         self.processes = {
-            service: Process(
-                service, self.folder / service, process_environment(self.settings, service, caller)
-            )
-            for service in SERVICES
+            name: Process(name, self.folder / name, process_environment(self.settings, name, caller))
+            for name in names
         }
 
     def __enter__(self) -> Self:
@@ -107,23 +133,28 @@ class Native:
         self.stop()
 
     def start(self) -> None:
-        """Start one after the other, each once the one before is healthy.
+        """Start the controller, then the servers.
 
         EndedError if one does not come up, KvshareError if something else has its ports.
 
-        vLLM measures its GPU's free memory while it starts, so two servers of one GPU must not start at once.
+        vLLM measures its GPU's free memory while it starts, so two servers of one GPU must not start at once;
+        nor do two without any, which would share the cores.
         """
-        _require_free(port for member in self.stack.members for port in member.ports)
+        _require_free((member.host, port) for member in self.stack.members for port in member.ports)
         if self.patches is None:
             self.patches = self._apply_patches()
-        for process in self.processes.values():
-            self._say(f"starting {process.service}, log in {process.log}")
-            self._launch(process)
-            self._await(process)
+        controller, *servers = self.processes.values()
+        apart = self.settings.device == "cuda" and not share_a_gpu(self.settings)
+        for together in ([controller], *([servers] if apart else [[server] for server in servers])):
+            for process in together:
+                self._say(f"starting {process.service}, log in {process.log}")
+                self._launch(process)
+            for process in together:
+                self._await(process)
 
-    def site(self) -> Site:
-        """Return the processes as a site, whose logs count from now on."""
-        return Processes(self.stack, self.settings, self.processes)
+    def site(self, stack: Stack | None = None) -> Site:
+        """Return the processes as a site, or those of a pair of it; its logs count from now on."""
+        return Processes(stack or self.stack, self.settings, self.processes)
 
     def restart(self, service: str, changes: Mapping[str, str]) -> None:
         """Stop one, and start it with its environment changed; EndedError if it does not come up."""
@@ -196,9 +227,9 @@ def main() -> int:
         with Native(load_settings(find_root())) as native:
             native.start()
             serving = True
-            for server in (native.stack.prefill, native.stack.decode):
+            for server in (native.stack.prefill, *native.stack.decodes):
                 print(f"{server.name}: {server.url}", flush=True)
-            print("Ctrl-C stops all three.", flush=True)
+            print("Ctrl-C stops all.", flush=True)
             native.watch()
     except EndedError as error:
         print(f"kvshare: {error}", file=sys.stderr)
@@ -211,16 +242,16 @@ def main() -> int:
     return 0
 
 
-def _require_free(ports: Iterable[int]) -> None:
+def _require_free(addresses: Iterable[tuple[str, int]]) -> None:
     """KvshareError if something listens on one of the ports: its answers would be taken for ours."""
-    for port in ports:
+    for host, port in addresses:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left may still wait
             try:
-                probe.bind((HOST, port))
+                probe.bind((host, port))
             except OSError:
                 raise KvshareError(
-                    f"port {port} of {HOST} is taken: stop what listens there (ss -ltnp), perhaps make down."
+                    f"port {port} of {host} is taken: stop what listens there (ss -ltnp), perhaps make down."
                 ) from None
 
 
