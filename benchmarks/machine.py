@@ -65,8 +65,11 @@ def machine() -> Machine:
 
 
 def _commit() -> str:
-    """Return the commit that is checked out; a new figure is no change to what was measured."""
-    commit = _git("rev-parse", "--short", "HEAD")
+    """Return the commit that is checked out; a new figure is no change to what was measured.
+
+    Of an archive without a repository COMMIT in the environment tells it.
+    """
+    commit = _git("rev-parse", "--short", "HEAD") or os.environ.get("COMMIT", "")
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":!docs", ":!*.jsonl")
     return f"{commit or 'unknown'}{'-dirty' if changed else ''}"
 

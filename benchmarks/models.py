@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict, dataclass
 
 from benchmarks import ROOT
-from benchmarks.cpu.families import REFUSED, SHARING
+from benchmarks.families import REFUSED, SHARING
 from benchmarks.machine import machine
 from benchmarks.results import Result, Results, keep, last, read
 from kvshare.config.settings import Settings, load_settings
@@ -28,6 +28,7 @@ from kvshare.verify.evidence import CHANGED, JUDGED, PEER, SAME_SPLIT
 from kvshare.verify.judgement import Judgement
 
 RESULTS = ROOT / "benchmarks/models.jsonl"
+GPU_RESULTS = ROOT / "benchmarks/gpu/results"
 DOCUMENT = ROOT / "docs/models.md"
 HERE = {
     **{"DEVICE": "cpu", "COMPOSE_FILE": "compose.yaml:compose.cpu.yaml", "MODELS": "models"},
@@ -55,7 +56,13 @@ Refused from their config.json before any weights load, by `make doctor`
 | family | why |
 |---|---|
 {refused}
+
+On a GPU, in bfloat16 and with `KV_CACHE_DTYPE=fp8`, by `python -m benchmarks.gpu models`:
+
+{on_gpu}
 """
+GPU_PART = re.compile(r"models/(.+)/(\w+)")
+GPU_HEADER = "| family | KV | judged | off by | limit | a wrong chunk |\n|---|---|---|---|---|---|"
 SAID = re.compile(r"kvshare: expected a model whose KV can be shared and found \S+: ([^;]+);")
 
 
@@ -78,9 +85,9 @@ def see(family: str) -> Seen:
     try:
         up.start(settings, stack, "all", START_S)
         (judged,) = run.verify(settings, run.Options(), checks.select((), ()), lambda _: None)
-        return _seen(judged)
+        return seen(judged)
     except KvshareError as error:
-        return Seen(_why(error.message))
+        return Seen(why(error.message))
     finally:
         down.stop(settings, stack.contexts)
 
@@ -88,14 +95,14 @@ def see(family: str) -> Seen:
 def _make(settings: Settings, family: str, folder: str) -> None:
     (image,) = images.names(settings, ["prefill"])
     command = ("docker", "run", "--rm", "--interactive", "--network=none", f"--volume={VOLUME}:/models")
-    script = (ROOT / "benchmarks/cpu/families.py").read_text()
+    script = (ROOT / "benchmarks/families.py").read_text()
     run_it = (*command, "--entrypoint=python", image, "-", family, folder)
     made = subprocess.run(run_it, input=script, text=True, capture_output=True)
     if made.returncode != 0:
         sys.exit(f"{family} was not made:\n{made.stderr}")
 
 
-def _seen(judged: Judgement) -> Seen:
+def seen(judged: Judgement) -> Seen:
     legs = judged.evidence.traffic.legs if judged.evidence.traffic else ()
     right = {leg.prompt: leg.output for leg in ledger.of(legs, SAME_SPLIT)}
     if not right:
@@ -106,7 +113,7 @@ def _seen(judged: Judgement) -> Seen:
     return Seen(judged.sentence, max(pulled, default=None), limit, max(moved, default=None))
 
 
-def _why(said: str) -> str:
+def why(said: str) -> str:
     """Return why a server refused a model, or else the last that it said."""
     found = SAID.search(said)
     return f"refused: {found.group(1)}" if found else said.strip().splitlines()[-1]
@@ -115,14 +122,28 @@ def _why(said: str) -> str:
 def document(results: Results) -> str:
     """Return docs/models.md."""
     on = last(results)
-    seen = {name: Seen(**result.found) for name, result in results.items()}
+    found = {name: Seen(**result.found) for name, result in results.items()}
     return PAGE.format(
         on=f"On {on.date}, commit {on.commit}: {on.hardware}.",
-        shared="\n".join(_row(name, seen[name]) for name in SHARING if name in seen),
+        shared="\n".join(_row(name, found[name]) for name in SHARING if name in found),
         refused="\n".join(
-            f"| {name} | {seen[name].judgement.partition(': ')[2]} |" for name in REFUSED if name in seen
+            f"| {name} | {found[name].judgement.partition(': ')[2]} |" for name in REFUSED if name in found
         ),
+        on_gpu=_on_gpus(),
     )
+
+
+def _on_gpus() -> str:
+    """Return what GPUs have shown, a table a machine."""
+    tables = []
+    for path in sorted(GPU_RESULTS.glob("*.jsonl")):
+        models = {name: one for name, one in read(path).items() if GPU_PART.fullmatch(name)}
+        if not models:
+            continue
+        on = last(models)
+        rows = [_row(GPU_PART.sub(r"\1 | \2", name), Seen(**one.found)) for name, one in models.items()]
+        tables += [f"{on.date}, commit {on.commit}: {on.hardware}.", "", GPU_HEADER, *rows, ""]
+    return "\n".join(tables).strip() or "(not seen yet)"
 
 
 def _row(family: str, seen: Seen) -> str:
@@ -139,9 +160,9 @@ def main() -> None:
     options = parser.parse_args()
     on = machine()
     for family in () if options.docs else options.family or (*SHARING, *REFUSED):
-        seen = see(family)
-        print(f"{family}: {seen}", flush=True)
-        keep(RESULTS, [Result(family, on, asdict(seen))])
+        found = see(family)
+        print(f"{family}: {found}", flush=True)
+        keep(RESULTS, [Result(family, on, asdict(found))])
     DOCUMENT.write_text(document(read(RESULTS)))
 
 

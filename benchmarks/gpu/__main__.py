@@ -11,7 +11,10 @@ parts: kernel   LMCache's transfer kernel: KV out of the cache and back, bit for
        with     the whole chain as the image has it: must be proven; then what --measure says
        fp8      the same with KV_CACHE_DTYPE=fp8
        ranks    the same with each server tensor-parallel over all of --gpus
+       apart    prefill tensor-parallel over --gpus, decode over --decode-gpus; apart-fp8: with fp8
+       nodes    prefill on the first of --gpus, a decode node on each of --decode-gpus; nodes-fp8: with fp8
        pressure `kvshare verify --deep` on servers with so little memory that requests are preempted
+       models   a small model of each of the --families, in bfloat16 and with fp8, judged by verify
 measures: again         one prompt over and over on the node that pulls it
           ttft          time to first token, and where a pull's time goes
           bench         `kvshare bench` over lengths
@@ -20,8 +23,10 @@ measures: again         one prompt over and over on the node that pulls it
           agreement     `vllm bench serve` beside `kvshare bench`
           never-slower  decode with the threshold that `kvshare bench --calibrate` derives from `bench`
           slow-link     the same with one connection between the servers
-Exit code 0 if every part came out as it must. What a part, and each of its measures, found replaces what this
-machine's results held of it.
+          at-once       several decode nodes that pull at the same moment; of `nodes`, which has no other
+          corrupted     verify, where the KV that the last rank of decode pulls is wiped: must fail
+Default are the parts that one or two GPUs can show. Exit code 0 if every part came out as it must. What a
+part, and each of its measures, found replaces what this machine's results held of it.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,12 +55,38 @@ if TYPE_CHECKING:
 
 Keep = Callable[[str, Any], None]  # what was measured, what it found
 
-PARTS = ("kernel", "without", "with", "fp8", "ranks", "pressure")
-MEASURES = ("again", "ttft", "bench", "clients", "identity", "agreement", "never-slower", "slow-link")
+
+@dataclass(frozen=True)
+class Chain:
+    """How a part serves: which GPUs, what differs from the product, how deep it is verified."""
+
+    spread: str = "one GPU"
+    fp8: bool = False
+    packed: bool = True
+    pressure: bool = False
+
+
+CHAINS = {
+    "without": Chain(packed=False),
+    "with": Chain(),
+    "fp8": Chain(fp8=True),
+    "ranks": Chain("ranks"),
+    "apart": Chain("apart"),
+    "apart-fp8": Chain("apart", fp8=True),
+    "nodes": Chain("nodes"),
+    "nodes-fp8": Chain("nodes", fp8=True),
+    "pressure": Chain(pressure=True),
+}
+PARTS = ("kernel", *CHAINS, "models")
+ONE_OR_TWO_GPUS = ("kernel", "without", "with", "fp8", "ranks", "pressure", "models")
+MEASURES = (
+    *("again", "ttft", "bench", "clients", "identity", "agreement", "never-slower", "slow-link"),
+    *("at-once", "corrupted"),
+)
 LENGTHS = (266, 522, 1034, 2058, 4106, 8202, 16394, 32522)
 PREEMPTED = "DEEP-05"
-RIGHT = {"KV-RIGHT-01", "KV-RIGHT-02"}
 BLOCKS, LONGEST = 512, 4096  # of `pressure`: vLLM's blocks of 16 tokens, and a prompt and its answer
+SMALL = 4096  # a prompt and its answer of `models`
 
 
 def gpu_machine() -> Machine:
@@ -85,35 +116,80 @@ def kernel() -> tuple[dict[str, Any], bool]:
     return found, found["exact_with"] == found["tried"] and not found["exact_without"]
 
 
-def chain(options: argparse.Namespace, part: str, keep: Keep) -> bool:
+def decisions(options: argparse.Namespace, chain: Chain) -> dict[str, str]:
+    """What .env would say for a chain: which GPUs, and how much of their memory."""
+    first, decodes = options.gpus.split(",")[0], options.decode_gpus.split(",")
+    prefill, decode, each = {
+        "one GPU": (first, first, []),
+        "ranks": (options.gpus, options.gpus, []),
+        "apart": (options.gpus, options.decode_gpus, []),
+        "nodes": (first, "", decodes),
+    }[chain.spread]
+    names = [
+        f"10.0.0.{number}" for number, _ in enumerate(each, start=2)
+    ]  # Native gives them their addresses
+    return {
+        "KV_CACHE_DTYPE": "fp8" if chain.fp8 else "auto",
+        "PREFILL_GPU": prefill,
+        "DECODE_GPU": decode,
+        "DECODE_HOSTS": ",".join(names),
+        "DECODE_CONTEXTS": ",".join(names),
+        "DECODE_GPUS": ",".join(each),
+        "CPU_RANKS": str(len(prefill.split(","))),
+        "VLLM_ARGS": f"--num-gpu-blocks-override {BLOCKS}" if chain.pressure else options.user_args,
+        "MAX_MODEL_LEN": str(LONGEST if chain.pressure else options.max_model_len),
+    }
+
+
+def serve(options: argparse.Namespace, part: str, keep: Keep) -> bool:
     """Serve, verify, and measure where the KV is right; what is found is kept as it comes."""
     from benchmarks.gpu import chain
+    from benchmarks.gpu.corrupted import RIGHT
 
-    packed, pressure = part != "without", part == "pressure"
-    os.environ["KV_CACHE_DTYPE"] = "fp8" if part == "fp8" else "auto"
-    gpus = options.gpus if part == "ranks" else options.gpus.split(",")[0]
-    os.environ.update(PREFILL_GPU=gpus, DECODE_GPU=gpus, CPU_RANKS=str(len(gpus.split(","))))
-    os.environ["VLLM_ARGS"] = f"--num-gpu-blocks-override {BLOCKS}" if pressure else ""
-    os.environ["MAX_MODEL_LEN"] = str(LONGEST if pressure else options.max_model_len)
-    with chain.serving(options.device, packed, options.state / part) as native:
-        evidence = options.state / f"evidence-{part}.json"
-        judged = chain.verify(native, options.prompts, options.prompt_tokens, evidence, deep=pressure)
-        environment = native.processes["decode"].environment
-        found = {"vllm_args": environment["KVSHARE_VLLM_ARGS"], **chain.summary(judged)}
+    how = CHAINS[part]
+    os.environ.update(decisions(options, how))
+    with chain.serving(options.device, how.packed, options.state / part) as native:
+        good, judged = True, []
+        for pair in native.stack.pairs():
+            evidence = options.state / f"evidence-{part}-{pair.decode.name}.json"
+            size = options.prompts, options.prompt_tokens
+            judged.append(chain.verify(native, pair, *size, evidence, deep=how.pressure))
+            print(judged[-1].sentence, flush=True)
+            good &= judged[-1].proven
+        environment = native.processes["prefill"].environment
+        found = {"vllm_args": environment["KVSHARE_VLLM_ARGS"], **chain.summary(judged[0])}
+        found["others"] = [one.sentence for one in judged[1:]]
         keep(part, found)
-        print(judged.sentence, flush=True)
-        if not packed:
+        if not how.packed:
             return bool(set(found["failed"]) & RIGHT)
-        good = judged.proven
-        if pressure:
+        if how.pressure:
             return good and found["checks"][PREEMPTED][0] == "success"
         measured: dict[str, Any] = {}
-        for name in options.measure:
+        for name in (name for name in MEASURES if name in options.measure):
+            if (name == "at-once") != (how.spread == "nodes"):
+                continue
             folder = options.state / part / name
             measured[name], as_it_must = _measure(name, options, native, folder, measured)
             print(f"{name}: {'as it must be' if as_it_must else 'NOT as it must be'}", flush=True)
             keep(f"{part}/{name}", measured[name])
             good &= as_it_must
+    return good
+
+
+def models(options: argparse.Namespace, keep: Keep) -> bool:
+    """Serve a small model of each family on one GPU, and keep how verify judges it."""
+    from benchmarks.families import ON_GPU
+    from benchmarks.gpu import families
+
+    good = True
+    for family in options.families or ON_GPU:
+        for dtype in options.kv_dtypes:
+            fp8 = Chain(fp8=dtype == "fp8")
+            os.environ.update(decisions(options, fp8), MAX_MODEL_LEN=str(SMALL))
+            seen = families.see(family, options.device, options.state / f"{family}-{dtype}".replace(" ", "-"))
+            print(f"{family}, {dtype}: {seen}", flush=True)
+            keep(f"models/{family}/{dtype}", asdict(seen))
+            good &= seen.judgement.startswith("proven")
     return good
 
 
@@ -126,12 +202,16 @@ def _measure(
 ) -> tuple[Any, bool]:
     """One measure, after those ``measured``; an error is what it finds, so that the others are made too."""
     from benchmarks import calibration, identity, orders
-    from benchmarks.gpu import again, agreement, bench, measure, never_slower
+    from benchmarks.gpu import again, agreement, at_once, bench, corrupted, measure, never_slower
     from benchmarks.summary import summary
     from kvshare.servers.server import ServerClient
 
     logs = {service: process.log for service, process in native.processes.items()}
     try:
+        if name == "corrupted":
+            return corrupted.judge(native, options.prompt_tokens, folder.with_suffix(".json"))
+        if name == "at-once":
+            return at_once.run(native.stack, options.lengths, options.repetitions)
         if name == "again":
             return again.run(native.stack, logs, options.times)
         if name == "identity":
@@ -189,28 +269,32 @@ def main() -> int:
         results.keep(options.results / f"{slug(on)}.jsonl", [results.Result(part, on, found)])
 
     good = True
-    for part in options.parts or PARTS:
+    for part in options.parts or ONE_OR_TWO_GPUS:
         print(f"--- {part}", flush=True)
         if part == "kernel":
             found, as_it_must = kernel()
             keep(part, found)
+        elif part == "models":
+            _decide(options, False)
+            as_it_must = models(options, keep)
         else:
             _decide(options)
-            as_it_must = chain(options, part, keep)
+            as_it_must = serve(options, part, keep)
         print(f"{part}: {'as it must be' if as_it_must else 'NOT as it must be'}", flush=True)
         good &= as_it_must
     return 0 if good else 1
 
 
-def _decide(options: argparse.Namespace) -> None:
+def _decide(options: argparse.Namespace, make: bool = True) -> None:
     """Make the model, and the decisions that .env would make."""
     import torch
 
     from benchmarks.gpu import model
 
     on_gpu = options.device == "cuda"
-    dtype = torch.bfloat16 if on_gpu else torch.float32
-    model.make(options.model, options.size, "cuda" if on_gpu else "cpu", dtype)
+    if make:
+        dtype = torch.bfloat16 if on_gpu else torch.float32
+        model.make(options.model, options.size, "cuda" if on_gpu else "cpu", dtype)
     if on_gpu:
         torch.cuda.empty_cache()  # the servers want the memory that the weights were drawn in
     os.environ["DEVICE"] = options.device
@@ -236,6 +320,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", choices=("8b", "small"), default="8b")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the script")
     parser.add_argument("--gpus", default="0,1", help="of `ranks`; the first of the others (default: 0,1)")
+    parser.add_argument("--decode-gpus", default="2,3", help="of `apart` and `nodes` (default: 2,3)")
+    parser.add_argument("--families", nargs="*", metavar="FAMILY", help="of `models`; default: all")
+    parser.add_argument("--kv-dtypes", nargs="*", default=("auto", "fp8"), help="of `models`")
+    parser.add_argument("--user-args", default="", help="VLLM_ARGS of all parts but `pressure`")
     parser.add_argument("--vllm-args", help="instead of compose.yaml's")
     parser.add_argument("--max-model-len", type=int, default=32768, metavar="TOKENS")
     parser.add_argument("--prompts", type=int, default=5)

@@ -16,6 +16,7 @@ from benchmarks.gpu import PACKED_KV
 from kvshare.config.settings import load_settings
 from kvshare.records import dumps
 from kvshare.site.native import Native
+from kvshare.stack.members import Stack
 from kvshare.verify import checks, ledger, run
 from kvshare.verify.evidence import LEGS
 from kvshare.verify.judgement import Judgement, judge
@@ -43,10 +44,12 @@ def serving(device: str, packed: bool, folder: Path) -> Iterator[Native]:
         yield native
 
 
-def verify(native: Native, prompts: int, tokens: int, save: Path, deep: bool = False) -> Judgement:
-    """Do what `kvshare verify` or `--deep` does, and keep what was seen for `--from-evidence`."""
+def verify(
+    native: Native, pair: Stack, prompts: int, tokens: int, save: Path, deep: bool = False
+) -> Judgement:
+    """Do with a pair what `kvshare verify` or `--deep` does, and keep what was seen for `--from-evidence`."""
     chosen = run.Options(prompts, tokens, deep=deep)
-    evidence = run.gather(native.site(), chosen, traffic=True, narrate=print)
+    evidence = run.gather(native.site(pair), chosen, traffic=True, narrate=print)
     save.write_text(dumps(evidence) + "\n")
     return judge(evidence, checks.select((), (), deep))
 
@@ -54,7 +57,7 @@ def verify(native: Native, prompts: int, tokens: int, save: Path, deep: bool = F
 def summary(judged: Judgement) -> dict[str, Any]:
     """What a judgement comes to, as the document tells it."""
     traffic = judged.evidence.traffic
-    decode = judged.evidence.container("decode").fingerprint
+    decode = judged.evidence.container(judged.evidence.stack.decode.name).fingerprint
     assert traffic is not None, "the legs were sent"
     assert decode is not None, "the processes told their configuration"
     pressure = traffic.deep.pressure if traffic.deep else None

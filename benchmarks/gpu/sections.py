@@ -78,6 +78,65 @@ same rank.
 """
 
 
+def _apart(found: dict[str, Any], fp8: str = "") -> str:
+    return f"""## Prefill tensor-parallel over {found["ranks"]} GPUs, decode over {found["ranks"]} others{fp8}
+
+{_checks(found)}
+"""
+
+
+def _nodes(found: dict[str, Any], fp8: str = "") -> str:
+    others = "\n".join(f"- decode-{number}: `{said}`" for number, said in enumerate(found["others"], start=2))
+    return f"""## One prefill node, {1 + len(found["others"])} decode nodes, a GPU each{fp8}
+
+Of decode-1:
+
+{_checks(found)}
+
+{others}
+"""
+
+
+def _at_once(found: dict[str, Any], fp8: str = "") -> str:
+    rows = [
+        [
+            point["tokens"],
+            point["nodes"],
+            *(f"{point[name]:.1f}" for name in ("recompute_ms", "each_its_own_ms", "all_the_same_ms")),
+            f"{point['each_its_own_ms'] / point['recompute_ms']:.2f}",
+            f"{point['all_the_same_ms'] / point['recompute_ms']:.2f}",
+        ]
+        for point in found["points"]
+    ]
+    header = [
+        "tokens",
+        "nodes",
+        "recompute",
+        "each its own",
+        "all the same",
+        "own/recompute",
+        "same/recompute",
+    ]
+    return f"""## Decode nodes that ask at the same moment{fp8}
+
+One request a node: for a prompt that nobody holds, for one of its own that prefill holds, for one that
+prefill holds and all ask for. Median milliseconds to the first token over nodes and {found["rounds"]} rounds.
+
+{table(header, rows)}
+"""
+
+
+def _corrupted(found: dict[str, Any]) -> str:
+    failed = ", ".join(found["failed"])
+    return f"""## One rank's KV wiped
+
+What the last rank of decode pulled was wiped on its way to the GPU. Every counter is right; verify failed on
+{failed}:
+
+`{found["sentence"]}`
+"""
+
+
 def _checks(found: dict[str, Any]) -> str:
     deep = [check for check in found["checks"] if check.startswith("DEEP-")]
     shown = [check for check in (*SHOWN, *deep) if check in found["checks"]]
@@ -358,10 +417,22 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "fp8": _fp8,
     "ranks": _ranks,
     "pressure": _pressure,
+    "ranks/corrupted": _corrupted,
     "ranks/again": lambda found: _again(found).replace(" times\n", " times, tensor-parallel\n", 1),
     "with/identity": _identity,
     "ranks/identity": _identity,
     "ranks/bench": lambda found: f"## `kvshare bench`, tensor-parallel\n\n{_bench(found)}",
     "ranks/clients": lambda found: _clients(found).replace(" shared\n", " shared, tensor-parallel\n", 1),
     "fp8/bench": lambda found: f"## `kvshare bench` with `KV_CACHE_DTYPE=fp8`\n\n{_bench(found)}",
+    "apart": _apart,
+    "apart/bench": lambda found: f"## `kvshare bench`, GPUs apart\n\n{_bench(found)}",
+    "apart/clients": lambda found: _clients(found).replace(" shared\n", " shared, GPUs apart\n", 1),
+    "apart/never-slower": lambda found: _never_slower(found).replace("`\n", "`, GPUs apart\n", 1),
+    "apart/corrupted": _corrupted,
+    "apart-fp8": lambda found: _apart(found, ", with fp8"),
+    "apart-fp8/bench": lambda found: f"## `kvshare bench`, GPUs apart, with fp8\n\n{_bench(found)}",
+    "nodes": _nodes,
+    "nodes/at-once": _at_once,
+    "nodes-fp8": lambda found: _nodes(found, ", with fp8"),
+    "nodes-fp8/at-once": lambda found: _at_once(found, ", with fp8"),
 }

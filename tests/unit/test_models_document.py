@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.cpu.families import REFUSED, SHARING
-from benchmarks.models import DOCUMENT, RESULTS, Seen, _why, document
+from benchmarks.families import REFUSED, SHARING
+from benchmarks.models import DOCUMENT, RESULTS, Seen, document, why
 from benchmarks.results import read
 
 
@@ -23,5 +23,5 @@ def test_what_was_seen_is_no_wish() -> None:
 
 def test_the_reason_is_the_servers_own() -> None:
     said = "prefill ended:\nkvshare: expected a model whose KV can be shared and found /models/x: no; other"
-    assert _why(said) == "refused: no"
-    assert _why("first\nlast") == "last"
+    assert why(said) == "refused: no"
+    assert why("first\nlast") == "last"

@@ -43,6 +43,24 @@ SHARING: dict[str, tuple[str, dict[str, Any]]] = {
         {"num_key_value_heads": 8, "ffn_dim": 512, "word_embed_proj_dim": 256, "init_std": 0.08},
     ),
 }
+# On a GPU, in bfloat16: dimensions that its kernels know, and weights so wide that each chunk counts.
+ON_GPU: dict[str, tuple[str, dict[str, Any]]] = {
+    "DeepSeek-V2 (MLA)": (
+        "DeepseekV2Config",
+        {
+            **{"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 64},
+            **{"kv_lora_rank": 512, "q_lora_rank": None, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128},
+            **{"v_head_dim": 128, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+            **{"moe_intermediate_size": 128, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
+            "initializer_range": 0.3,
+        },
+    ),
+    "gpt-oss": ("GptOssConfig", {**EXPERTS, **WINDOW, "head_dim": 64, "initializer_range": 0.3}),
+    "Gemma 3": (
+        "Gemma3TextConfig",
+        {**WINDOW, "head_dim": 256, "query_pre_attn_scalar": 256, "layer_types": LAST_FULL},
+    ),
+}
 # Of these the configuration is enough: they are refused before weights are loaded.
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen3-Next": ("Qwen3NextConfig", {}),
@@ -56,26 +74,27 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make(family: str, folder: Path) -> None:
+def make(family: str, folder: Path, on_gpu: bool = False) -> None:
     """Put the family's model at ``folder``; of one that is refused, its config.json."""
     import torch
     import transformers
 
     from kvshare_engine import demo_model
 
-    name, differs = (SHARING | REFUSED)[family]
+    name, differs = (ON_GPU if on_gpu else SHARING | REFUSED)[family]
     tokenizer = demo_model._tokenizer()
     tokens = {k: getattr(tokenizer, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    dtype = torch.bfloat16 if on_gpu else torch.float32
     config = getattr(transformers, name)(
-        **{**SHAPE, **tokens, "vocab_size": len(tokenizer), "dtype": "float32", **differs}
+        **{**SHAPE, **tokens, "vocab_size": len(tokenizer), "dtype": dtype, **differs}
     )
-    if family in SHARING:
-        torch.manual_seed(demo_model.SEED)
-        model = transformers.AutoModelForCausalLM.from_config(config)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    else:
+    if not on_gpu and family in REFUSED:
         config.save_pretrained(folder)
+        return
+    torch.manual_seed(demo_model.SEED)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.to(dtype).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 if __name__ == "__main__":
