@@ -58,7 +58,10 @@ ON_GPU: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt-oss": ("GptOssConfig", {**EXPERTS, **WINDOW, "head_dim": 64, "initializer_range": 0.3}),
     "Gemma 3": (
         "Gemma3TextConfig",
-        {**WINDOW, "head_dim": 256, "query_pre_attn_scalar": 256, "layer_types": LAST_FULL},
+        {
+            **{**WINDOW, "head_dim": 256, "query_pre_attn_scalar": 4, "initializer_range": 0.3},
+            **{"num_hidden_layers": 2, "layer_types": LAST_FULL[-2:], "tie_word_embeddings": False},
+        },
     ),
 }
 # Of these the configuration is enough: they are refused before weights are loaded.
