@@ -57,7 +57,7 @@ def verify(
 def summary(judged: Judgement) -> dict[str, Any]:
     """What a judgement comes to, as the document tells it."""
     traffic = judged.evidence.traffic
-    decode = judged.evidence.container(judged.evidence.stack.decode.name).fingerprint
+    decode = judged.evidence.container("decode").fingerprint
     assert traffic is not None, "the legs were sent"
     assert decode is not None, "the processes told their configuration"
     pressure = traffic.deep.pressure if traffic.deep else None
