@@ -9,7 +9,7 @@ from benchmarks.gpu import RESULTS, slug
 from benchmarks.gpu.break_even import near_break_even
 from benchmarks.gpu.sections import SECTIONS, table
 from benchmarks.machine import Machine
-from benchmarks.results import Results, last, read
+from benchmarks.results import Result, Results, last, read
 
 INDEX = ROOT / "docs/gpu.md"
 PAGES = ROOT / "docs/gpu"
@@ -33,7 +33,8 @@ def index(machines: list[Results]) -> str:
     """Return docs/gpu.md."""
     rows = []
     for results in machines:
-        on, chain, bench = last(results), results.get("with"), results.get("with/bench")
+        on = last(results)
+        chain, bench = (_first(results, end) for end in ("", "/bench"))
         rows.append(
             [
                 f"[{on.gpu}](gpu/{slug(on)}.md)",
@@ -57,6 +58,11 @@ far: a GPU inside a container, two machines with GPUs, RDMA.
 Made by `python -m benchmarks.gpu --docs` from `benchmarks/gpu/results`: a file a machine, a line a run, a
 table a run. Near the length from which a pull pays runs differ; a page says so first.
 """
+
+
+def _first(results: Results, end: str) -> Result | None:
+    """Return what the simplest chain of a machine found."""
+    return next((results[part + end] for part in ("with", "ranks", "apart") if part + end in results), None)
 
 
 def render(results: Results) -> str:
