@@ -40,6 +40,7 @@ def test_its_test_command_is_make_test() -> None:
         ("no GPU", CPU),
         ("the same", FAULTS),
         ("NVIDIA H200", GPUS / "nvidia-h200.jsonl"),
+        ("four NVIDIA H100", GPUS / "4x-nvidia-h100-80gb-hbm3.jsonl"),
         ("one NVIDIA H100", GPUS / "nvidia-h100-80gb-hbm3.jsonl"),
     ],
 )
