@@ -58,7 +58,8 @@ Refused from their config.json before any weights load, by `make doctor`
 {refused}
 
 On a GPU, in bfloat16 and with `KV_CACHE_DTYPE=fp8`, by `python -m benchmarks.gpu models`. "Cannot tell": what
-was pulled made no difference, but a wrong chunk would move this random model's answer by less than ten limits.
+was pulled made no difference, but a wrong chunk would move this random model's answer by less than ten
+limits.
 
 {on_gpu}
 """
