@@ -65,8 +65,9 @@ def test_ctrl_c_during_a_start_leaves_nothing_running(rig: Rig) -> None:
 
 
 def exit_codes(since: float) -> dict[str, int]:
-    """Of each container that has ended since that moment, by its name."""
-    command = ["docker", "events", "--filter=event=die", f"--since={since:.3f}", f"--until={time.time():.3f}"]
+    """Of each of the stack's containers that has ended since that moment, by its name."""
+    ours = ("--filter=event=die", "--filter=label=com.docker.compose.project=kvshare")
+    command = ["docker", "events", *ours, f"--since={since:.3f}", f"--until={time.time():.3f}"]
     shown = "--format={{.Actor.Attributes.name}} {{.Actor.Attributes.exitCode}}"
     ended = subprocess.run([*command, shown], capture_output=True, text=True, check=True, timeout=60)
     return {name: int(code) for name, code in map(str.split, ended.stdout.splitlines())}
