@@ -116,7 +116,7 @@ class Oracle:
             "alone": self.rig.docker("logs", ALONE)
         }
         return [
-            f"{name}: {line[-300:]}"
+            f"{name}: {line.partition('] ')[2][-300:]}"
             for name, text in logs.items()
             for line in text.splitlines()
             if "EngineCore" in line and CAUSE.search(line)
