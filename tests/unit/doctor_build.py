@@ -24,7 +24,7 @@ from kvshare.doctor.evidence import (
 from kvshare.doctor.network import private, required
 from kvshare.site.disk import GIB
 from kvshare.site.images import Image
-from kvshare.stack.members import Member, Server, Stack
+from kvshare.stack.members import Member, Server, Stack, bound_to
 from tests.unit.build import STACK, WITH_GATEWAY
 
 MACHINES = {"default": "machine-a", "gpu-b": "machine-b"}
@@ -92,7 +92,7 @@ def dialed(stack: Stack) -> tuple[Dialed, ...]:
         Dialed(
             _server_on(stack, source),
             target.name,
-            target.bound_to(port.number),
+            bound_to(target, port.number),
             port.number,
             port.purpose,
             "",
@@ -229,6 +229,6 @@ def running(evidence: Evidence) -> Evidence:
         members = evidence.members_on(context)
         services = tuple(member.service for member in members)
         ports = [(member, port) for member in members for port in member.ports]
-        listening = tuple(Endpoint(member.bound_to(port), port) for member, port in ports)
+        listening = tuple(Endpoint(bound_to(member, port), port) for member, port in ports)
         evidence = of_engine(on(evidence, name, listening=listening), context, running=services)
     return evidence

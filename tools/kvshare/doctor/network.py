@@ -13,7 +13,7 @@ from kvshare.doctor.evidence import OPERATOR, Dialed, Evidence
 from kvshare.errors import CouldNotCheckError
 from kvshare.site.base import answered, at_once, held
 from kvshare.site.engine import Place
-from kvshare.stack.members import Member, Server, Stack
+from kvshare.stack.members import Member, Server, Stack, bound_to
 from kvshare.stack.ports import API_KEY, Caller, Port, ports_of, ranges_of
 
 OPERATOR_TIMEOUT_S = 2.0
@@ -86,8 +86,8 @@ def _to_hold(evidence: Evidence, context: str) -> Iterable[Endpoint]:
     _, facts = evidence.machines[context]
     for member in evidence.members_on(context):
         for port in member.ports if facts.holder(member.host) is not None else ():
-            if facts.listener(member.bound_to(port), port) is None:
-                yield Endpoint(member.bound_to(port), port)
+            if facts.listener(bound_to(member, port), port) is None:
+                yield Endpoint(bound_to(member, port), port)
 
 
 def _data_ports(evidence: Evidence, context: str) -> tuple[Endpoint, ...]:
@@ -110,7 +110,7 @@ def _planned(evidence: Evidence, free: Mapping[str, int]) -> dict[str, list[Dial
 
     def plan(source: str, target: Member, port: int, purpose: str, is_free: bool = False) -> None:
         name = next(server.name for server in servers if server.context == source)
-        planned[source].append(Dialed(name, target.name, target.bound_to(port), port, purpose, "", is_free))
+        planned[source].append(Dialed(name, target.name, bound_to(target, port), port, purpose, "", is_free))
 
     for source, target, port in required(evidence.stack):
         if source in planned and target.context in planned:

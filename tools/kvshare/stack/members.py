@@ -35,11 +35,7 @@ class Server:
     @property
     def nixl_url(self) -> str:
         """Where NIXL's own counters answer, on the server's own machine alone."""
-        return f"http://{self.bound_to(self.nixl_port)}:{self.nixl_port}"
-
-    def bound_to(self, port: int) -> str:
-        """Return the address on which it listens on that port."""
-        return LOOPBACK if port == self.nixl_port else self.host
+        return f"http://{LOOPBACK}:{self.nixl_port}"
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -76,11 +72,6 @@ class Controller:
         """Every TCP port that it listens on."""
         return (self.http_port, self.pull_port, self.reply_port, self.heartbeat_port)
 
-    def bound_to(self, port: int) -> str:
-        """Return the address on which it listens on that port."""
-        del port
-        return self.host
-
     @property
     def url(self) -> str:
         """Where its HTTP interface answers."""
@@ -102,11 +93,6 @@ class Endpoint:
         """Every TCP port that it listens on."""
         return (self.port,)
 
-    def bound_to(self, port: int) -> str:
-        """Return the address on which it listens on that port."""
-        del port
-        return self.host
-
     @property
     def url(self) -> str:
         """Where it answers."""
@@ -123,6 +109,13 @@ class Watcher(Endpoint):
 
 EngineMember = Controller | Server  # what runs the engine image
 Member = EngineMember | Gateway | Watcher
+
+
+def bound_to(member: Member, port: int) -> str:
+    """Return the address on which a member listens on one of its ports."""
+    return LOOPBACK if isinstance(member, Server) and port == member.nixl_port else member.host
+
+
 WATCHERS = {"prometheus": "KVSHARE_OBSERVE_PORT", "canary": "KVSHARE_OBSERVE_CANARY_PORT"}
 OBSERVE = "observe"  # the node that both are
 

@@ -8,7 +8,7 @@ from kvshare.doctor.checks.shared import alone, each, listed, members
 from kvshare.doctor.evidence import Evidence, Node
 from kvshare.refusals import USER
 from kvshare.site.disk import GIB
-from kvshare.stack.members import Controller, Member, Server
+from kvshare.stack.members import Controller, Member, Server, bound_to
 from kvshare.stack.ports import ports_of
 
 CHECKS: Category[Evidence] = Category("hosts")
@@ -158,7 +158,7 @@ def _ports_free(evidence: Evidence) -> Outcome:
         taken = [
             f"port {port.number} ({port.purpose}) is taken{found.by and f' by {found.by}'}"
             for port in ports_of(member)
-            if (found := facts.listener(member.bound_to(port.number), port.number))
+            if (found := facts.listener(bound_to(member, port.number), port.number))
         ]
         if taken and not evidence.runs(member):
             bad[member.name] = ", ".join(taken)

@@ -6,6 +6,7 @@ from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Pas
 from kvshare.contract import ANY_ADDRESS, Facts
 from kvshare.doctor.checks.shared import each, listed, unless_unseen
 from kvshare.doctor.evidence import OPERATOR, Dialed, Evidence
+from kvshare.stack.members import bound_to
 from kvshare.stack.ports import Port, ports_of, ranges_of
 
 CHECKS: Category[Evidence] = Category("network")
@@ -62,7 +63,7 @@ def _ports_reached(evidence: Evidence) -> Outcome:
     if evidence.unheld:
         said = "; ".join(evidence.unheld)
         names = tuple(
-            m.name for m in evidence.stack.members if any(f"{m.bound_to(p)}:{p}:" in said for p in m.ports)
+            m.name for m in evidence.stack.members if any(f"{bound_to(m, p)}:{p}:" in said for p in m.ports)
         )
         return Failed("the ports can be listened on", said, names, "ss -ltnp, on that machine")
     tried = [one for one in evidence.dialed if one.source != OPERATOR and not one.free]
