@@ -125,15 +125,13 @@ def decisions(options: argparse.Namespace, chain: Chain) -> dict[str, str]:
         "apart": (options.gpus, options.decode_gpus, []),
         "nodes": (first, "", decodes),
     }[chain.spread]
-    names = [
-        f"10.0.0.{number}" for number, _ in enumerate(each, start=2)
-    ]  # Native gives them their addresses
+    hosts = ",".join(f"10.0.0.{number}" for number, _ in enumerate(each, start=2))  # Native has its own
     return {
         "KV_CACHE_DTYPE": "fp8" if chain.fp8 else "auto",
         "PREFILL_GPU": prefill,
         "DECODE_GPU": decode,
-        "DECODE_HOSTS": ",".join(names),
-        "DECODE_CONTEXTS": ",".join(names),
+        "DECODE_HOSTS": hosts,
+        "DECODE_CONTEXTS": hosts,
         "DECODE_GPUS": ",".join(each),
         "CPU_RANKS": str(len(prefill.split(","))),
         "VLLM_ARGS": f"--num-gpu-blocks-override {BLOCKS}" if chain.pressure else options.user_args,
@@ -147,6 +145,7 @@ def serve(options: argparse.Namespace, part: str, keep: Keep) -> bool:
     from benchmarks.gpu.corrupted import RIGHT
 
     how = CHAINS[part]
+    _make_model(options)
     os.environ.update(decisions(options, how))
     with chain.serving(options.device, how.packed, options.state / part) as native:
         good, judged = True, []
@@ -184,8 +183,8 @@ def models(options: argparse.Namespace, keep: Keep) -> bool:
     good = True
     for family in options.families or ON_GPU:
         for dtype in options.kv_dtypes:
-            fp8 = Chain(fp8=dtype == "fp8")
-            os.environ.update(decisions(options, fp8), MAX_MODEL_LEN=str(SMALL))
+            how = Chain(fp8=dtype == "fp8")
+            os.environ.update(decisions(options, how), MAX_MODEL_LEN=str(SMALL))
             seen = families.see(family, options.device, options.state / f"{family}-{dtype}".replace(" ", "-"))
             print(f"{family}, {dtype}: {seen}", flush=True)
             keep(f"models/{family}/{dtype}", asdict(seen))
@@ -274,31 +273,31 @@ def main() -> int:
         if part == "kernel":
             found, as_it_must = kernel()
             keep(part, found)
-        elif part == "models":
-            _decide(options, False)
-            as_it_must = models(options, keep)
         else:
             _decide(options)
-            as_it_must = serve(options, part, keep)
+            as_it_must = models(options, keep) if part == "models" else serve(options, part, keep)
         print(f"{part}: {'as it must be' if as_it_must else 'NOT as it must be'}", flush=True)
         good &= as_it_must
     return 0 if good else 1
 
 
-def _decide(options: argparse.Namespace, make: bool = True) -> None:
-    """Make the model, and the decisions that .env would make."""
+def _make_model(options: argparse.Namespace) -> None:
+    """Make the model, and serve it from now on."""
     import torch
 
     from benchmarks.gpu import model
 
     on_gpu = options.device == "cuda"
-    if make:
-        dtype = torch.bfloat16 if on_gpu else torch.float32
-        model.make(options.model, options.size, "cuda" if on_gpu else "cpu", dtype)
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    model.make(options.model, options.size, "cuda" if on_gpu else "cpu", dtype)
     if on_gpu:
         torch.cuda.empty_cache()  # the servers want the memory that the weights were drawn in
-    os.environ["DEVICE"] = options.device
     os.environ["MODEL"] = str(options.model)
+
+
+def _decide(options: argparse.Namespace) -> None:
+    """Make the decisions that .env would make, whatever the part."""
+    os.environ["DEVICE"] = options.device
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
     if options.vllm_args:
         os.environ["KVSHARE_VLLM_ARGS"] = options.vllm_args
