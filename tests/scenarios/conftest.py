@@ -23,6 +23,7 @@ from tests.scenarios.under_faults.figures import Figures
 CPU_FILES = "compose.yaml:compose.cpu.yaml"
 START_TIMEOUT_S = 400
 VERIFY_TIMEOUT_S = 180
+SHORT_S = 1200  # at most, of a scenario's short form
 # Of the first verification; each further one takes the next, since a used seed's prompts are cached.
 SEED = 41
 # Two chunks and a rest show what is not about time as well as the six that the tool takes, and sooner.
@@ -212,6 +213,15 @@ def two_machines(images: dict[str, str]) -> Iterator[TwoMachines]:
     network.require("ip", "nsenter", "dockerd", "sshd", "ssh-keygen", "script")
     with engines.running(engines.PAIR):
         yield TwoMachines()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give no short form longer than SHORT_S: whoever runs all of them is to read what hangs."""
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        if marker and marker.args[0] > SHORT_S and not config.getoption("--long"):
+            item.add_marker(pytest.mark.timeout(SHORT_S), append=False)
 
 
 @pytest.fixture

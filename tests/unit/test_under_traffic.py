@@ -140,7 +140,7 @@ def test_a_failure_is_made_as_small_as_it_gets() -> None:
         return "one" in salts and "two" in salts[salts.index("one") :]
 
     case = next(case for seed in range(50) if fails(case := draw_case(seed, 20)))
-    smallest = shrink(case, fails, 2000)
+    smallest = shrink(case, fails, 2000, seconds=60)
     assert [len(request.fields) for wave in smallest for request in wave] == [1, 1]
     assert all(text.own == 1 and not text.shared for wave in smallest for one in wave for text in one.texts)
 
@@ -166,5 +166,7 @@ def test_no_more_is_tried_than_allowed() -> None:
         tried.append(case)
         return random.Random(len(tried)).random() < 0.5
 
-    shrink(draw_case(1, 20), fails, 7)
+    shrink(draw_case(1, 20), fails, 7, seconds=60)
+    assert len(tried) == 7
+    shrink(draw_case(1, 20), fails, 7, seconds=-1)
     assert len(tried) == 7

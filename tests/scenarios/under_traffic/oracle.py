@@ -37,7 +37,7 @@ MUST_BE_ZERO = (
     "lmcache:storage_events_done_count",
 )
 CAUSE = re.compile(r"\b[A-Z]\w+(Error|Exception): ")  # the last line of a traceback
-TRIES = 60  # cases that are tried to shrink one
+TRIES, SHRINK_S = 60, 300.0  # how many cases are tried to shrink one, and for how long
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,11 @@ class Oracle:
     def require(self, case: Case) -> None:
         """Play a case; AssertionError with the smallest case that still fails, as a test."""
         if problems := self.play(case):
-            smallest = shrink(case, lambda smaller: bool(self.play(smaller)), TRIES)
             said = "\n".join(f"{one.sentence}\n    {one.request}" for one in problems[:5])
-            said += "\n" + "\n".join(self.causes())
-            raise AssertionError(f"{len(problems)} problems, the first ones:\n{said}\n\n{as_test(smallest)}")
+            said = f"{len(problems)} problems, the first ones:\n{said}\n" + "\n".join(self.causes())
+            print(said, flush=True)  # it takes minutes to make the case small
+            smallest = shrink(case, lambda smaller: bool(self.play(smaller)), TRIES, SHRINK_S)
+            raise AssertionError(f"{said}\n\n{as_test(smallest)}")
 
     def play(self, case: Case, enough: Callable[[Problem], bool] = lambda _: False) -> list[Problem]:
         """Return what was wrong with the answers of a case's requests, until one problem is enough."""

@@ -4,6 +4,7 @@ Source: A. Zeller, R. Hildebrandt, Simplifying and Isolating Failure-Inducing In
 requests, then over each one's fields and lengths.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -16,21 +17,25 @@ T = TypeVar("T")
 
 @dataclass
 class _Budget:
-    """How many more cases may be tried."""
+    """How many more cases may be tried, and until when on the monotonic clock."""
 
     fails: Fails
     left: int
+    until: float
 
     def try_one(self, case: Case) -> bool:
-        if self.left <= 0 or not any(case):
+        if self.left <= 0 or time.monotonic() > self.until or not any(case):
             return False
         self.left -= 1
         return self.fails(case)
 
 
-def shrink(case: Case, fails: Fails, tries: int) -> Case:
-    """Return a case no larger than ``case`` that ``fails`` says still fails, after at most so many tries."""
-    budget = _Budget(fails, tries)
+def shrink(case: Case, fails: Fails, tries: int, seconds: float) -> Case:
+    """Return a case no larger than ``case`` that ``fails`` says still fails.
+
+    After at most so many tries, the last of them begun before so many seconds are over.
+    """
+    budget = _Budget(fails, tries, time.monotonic() + seconds)
     case = _fewer(case, budget)
     while smaller := next((one for one in _simpler(case) if budget.try_one(one)), None):
         case = smaller
