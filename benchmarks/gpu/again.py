@@ -12,7 +12,7 @@ from benchmarks.gpu.measure import CHUNK, VOCAB, Measurement
 from kvshare.servers.completion import Ask, Completion, complete
 from kvshare.servers.prompts import Prompt, make_prompts, reusable
 from kvshare.servers.readings import Reading, Sources
-from kvshare.servers.server import EXPORT_DEADLINE_S
+from kvshare.servers.sharing import EXPORT_DEADLINE_S
 from kvshare.servers.wait import poll
 from kvshare.stack.members import Stack
 from kvshare.verify import tolerance

@@ -16,9 +16,9 @@ from statistics import median
 from typing import Any
 
 from kvshare.servers.completion import Ask, complete
-from kvshare.servers.controller import ControllerClient, Mark
+from kvshare.servers.controller import ControllerClient
 from kvshare.servers.prompts import TAIL, Prompt, make_prompts, reusable
-from kvshare.servers.readings import Sources
+from kvshare.servers.readings import Mark, Sources
 from kvshare.servers.server import ServerClient
 from kvshare.site.base import uncoloured
 from kvshare.stack.members import Stack

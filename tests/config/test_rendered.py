@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kvshare.servers import server
+from kvshare.servers import server, sharing
 from tests.conftest import ROOT
 
 DEVICES = {
@@ -224,7 +224,7 @@ def test_the_original_system_is_what_comes_out() -> None:
 
 def test_a_verification_waits_for_the_servers_export() -> None:
     shared = yaml.safe_load((ROOT / "configs/lmcache.yaml").read_text())
-    assert shared["extra_config"]["stats_log_interval"] < server.FLUSH_S < server.EXPORT_DEADLINE_S
+    assert shared["extra_config"]["stats_log_interval"] < server.FLUSH_S < sharing.EXPORT_DEADLINE_S
 
 
 @pytest.mark.parametrize("name", ["prefill", "decode"])

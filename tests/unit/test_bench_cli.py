@@ -48,8 +48,8 @@ PRINT = Fingerprint(
 )
 HARDWARE = Hardware(Machine("Some CPU", 2, None, "6.1"), Nic("eth0", "10000", "1500"))
 IMPATIENT = (
-    "from kvshare.servers import server, wait\nfrom kvshare.bench import session\n"
-    "server.COUNTED_DEADLINE_S = server.EXPORT_DEADLINE_S = session.ADMISSION_DEADLINE_S = 0.05\n"
+    "from kvshare.servers import server, sharing, wait\nfrom kvshare.bench import session\n"
+    "server.COUNTED_DEADLINE_S = sharing.EXPORT_DEADLINE_S = session.ADMISSION_DEADLINE_S = 0.05\n"
     "wait.POLL_S = 0.01\nfrom kvshare.cli import main\nmain(prog_name='kvshare')\n"
 )
 

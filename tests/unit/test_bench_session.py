@@ -13,7 +13,7 @@ from kvshare.bench.spec import ARMS, COLD, LOCAL_LMCACHE, LOCAL_PREFIX, PEER, RE
 from kvshare.config.keys import Keys
 from kvshare.config.threshold import Threshold
 from kvshare.errors import KvshareError
-from kvshare.servers import server, wait
+from kvshare.servers import server, sharing, wait
 from kvshare.servers.readings import Sources
 from tests.unit.fake_stack import CHUNK, FakeStack, serve
 
@@ -45,8 +45,8 @@ def spec(stack: FakeStack) -> Iterator[BenchSpec]:
 @pytest.fixture
 def run(spec: BenchSpec, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(session, "ADMISSION_DEADLINE_S", 0.05)
-    for name in ("COUNTED_DEADLINE_S", "EXPORT_DEADLINE_S"):
-        monkeypatch.setattr(server, name, 0.05)
+    monkeypatch.setattr(server, "COUNTED_DEADLINE_S", 0.05)
+    monkeypatch.setattr(sharing, "EXPORT_DEADLINE_S", 0.05)
     monkeypatch.setattr(wait, "POLL_S", 0.01)
 
     def run(api_key: str | None = None, **changes: object) -> Observed:

@@ -13,8 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from kvshare.servers import server as servers
-from kvshare.servers import wait
+from kvshare.servers import sharing, wait
 from kvshare.servers.completion import Ask, complete
 from kvshare.servers.controller import ControllerClient
 from kvshare.servers.http import Http, RequestFailedError
@@ -213,16 +212,16 @@ def test_the_rise_of_a_reading_is_that_of_each_count_in_it() -> None:
 
 @pytest.mark.parametrize("missing", ["transfers", "copies", "hit_tokens"])
 def test_a_pull_is_exported_once_all_that_tells_of_it_has_risen(
-    spec: Spec, stack: FakeStack, monkeypatch: pytest.MonkeyPatch, missing: str
+    spec: Spec, controller: ControllerClient, stack: FakeStack, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    monkeypatch.setattr(servers, "poll", lambda look, done, _: done(look()))
+    monkeypatch.setattr(sharing, "poll", lambda look, done, _: done(look()))
     clients = {"prefill": ServerClient(spec.prefill), "decode": ServerClient(spec.decode)}
     start = {node: client.read() for node, client in clients.items()}
     for server in (stack.prefill, stack.decode):
         stack.answer(server, PROMPTS[0])
 
     def exported() -> bool:
-        return bool(servers.await_export(clients, start, pulls=1, tokens=512))
+        return bool(sharing.await_export(controller, clients, start, pulls=1, tokens=512))
 
     assert exported()
     setattr(stack.prefill if missing == "transfers" else stack.decode, missing, 0)
@@ -306,15 +305,16 @@ def test_all_ranks_of_a_server_are_waited_for(
 
 
 def test_the_export_of_every_rank_is_waited_for(
-    spec: Spec, stack: FakeStack, monkeypatch: pytest.MonkeyPatch
+    spec: Spec, controller: ControllerClient, stack: FakeStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "poll", lambda look, done, _: done(look()))
+    monkeypatch.setattr(sharing, "poll", lambda look, done, _: done(look()))
     clients = {"prefill": ServerClient(spec.prefill), "decode": ServerClient(spec.decode)}
     start = {node: client.read() for node, client in clients.items()}
     stack.prefill.transfers, stack.decode.copies, stack.decode.hit_tokens = 7, 8, 4 * CHUNK
+    controller.ranks = 2
 
     def exported() -> bool:
-        return bool(servers.await_export(clients, start, pulls=4, tokens=4 * CHUNK, ranks=2))
+        return bool(sharing.await_export(controller, clients, start, pulls=4, tokens=4 * CHUNK))
 
     assert not exported(), "one rank has not told its last transfer yet"
     stack.prefill.transfers = 8

@@ -16,11 +16,11 @@ from kvshare.bench.spec import COLD, LOCAL_LMCACHE, NEEDS_COLD, NODE_OF, PEER, R
 from kvshare.config.keys import Keys
 from kvshare.errors import KvshareError
 from kvshare.servers.completion import VLLM_ONLY, Ask
-from kvshare.servers.controller import ControllerClient
 from kvshare.servers.http import RequestFailedError
 from kvshare.servers.prompts import Prompt, draw_prompt, require_prompt_tokens, reusable
 from kvshare.servers.readings import Reading, ServerProbe
-from kvshare.servers.server import ServerClient, await_export
+from kvshare.servers.server import ServerClient
+from kvshare.servers.sharing import await_export, servers_of, sharing_of
 
 WARM_UP_TOKENS = 2  # output tokens of the first pull, which counts nowhere
 ADMISSION_DEADLINE_S = 30.0
@@ -64,12 +64,9 @@ def go_through(session: Measuring, spec: BenchSpec, emit: Emit) -> None:
 class _Session:
     def __init__(self, spec: BenchSpec, keys: Keys, emit: Emit, narrate: Narrate) -> None:
         self.spec, self.api_key, self.emit, self.narrate = spec, keys.api, emit, narrate
-        urls = {"prefill": spec.prefill, "decode": spec.decode}
         needed = {NODE_OF[arm] for arm in self.arms}
-        self.servers = {node: ServerClient(url, keys.api) for node, url in urls.items() if node in needed}
-        self.controller = ControllerClient(
-            spec.controller, spec.prefill_instance, spec.chunk_size, spec.ranks, keys.controller
-        )
+        self.servers = {node: server for node, server in servers_of(spec, keys).items() if node in needed}
+        self.sharing = sharing_of(spec, spec.chunk_size, keys)
         self.model = ""
         self.draw = random.Random(spec.seed)
         self.serial = 0
@@ -96,11 +93,11 @@ class _Session:
             self._send(RECOMPUTE, point, self._prompts(point))
         if COLD not in self.arms:
             return None
-        before, mark = self._read_all(), self.controller.mark()
+        before, mark = self._read_all(), self.sharing.mark()
         self._send(COLD, point, prompts)
         if PEER not in self.arms:
             return None
-        self.controller.await_admission(prompts, mark, ADMISSION_DEADLINE_S)
+        self.sharing.await_admission(prompts, mark, ADMISSION_DEADLINE_S)
         pull = self._send(PEER, point, prompts)
         if self.spec.declined(point):
             return None
@@ -124,13 +121,13 @@ class _Session:
         runs: list[ArmRun] = []
         admission = None
         for arm in order(self.arms, attempt):
-            before = self.controller.mark() if arm == COLD else None
+            before = self.sharing.mark() if arm == COLD else None
             run = self._send(arm, point, self._prompts_of(arm, prompts, point))
             runs.append(replace(run, fault=rules.fault(run, expected.get(arm, shared))))
             self.narrate(f"repetition {attempt + 1}, {arm}: {_ttft(run)}{_why(runs[-1])}")
             self._require_servers(runs[-1])
             if before is not None and PEER in self.arms and run.wall_s:
-                admission = self.controller.await_admission(prompts, before, ADMISSION_DEADLINE_S).seconds
+                admission = self.sharing.await_admission(prompts, before, ADMISSION_DEADLINE_S).seconds
         return Repetition(number, attempt, tuple(runs), admission, rules.violation(runs, shared))
 
     def _prompts(self, point: Point) -> tuple[Prompt, ...]:
@@ -192,7 +189,7 @@ class _Session:
         """Return how the servers' counters rose, once LMCache has exported what these arms pulled."""
         self.narrate("waiting for LMCache to export its counters")
         pulls = sum(len(run.requests) for run in pulled)
-        return await_export(self.servers, before, pulls, sum(map(_moved, pulled)), self.spec.ranks)
+        return await_export(self.sharing, self.servers, before, pulls, sum(map(_moved, pulled)))
 
 
 def require_fit(servers: Mapping[str, ServerClient], spec: BenchSpec) -> tuple[str, int | None]:

@@ -110,6 +110,11 @@ class BenchSpec:
     gateway: str | None = None
     servers: tuple[str, ...] = ()
 
+    @property
+    def owner(self) -> str:
+        """Prefill's name in what the servers share KV by."""
+        return self.prefill_instance
+
     def declined(self, point: Point) -> bool:
         """Return whether decode computes the point's prompts, since a pull would bring too little."""
         return self.threshold.declines(point.shared_tokens(self.chunk_size))

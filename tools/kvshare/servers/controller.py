@@ -3,23 +3,14 @@
 import json
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from kvshare.servers import metrics
 from kvshare.servers.http import Http, RequestFailedError
 from kvshare.servers.prompts import Prompt
-from kvshare.servers.readings import Admission, ControllerProbe, PullSample, Worker
+from kvshare.servers.readings import Admission, ControllerProbe, Mark, PullSample, Reading, Worker
 from kvshare.servers.wait import poll
 
 QUIET_S = 2.0  # LMCache sends what it stored within a second
-
-
-@dataclass(frozen=True)
-class Mark:
-    """The owner's keys that the controller knows, and the messages that it has read, at one moment."""
-
-    keys: tuple[int, ...]  # by rank
-    messages: float
 
 
 class _Controller(Http):
@@ -113,6 +104,18 @@ class ControllerClient:
 
         how, new = poll(admitted, lambda seen: bool(seen[0]), deadline_s)
         return Admission(number, self.ranks * chunks, sum(new), time.monotonic() - start, how, new)
+
+    def told(self, owner: Reading, puller: Reading, pulls: int, tokens: int) -> bool:
+        """Whether LMCache has exported what decode pulled, by how prefill's and decode's counters rose.
+
+        Each rank transfers and copies its own share of a pull, and exports its counters in its own time.
+        """
+        shares = self.ranks * pulls
+        return (
+            owner.counters.transfers >= shares
+            and puller.copies >= shares
+            and puller.counters.hit_tokens >= tokens
+        )
 
     def _messages(self) -> float:
         """Return how many messages of workers it has read; 0 if it does not say."""

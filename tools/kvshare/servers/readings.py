@@ -168,6 +168,14 @@ class ControllerProbe:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """The keys known to be at the owner, and the messages read of them, at one moment."""
+
+    keys: tuple[int, ...]  # by rank
+    messages: float = 0.0
+
+
+@dataclass(frozen=True)
 class Admission:
     """How the controller came to know of one prompt's chunks on prefill; ``how`` is empty if it did not.
 

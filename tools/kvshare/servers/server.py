@@ -1,7 +1,6 @@
 """One vLLM server with LMCache inside: whether it is healthy, what it serves, and what it has counted."""
 
 import json
-from collections.abc import Mapping
 
 from prometheus_client.samples import Sample
 
@@ -12,7 +11,6 @@ from kvshare.servers.wait import poll
 
 COUNTED_DEADLINE_S = 5.0
 FLUSH_S = 3.0  # LMCache exports its counters every 2 s (configs/lmcache.yaml)
-EXPORT_DEADLINE_S = 25.0
 WIRE_DEADLINE_S = 5.0  # NIXL exports what it counts several times a second
 
 
@@ -97,36 +95,4 @@ def await_wire(http: Http, since: Wire | None, due: float) -> Wire | None:
         lambda: None if (now := read_wire(http)) is None else now - since,
         lambda rise: rise is None or rise.bytes >= due,
         WIRE_DEADLINE_S,
-    )
-
-
-def await_export(
-    servers: Mapping[str, ServerClient],
-    since: Mapping[str, Reading | None],
-    pulls: int,
-    tokens: int,
-    ranks: int = 1,
-) -> tuple[Reading, Reading] | None:
-    """Return how the counters of prefill and decode rose since, once LMCache has exported what decode pulled.
-
-    Each rank transfers and copies its own share of a pull, and exports its counters in its own time.
-    None where one of them does not tell.
-    """
-    owner, puller = since.get("prefill"), since.get("decode")
-    if owner is None or puller is None:
-        return None
-
-    def rises() -> tuple[Reading, Reading] | None:
-        owner_now, puller_now = servers["prefill"].read(), servers["decode"].read()
-        return None if owner_now is None or puller_now is None else (owner_now - owner, puller_now - puller)
-
-    shares = ranks * pulls
-    return poll(rises, lambda found: found is None or _tells(*found, shares, tokens), EXPORT_DEADLINE_S)
-
-
-def _tells(owner: Reading, puller: Reading, shares: int, tokens: int) -> bool:
-    return (
-        owner.counters.transfers >= shares
-        and puller.copies >= shares
-        and puller.counters.hit_tokens >= tokens
     )

@@ -12,7 +12,6 @@ from enum import StrEnum
 from kvshare.config.keys import Keys
 from kvshare.config.threshold import PULL_ALWAYS, Threshold
 from kvshare.servers.completion import VLLM_ONLY, Ask, Completion, complete
-from kvshare.servers.controller import ControllerClient
 from kvshare.servers.http import RequestFailedError
 from kvshare.servers.prompts import (
     DEFAULT_CHUNK_SIZE,
@@ -23,7 +22,8 @@ from kvshare.servers.prompts import (
     with_other_chunk,
 )
 from kvshare.servers.readings import Reading
-from kvshare.servers.server import COUNTED_DEADLINE_S, EXPORT_DEADLINE_S, ServerClient
+from kvshare.servers.server import COUNTED_DEADLINE_S, ServerClient
+from kvshare.servers.sharing import EXPORT_DEADLINE_S, servers_of, sharing_of
 from kvshare.servers.wait import poll
 from kvshare.verify.evidence import Spec
 from kvshare.verify.tolerance import SENSITIVITY, distance, make_limit
@@ -85,10 +85,9 @@ def look(pair: Pair, keys: Keys, seed: int | None = None) -> Finding:
 class _Canary:
     def __init__(self, pair: Pair, keys: Keys, seed: int) -> None:
         self.pair, self.seed = pair, seed
-        self.prefill, self.decode = ServerClient(pair.prefill, keys.api), ServerClient(pair.decode, keys.api)
-        self.controller = ControllerClient(
-            pair.controller, pair.owner, DEFAULT_CHUNK_SIZE, pair.ranks, keys.controller
-        )
+        servers = servers_of(pair, keys)
+        self.prefill, self.decode = servers["prefill"], servers["decode"]
+        self.sharing = sharing_of(pair, DEFAULT_CHUNK_SIZE, keys)
         self.model = ""
 
     def run(self) -> Finding:
@@ -103,9 +102,9 @@ class _Canary:
         prompt = quoting(prompt, quoted, DEFAULT_CHUNK_SIZE)
         changed = with_other_chunk(prompt, quoted, DEFAULT_CHUNK_SIZE, Spec.vocab, self.seed + len(prompt))
 
-        before = self.controller.mark()
+        before = self.sharing.mark()
         cold = self._ask(self.prefill, "cold", prompt)
-        if not self.controller.await_admission([prompt], before, ADMISSION_DEADLINE_S).how:
+        if not self.sharing.await_admission([prompt], before, ADMISSION_DEADLINE_S).how:
             return Finding(State.COMPUTED, "the controller did not hear of what prefill has just computed.")
         honest = self._ask(self.prefill, "honest", prompt)
         taken, sent = _taken(self.decode), _transfers(self.prefill)

@@ -12,11 +12,11 @@ from itertools import count
 from random import Random
 
 from kvshare.servers.completion import VLLM_ONLY, Ask
-from kvshare.servers.controller import ControllerClient
 from kvshare.servers.http import READ_TIMEOUT_S, TIMED_OUT, Http
 from kvshare.servers.prompts import TAIL, Prompt, draw_prompt, quoting, reusable
 from kvshare.servers.readings import Held, Memory, Reading, ServerProbe, Sources
 from kvshare.servers.server import ServerClient
+from kvshare.servers.sharing import Sharing
 from kvshare.servers.wait import poll
 from kvshare.verify.evidence import (
     ADAPTERS,
@@ -70,11 +70,11 @@ class DeepRun:
         api_key: str | None,
         servers: Mapping[str, ServerClient],
         probes: Mapping[str, ServerProbe],
-        controller: ControllerClient,
+        sharing: Sharing,
         narrate: Callable[[str], None],
     ) -> None:
         self.spec, self.api_key, self.servers, self.probes = spec, api_key, servers, probes
-        self.controller, self.narrate = controller, narrate
+        self.sharing, self.narrate = sharing, narrate
         self.model = probes["decode"].model or ""
         self.until = time.monotonic() + spec.deadline_s
         self.trials: list[Trial] = []
@@ -193,10 +193,10 @@ class DeepRun:
 
     def _hold(self, requests: Sequence[Request]) -> tuple[Leg, ...]:
         """Have prefill compute prompts, and wait until the controller knows of it."""
-        before = self.controller.mark()
+        before = self.sharing.mark()
         legs = tuple(self._send("held", "prefill", request) for request in requests)
         prompts = [request.prompt for request in requests]
-        admission = self.controller.await_admission(prompts, before, self._admission_s)
+        admission = self.sharing.await_admission(prompts, before, self._admission_s)
         self._admission_s = ADMISSION_S if admission.how else AFTER_A_MISS_S
         return legs
 

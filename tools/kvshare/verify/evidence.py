@@ -57,6 +57,11 @@ class Spec:
     gateway: str = ""
     nixl: str = ""
 
+    @property
+    def owner(self) -> str:
+        """Prefill's name in what the servers share KV by."""
+        return self.prefill_instance
+
 
 @dataclass(frozen=True)
 class Leg:

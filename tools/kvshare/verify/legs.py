@@ -9,11 +9,11 @@ from dataclasses import replace
 
 from kvshare.config.keys import Keys
 from kvshare.servers.completion import VLLM_ONLY, Ask
-from kvshare.servers.controller import ControllerClient, Mark
 from kvshare.servers.http import Http
 from kvshare.servers.prompts import Prompt, make_prompts, quoting, require_prompt_tokens, with_other_chunk
-from kvshare.servers.readings import Admission, Counters, PullSample, Reading, ServerProbe, Wire
-from kvshare.servers.server import FLUSH_S, ServerClient, await_export, await_wire, read_wire
+from kvshare.servers.readings import Admission, Counters, Mark, PullSample, Reading, ServerProbe, Wire
+from kvshare.servers.server import FLUSH_S, ServerClient, await_wire, read_wire
+from kvshare.servers.sharing import await_export, servers_of, sharing_of
 from kvshare.verify.deep import DeepRun
 from kvshare.verify.evidence import (
     CHANGED,
@@ -51,11 +51,8 @@ class _Run:
     def __init__(self, spec: Spec, keys: Keys, narrate: Narrate) -> None:
         self.spec, self.api_key = spec, keys.api
         self.narrate = narrate
-        urls = {"prefill": spec.prefill, "decode": spec.decode}
-        self.servers = {node: ServerClient(url, keys.api) for node, url in urls.items()}
-        self.controller = ControllerClient(
-            spec.controller, spec.prefill_instance, spec.chunk_size, spec.ranks, keys.controller
-        )
+        self.servers = servers_of(spec, keys)
+        self.sharing = sharing_of(spec, spec.chunk_size, keys)
         self.nixl = Http(spec.nixl) if spec.nixl else None
         self.legs: list[Leg] = []
         self.admissions: list[Admission] = []
@@ -67,7 +64,7 @@ class _Run:
     def traffic(self) -> Traffic:
         self.probes = {node: server.await_healthy(self._wait_left) for node, server in self.servers.items()}
         instances = {"prefill": self.spec.prefill_instance, "decode": self.spec.decode_instance}
-        controller = self.controller.await_workers(
+        controller = self.sharing.await_workers(
             {instance for node, instance in instances.items() if self._is_up(node)}, self._wait_left
         )
         for probe in self.probes.values():
@@ -126,7 +123,7 @@ class _Run:
         control_ended = time.monotonic()
         after_control = None
         for number, prompt in enumerate(prompts):
-            before = self.controller.mark()
+            before = self.sharing.mark()
             self._send(REFERENCE, "prefill", number, prompt)
             self._await_admission(number, prompt, before)
             self._send(SAME_SPLIT, "prefill", number, prompt)
@@ -162,7 +159,7 @@ class _Run:
         return through
 
     def _deep(self) -> Deep:
-        run = DeepRun(self.spec, self.api_key, self.servers, self.probes, self.controller, self.narrate)
+        run = DeepRun(self.spec, self.api_key, self.servers, self.probes, self.sharing, self.narrate)
         return run.run((median_ttft_ms(self.legs, PEER) or 0.0) / 1000)
 
     def _send_changed(self, prompt: Prompt, chunk: int) -> None:
@@ -200,11 +197,11 @@ class _Run:
             return
         missed = any(not admission.how for admission in self.admissions)
         deadline_s = AFTER_A_MISS_S if missed else ADMISSION_DEADLINE_S
-        self.admissions.append(self.controller.await_admission([prompt], before, deadline_s, number))
+        self.admissions.append(self.sharing.await_admission([prompt], before, deadline_s, number))
         self._sample_pull()
 
     def _sample_pull(self) -> None:
-        sample = self.controller.pull_sample() if self.watched else None
+        sample = self.sharing.pull_sample() if self.watched else None
         if sample is not None:
             self.pull.append(sample)
 
@@ -225,7 +222,7 @@ class _Run:
         pulls = sum(1 for leg in peers if leg.sources is not None and leg.sources.external_kv_transfer)
         self.narrate("waiting for LMCache to export its counters")
         if moved:
-            await_export(self.servers, start, pulls, moved, self.spec.ranks)
+            await_export(self.sharing, self.servers, start, pulls, moved)
         else:
             time.sleep(FLUSH_S)
 

@@ -1,0 +1,96 @@
+"""What two servers share KV by: whom to ask where it is, and what says that some of it moved.
+
+A module for each way: `controller`. Legs, ledger and checks do not know which it is.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+from kvshare.config.keys import Keys
+from kvshare.servers.controller import ControllerClient
+from kvshare.servers.prompts import Prompt
+from kvshare.servers.readings import Admission, ControllerProbe, Mark, PullSample, Reading
+from kvshare.servers.server import ServerClient
+from kvshare.servers.wait import poll
+
+EXPORT_DEADLINE_S = 25.0
+
+
+class Task(Protocol):
+    """What a task tells of the pair that it is about."""
+
+    @property
+    def prefill(self) -> str:
+        """Where prefill answers."""
+
+    @property
+    def decode(self) -> str:
+        """Where decode answers."""
+
+    @property
+    def controller(self) -> str:
+        """Where the controller answers."""
+
+    @property
+    def owner(self) -> str:
+        """Prefill's name in what they share KV by."""
+
+    @property
+    def ranks(self) -> int:
+        """Of each server."""
+
+
+class Sharing(Protocol):
+    """Who knows of the KV that prefill holds, and tells what of it moved."""
+
+    def await_workers(self, instances: Collection[str], wait_s: float) -> ControllerProbe:
+        """Return whom it lists as soon as all of these are there, or at the deadline."""
+
+    def mark(self) -> Mark:
+        """Return how far it is, for a later ``await_admission``."""
+
+    def await_admission(
+        self, prompts: Sequence[Prompt], before: Mark, deadline_s: float, number: int = 0
+    ) -> Admission:
+        """Wait until decode can find the prompts' chunks at the owner; ``number`` is what to call them."""
+
+    def pull_sample(self) -> PullSample | None:
+        """Return the state of the socket that it hears of KV by, or None if there is none to be seen."""
+
+    def told(self, owner: Reading, puller: Reading, pulls: int, tokens: int) -> bool:
+        """Whether LMCache has exported what decode pulled, by how prefill's and decode's counters rose."""
+
+
+def sharing_of(task: Task, chunk_size: int, keys: Keys) -> Sharing:
+    """Return what a pair shares KV by."""
+    return ControllerClient(task.controller, task.owner, chunk_size, task.ranks, keys.controller)
+
+
+def servers_of(task: Task, keys: Keys) -> dict[str, ServerClient]:
+    """Return both servers by node; what they count is theirs and their LMCache's."""
+    return {
+        node: ServerClient(url, keys.api)
+        for node, url in (("prefill", task.prefill), ("decode", task.decode))
+    }
+
+
+def await_export(
+    sharing: Sharing,
+    servers: Mapping[str, ServerClient],
+    since: Mapping[str, Reading | None],
+    pulls: int,
+    tokens: int,
+) -> tuple[Reading, Reading] | None:
+    """Return how the counters of prefill and decode rose since, once LMCache has exported what decode pulled.
+
+    None where one of them does not tell.
+    """
+    owner, puller = since.get("prefill"), since.get("decode")
+    if owner is None or puller is None:
+        return None
+
+    def rises() -> tuple[Reading, Reading] | None:
+        owner_now, puller_now = servers["prefill"].read(), servers["decode"].read()
+        return None if owner_now is None or puller_now is None else (owner_now - owner, puller_now - puller)
+
+    return poll(rises, lambda found: found is None or sharing.told(*found, pulls, tokens), EXPORT_DEADLINE_S)
