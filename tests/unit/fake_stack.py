@@ -55,6 +55,8 @@ class Server:
     keeps: bool = False  # the request of a client that hangs up
     outlasts: bool = False  # its clients: an answer goes on once they have hung up
     meeting: threading.Barrier | None = None  # of requests, none of which is answered before all have come
+    beside: bool = False  # LMCache runs in a process of its own
+    stored: int = 0  # chunks
 
     @property
     def alive(self) -> bool:
@@ -98,7 +100,8 @@ class Server:
             blocks, size = self.memory
             lines.append(f'vllm:cache_config_info{{block_size="{size}",num_gpu_blocks="{blocks}"}} 1.0')
         lines.append(f'vllm:time_to_first_token_seconds_sum{{engine="0"}} {self.answered * 0.019}')
-        return "\n".join(lines) + "\n"
+        own = (line for line in lines if not self.beside or "vllm:" in line)
+        return "\n".join(own) + "\n"
 
 
 @dataclass
@@ -176,6 +179,7 @@ class FakeStack:
             return
         self.messages += 1
         self.known.add(kv)
+        self.prefill.stored += whole // CHUNK
         if not self.cache_full:
             self.keys += whole // CHUNK
 

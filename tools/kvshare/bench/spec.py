@@ -1,7 +1,7 @@
 """What a benchmark is asked to do; it crosses from the operator to the client container as JSON."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kvshare.config.threshold import PULL_ALWAYS, Threshold
 
@@ -90,6 +90,7 @@ class BenchSpec:
     """The client container's task: addresses, the points, and the seed of everything random.
 
     ``threshold`` is the running decode server's: what is below it is recomputed, and no pull expected.
+    ``caches`` are where LMCache's own processes answer, by node; none where it is within vLLM.
     With ``gateway`` the arms are ways to send a load, and ``servers`` are all that it stands before, prefill
     first.
     """
@@ -109,6 +110,7 @@ class BenchSpec:
     ranks: int = 1
     gateway: str | None = None
     servers: tuple[str, ...] = ()
+    caches: dict[str, str] = field(default_factory=dict)
 
     @property
     def owner(self) -> str:

@@ -13,7 +13,9 @@ from kvshare.servers.wait import poll
 QUIET_S = 2.0  # LMCache sends what it stored within a second
 
 
-class _Controller(Http):
+class Guarded(Http):
+    """What asks for the cluster's key: the controller, or what stands in its place."""
+
     @property
     def refusal(self) -> str:
         """Why it answers 401, and what to do."""
@@ -34,7 +36,7 @@ class ControllerClient:
     def __init__(
         self, base: str, owner: str, chunk_size: int, ranks: int = 1, token: str | None = None
     ) -> None:
-        self.http = _Controller(base, token)
+        self.http = Guarded(base, token)
         self.owner, self.chunk_size, self.ranks = owner, chunk_size, ranks
 
     def await_workers(self, instances: Collection[str], wait_s: float) -> ControllerProbe:

@@ -85,5 +85,5 @@ def _counters(
     record: type[Counters | EngineTimes | Held | Reading | Wire], samples: Sequence[Sample]
 ) -> dict[str, float]:
     """Return the fields of a record that name their metric."""
-    named = {f.name: f.metadata["metric"] for f in fields(record) if f.metadata}
-    return {name: _counted(samples, metric) for name, metric in named.items()}
+    named = {f.name: f.metadata["metrics"] for f in fields(record) if f.metadata}
+    return {name: sum(_counted(samples, metric) for metric in metrics) for name, metrics in named.items()}

@@ -6,9 +6,12 @@ from operator import add, sub
 from typing import Any, Self
 
 
-def counted(metric: str) -> Any:
-    """Return a field that a metric gives, summed over its labels; 0 before it is exported."""
-    return field(default=0.0, metadata={"metric": metric})
+def counted(*metrics: str) -> Any:
+    """Return a field that metrics give, summed over their labels; 0 before they are exported.
+
+    Of two, each way of sharing exports its own.
+    """
+    return field(default=0.0, metadata={"metrics": metrics})
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,18 @@ class EngineTimes(Sums):
 
 @dataclass(frozen=True)
 class Counters(Sums):
-    """LMCache's counters on one server since its start; sums of seconds and of tokens a second."""
+    """LMCache's counters on one server since its start; sums of seconds and of tokens a second.
 
-    hit_tokens: float = counted("lmcache:num_hit_tokens_total")
-    requested_tokens: float = counted("lmcache:num_requested_tokens_total")
+    Attributes:
+        transfers: to peers; with SHARING=multiprocess the objects whose addresses peers were handed.
+    """
+
+    hit_tokens: float = counted("lmcache:num_hit_tokens_total", "lmcache_mp_lookup_hit_tokens_total")
+    requested_tokens: float = counted(
+        "lmcache:num_requested_tokens_total", "lmcache_mp_lookup_requested_tokens_total"
+    )
     retrieve_hit_rate: float | None = None
-    transfers: float = counted("lmcache:p2p_time_to_transfer_count")
+    transfers: float = counted("lmcache:p2p_time_to_transfer_count", "lmcache_mp_p2p_served_objects_total")
     transfer_seconds: float = counted("lmcache:p2p_time_to_transfer_sum")
     transfer_speed_sum: float = counted("lmcache:p2p_transfer_speed_sum")
 
@@ -100,9 +109,12 @@ class Held(Sums):
 
 @dataclass(frozen=True)
 class Wire(Sums):
-    """What NIXL itself counts at the sender since its start; ``dropped`` are events that it lost count of."""
+    """What NIXL itself counts since its start at who moves KV; ``dropped`` are events that it lost count of.
 
-    bytes: float = counted("agent_tx_bytes_total")
+    That is the sender which writes, or with SHARING=multiprocess the receiver which reads.
+    """
+
+    bytes: float = counted("agent_tx_bytes_total", "agent_rx_bytes_total")
     dropped: float = counted("agent_telemetry_events_dropped_total")
 
 
@@ -150,6 +162,25 @@ class Worker:
 
 
 @dataclass(frozen=True)
+class CacheProbe:
+    """A cache server as the client sees it.
+
+    Attributes:
+        state: how far its own registration is, in its own word.
+        peers: the addresses that it reads KV from.
+        locked: objects that it may not evict, being written, read or sent.
+    """
+
+    answers: bool
+    error: str | None = None
+    state: str = ""
+    peers: tuple[str, ...] = ()
+    objects: int = 0
+    used_bytes: int = 0
+    locked: int = 0
+
+
+@dataclass(frozen=True)
 class PullSample:
     """The controller's PULL socket at one moment: messages so far, and whether any waits to be read."""
 
@@ -159,12 +190,17 @@ class PullSample:
 
 @dataclass(frozen=True)
 class ControllerProbe:
-    """The controller as the client sees it; the pull loop is sampled before, during and after the legs."""
+    """The controller as the client sees it; the pull loop is sampled before, during and after the legs.
+
+    With SHARING=multiprocess it is the coordinator, whose workers are addresses of cache servers, and what
+    each of these says, by node.
+    """
 
     answers: bool
     error: str | None = None
     workers: tuple[Worker, ...] = ()
     pull: tuple[PullSample, ...] = ()
+    caches: dict[str, CacheProbe] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,7 +213,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Admission:
-    """How the controller came to know of one prompt's chunks on prefill; ``how`` is empty if it did not.
+    """How one prompt's chunks on prefill came to be known; ``how`` is empty if it did not.
 
     Every rank has a key for every chunk; ``by_rank`` holds how many of each came.
     """

@@ -1,11 +1,13 @@
 """One vLLM server with LMCache inside: whether it is healthy, what it serves, and what it has counted."""
 
 import json
+from dataclasses import replace
 
 from prometheus_client.samples import Sample
 
 from kvshare.servers import metrics
 from kvshare.servers.http import Http, RefusedKeyError, RequestFailedError
+from kvshare.servers.multiprocess import CacheClient
 from kvshare.servers.readings import Held, Memory, Reading, ServerProbe, Wire
 from kvshare.servers.wait import poll
 
@@ -15,10 +17,14 @@ WIRE_DEADLINE_S = 5.0  # NIXL exports what it counts several times a second
 
 
 class ServerClient:
-    """A server to be asked; for one thread at a time."""
+    """A server to be asked; for one thread at a time.
 
-    def __init__(self, base: str, api_key: str | None = None) -> None:
-        self.http = Http(base, api_key)
+    Args:
+        cache: its cache server, whose counts are taken for its own; None where LMCache is within it.
+    """
+
+    def __init__(self, base: str, api_key: str | None = None, cache: CacheClient | None = None) -> None:
+        self.http, self.cache = Http(base, api_key), cache
         self._refused = False
 
     def await_healthy(self, wait_s: float) -> ServerProbe:
@@ -33,11 +39,18 @@ class ServerClient:
     def held(self) -> Held | None:
         """Return what it holds for requests, or None if it does not tell."""
         samples = self._samples()
-        return metrics.held(samples) if samples else None
+        held = metrics.held(samples) if samples else None
+        if held is None or self.cache is None:
+            return held
+        probe = self.cache.probe()
+        return replace(held, pinned=float(probe.locked)) if probe.answers else None
 
     def object_bytes(self) -> float | None:
         """Return the bytes of one of LMCache's objects, or None if it holds none or does not tell."""
-        return metrics.object_bytes(self._samples())
+        if self.cache is None:
+            return metrics.object_bytes(self._samples())
+        probe = self.cache.probe()
+        return probe.used_bytes / probe.objects if probe.objects else None
 
     def memory(self) -> Memory | None:
         """Return the engine's own KV memory, or None if it does not tell."""
@@ -62,9 +75,10 @@ class ServerClient:
 
     def _samples(self) -> tuple[Sample, ...]:
         try:
-            return metrics.parse(self.http.get("/metrics", timeout=10.0))
+            own = metrics.parse(self.http.get("/metrics", timeout=10.0))
         except (RequestFailedError, ValueError):
             return ()
+        return own + self.cache.samples() if self.cache else own
 
     def _probe(self) -> ServerProbe:
         try:

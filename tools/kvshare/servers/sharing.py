@@ -1,6 +1,6 @@
 """What two servers share KV by: whom to ask where it is, and what says that some of it moved.
 
-A module for each way: `controller`. Legs, ledger and checks do not know which it is.
+A module for each way: `controller` and `multiprocess`. Legs, ledger and checks do not know which it is.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Protocol
 
 from kvshare.config.keys import Keys
 from kvshare.servers.controller import ControllerClient
+from kvshare.servers.multiprocess import CacheClient, CacheServers
 from kvshare.servers.prompts import Prompt
 from kvshare.servers.readings import Admission, ControllerProbe, Mark, PullSample, Reading
 from kvshare.servers.server import ServerClient
@@ -29,7 +30,7 @@ class Task(Protocol):
 
     @property
     def controller(self) -> str:
-        """Where the controller answers."""
+        """Where the controller answers, or the coordinator."""
 
     @property
     def owner(self) -> str:
@@ -38,6 +39,10 @@ class Task(Protocol):
     @property
     def ranks(self) -> int:
         """Of each server."""
+
+    @property
+    def caches(self) -> Mapping[str, str]:
+        """Where the cache servers answer, by node; none where LMCache is within vLLM."""
 
 
 class Sharing(Protocol):
@@ -63,15 +68,19 @@ class Sharing(Protocol):
 
 def sharing_of(task: Task, chunk_size: int, keys: Keys) -> Sharing:
     """Return what a pair shares KV by."""
+    if task.caches:
+        return CacheServers(task.controller, task.caches, chunk_size, task.ranks, keys.controller)
     return ControllerClient(task.controller, task.owner, chunk_size, task.ranks, keys.controller)
 
 
 def servers_of(task: Task, keys: Keys) -> dict[str, ServerClient]:
     """Return both servers by node; what they count is theirs and their LMCache's."""
-    return {
-        node: ServerClient(url, keys.api)
-        for node, url in (("prefill", task.prefill), ("decode", task.decode))
-    }
+
+    def server(node: str, url: str) -> ServerClient:
+        cache = task.caches.get(node)
+        return ServerClient(url, keys.api, CacheClient(cache, keys.controller) if cache else None)
+
+    return {node: server(node, url) for node, url in (("prefill", task.prefill), ("decode", task.decode))}
 
 
 def await_export(

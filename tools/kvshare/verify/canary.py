@@ -6,7 +6,7 @@ and less where all is well: that decode took *at least* the prompt's chunks from
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from kvshare.config.keys import Keys
@@ -51,6 +51,7 @@ class Pair:
     Attributes:
         owner: prefill's LMCache instance.
         dtype: of the KV, as vLLM names it.
+        caches: where LMCache's own processes answer, by node; empty where it is within vLLM.
     """
 
     prefill: str
@@ -60,6 +61,7 @@ class Pair:
     ranks: int = 1
     dtype: str = "auto"
     threshold: Threshold = PULL_ALWAYS
+    caches: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What was seen during one verification: facts only, no judgement, all of it plain JSON underneath."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kvshare.contract import Fingerprint
 from kvshare.servers.readings import (
@@ -34,7 +34,8 @@ class Spec:
         deadline_s: for the requests of the proof, and as much again for those of ``verify --deep``.
         deep: whether to send those as well.
         gateway: where one endpoint stands before both servers; empty where none does.
-        nixl: where the owner's NIXL tells what it counts; empty where it does not.
+        nixl: where the NIXL that moves KV tells what it counts; empty where it does not.
+        caches: where LMCache's own processes answer, by node; empty where it is within vLLM.
         least_chunks: how many chunks a prompt has at least that decode pulls (P2P_MIN_TOKENS).
     """
 
@@ -56,6 +57,7 @@ class Spec:
     least_chunks: int = 1
     gateway: str = ""
     nixl: str = ""
+    caches: dict[str, str] = field(default_factory=dict)
 
     @property
     def owner(self) -> str:
