@@ -9,7 +9,8 @@ import pytest
 from kvshare.checking.patches import expected_patches
 from kvshare.servers.readings import Position
 from tests.conftest import ROOT
-from tests.scenarios.under_traffic.answers import Answer, Choice, problem, read_answer
+from tests.scenarios.under_traffic import oracle
+from tests.scenarios.under_traffic.answers import REFUSED, Answer, Choice, problem, read_answer
 from tests.scenarios.under_traffic.cures import ADAPTER, CURES, ENTRANCE, IDENTITY, Cure
 from tests.scenarios.under_traffic.oracle import Problem
 from tests.scenarios.under_traffic.requests import BURST, MAX_MODEL_LEN, Case, Request, Text, draw_case
@@ -170,3 +171,19 @@ def test_no_more_is_tried_than_allowed() -> None:
     assert len(tried) == 7
     shrink(draw_case(1, 20), fails, 7, seconds=-1)
     assert len(tried) == 7
+
+
+def test_who_hangs_up_is_judged_by_what_a_patient_client_hears(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+
+    def ask(_: str, request: Request, *__: object, **___: object) -> Answer:
+        asked.append(request)
+        return Answer(REFUSED, error="temperature must be in [0, 2]")
+
+    monkeypatch.setattr(oracle, "ask", ask)
+    hasty = replace(ASKED, hang_up_s=0.8)
+    honest = oracle._alone(hasty, "run")
+    assert [request.hang_up_s for request in asked] == [None]
+    assert problem(hasty, Answer(REFUSED, error="temperature must be in [0, 2]"), honest) is None
+    assert problem(hasty, Answer(None, left=True), honest) is None
+    assert problem(hasty, RIGHT, honest) is not None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import requests
 from prometheus_client.samples import Sample
@@ -189,9 +189,9 @@ def url(server: str) -> str:
 
 def _alone(request: Request, run: str) -> Answer:
     """What the server alone says; nobody hangs up there, and it is told nothing for LMCache."""
-    if request.refused or request.hang_up_s is not None:
+    if request.refused:
         return Answer(None)
-    return ask(url("alone"), request, run, kv_transfer_params=None)
+    return ask(url("alone"), replace(request, hang_up_s=None), run, kv_transfer_params=None)
 
 
 def _is_healthy(server: str) -> bool:
