@@ -17,7 +17,8 @@ hadolint docker/Dockerfile
 tests/find-secrets.sh
 rendered=$(mktemp --directory)
 trap 'rm -r "$rendered"' EXIT
-for files in compose.yaml compose.yaml:compose.cpu.yaml compose.yaml:compose.rdma.yaml; do
+for overlays in '' :compose.cpu.yaml :compose.rdma.yaml :compose.mp.yaml; do
+  files=compose.yaml$overlays
   # A warning here is a variable without a default.
   warnings=$(COMPOSE_FILE=$files docker compose --env-file /dev/null --profile '*' config --output "$rendered/$files" 2>&1)
   [ -z "$warnings" ] || { echo "$files: $warnings" >&2; exit 1; }

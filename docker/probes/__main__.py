@@ -29,7 +29,6 @@ SLOW = (
     "peer-introduction",
     "descriptors",
     "cluster-key",
-    "mp-late-read",
 )
 PATCHES = {patch.id: patch for series in load_all() for patch in series.patches}
 

@@ -24,6 +24,11 @@ DEVICES = {
     "cuda": "compose.yaml",
     "rdma": "compose.yaml:compose.rdma.yaml",
 }
+BESIDE = {  # SHARING=multiprocess
+    "mp-cpu": "compose.yaml:compose.cpu.yaml:compose.mp.yaml",
+    "mp-cuda": "compose.yaml:compose.mp.yaml",
+}
+FILES = {**DEVICES, **BESIDE}
 PROFILES = ("controller", "prefill", "decode", "gateway", "observe", "client")
 WATCHERS = ("prometheus", "canary")
 GOLDEN = Path(__file__).parent / "golden"
@@ -37,10 +42,12 @@ def render(device: str, profile: str, *arguments: str, **decisions: str) -> str:
     environment = {name: os.environ[name] for name in ("PATH", "HOME")}
     if device == "rdma":
         environment["TRANSPORT"] = "rdma"
+    if device in BESIDE:
+        environment["DEVICE"] = device.removeprefix("mp-")
     result = subprocess.run(
         ["docker", "compose", "--env-file", "/dev/null", "--profile", profile, "config", *arguments],
         cwd=ROOT,
-        env={**environment, "COMPOSE_FILE": DEVICES[device], **decisions},
+        env={**environment, "COMPOSE_FILE": FILES[device], **decisions},
         capture_output=True,
         text=True,
         timeout=60,

@@ -221,7 +221,9 @@ def test_lmcache_is_told_what_differs_from_node_to_node() -> None:
 
 
 def test_nixl_counts_for_all_ranks_at_one_port_and_afresh_at_each_start() -> None:
-    assert server.nixl_environment(Server.from_environment({**DECODE, "KVSHARE_GPUS": "2,3"})) == {
+    assert transport.nixl_environment(
+        Server.from_environment({**DECODE, "KVSHARE_GPUS": "2,3"}).nixl_port
+    ) == {
         "NIXL_TELEMETRY_MULTIPROC_DIR": "/tmp/kvshare/nixl",
         "NIXL_TELEMETRY_PROMETHEUS_PORT": "8205",
     }

@@ -1,4 +1,4 @@
-"""`python -m kvshare_engine controller|server|health|ask|probe`: the engine image's entrypoint."""
+"""`python -m kvshare_engine PROGRAM`: the engine image's entrypoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from kvshare_engine.environment import refuse
 
-PROGRAMS = ("controller", "server", "health", "ask", "probe")
+PROGRAMS = ("controller", "server", "coordinator", "cache", "health", "ask", "probe")
 USAGE = f"expected one of {', '.join(PROGRAMS)}"
 
 
@@ -21,6 +21,14 @@ def main(arguments: list[str]) -> int:
             from kvshare_engine import server
 
             server.run()
+        case ["coordinator"]:
+            from kvshare_engine import coordinator
+
+            coordinator.run()
+        case ["cache"]:
+            from kvshare_engine import cache
+
+            cache.run()
         case ["health"]:
             from kvshare_engine import health
 
@@ -28,7 +36,7 @@ def main(arguments: list[str]) -> int:
         case ["ask", path]:
             from kvshare_engine import health
 
-            return health.run_ask(path)
+            return health.run_ask(os.environ.get("KVSHARE_ROLE", "controller"), path)
         case ["probe", *rest]:
             from kvshare_engine import probe
 

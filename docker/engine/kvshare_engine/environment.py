@@ -64,6 +64,21 @@ def length(environment: Mapping[str, str]) -> int | None:
         refuse(f"{error}; correct .env")
 
 
+def gibibytes(name: str, environment: Mapping[str, str]) -> float:
+    value = required(name, environment)
+    try:
+        if (size := float(value)) > 0:
+            return size
+    except ValueError:
+        pass
+    refuse(f"expected a number of GiB in {name} and found '{value}'; correct CPU_CACHE_GIB in .env")
+
+
+def is_multiprocess(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether LMCache runs in a process of its own: SHARING=multiprocess."""
+    return environment.get("KVSHARE_SHARING") == "multiprocess"
+
+
 def ranks(environment: Mapping[str, str]) -> int:
     names = ("KVSHARE_DEVICE", "KVSHARE_GPUS", "KVSHARE_CPU_RANKS")
     try:
@@ -98,8 +113,60 @@ class Controller:
 
 
 @dataclass(frozen=True)
+class Coordinator:
+    """Where the coordinator of SHARING=multiprocess listens."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Coordinator:
+        return cls(
+            host=host("KVSHARE_COORDINATOR_HOST", environment),
+            port=port("KVSHARE_COORDINATOR_PORT", environment),
+        )
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The cache server of a node with SHARING=multiprocess, which its vLLM and its peers ask."""
+
+    host: str
+    port: int
+    http_port: int
+    p2p_port: int
+    nixl_port: int
+    device: str
+    transport: str
+    ranks: int
+    cpu_cache_gib: float  # of each rank, without a GPU
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.http_port}"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Cache:
+        return cls(
+            host=host("KVSHARE_CACHE_HOST", environment),
+            port=port("KVSHARE_CACHE_PORT", environment),
+            http_port=port("KVSHARE_CACHE_HTTP_PORT", environment),
+            p2p_port=port("KVSHARE_CACHE_P2P_PORT", environment),
+            nixl_port=port("KVSHARE_CACHE_NIXL_PORT", environment),
+            device=required("KVSHARE_DEVICE", environment),
+            transport=required("KVSHARE_TRANSPORT", environment),
+            ranks=ranks(environment),
+            cpu_cache_gib=gibibytes("KVSHARE_CPU_CACHE_GIB", environment),
+        )
+
+
+@dataclass(frozen=True)
 class Server:
-    """One vLLM server with its LMCache worker."""
+    """One vLLM server with its LMCache worker, or beside the ``cache`` server of its node."""
 
     role: str
     instance: str
@@ -120,6 +187,7 @@ class Server:
     user_args: str
     device: str
     transport: str
+    cache: Cache | None = None
 
     @property
     def url(self) -> str:
@@ -157,4 +225,5 @@ class Server:
             user_args=environment.get("KVSHARE_USER_VLLM_ARGS", ""),
             device=required("KVSHARE_DEVICE", environment),
             transport=required("KVSHARE_TRANSPORT", environment),
+            cache=Cache.from_environment(environment) if is_multiprocess(environment) else None,
         )

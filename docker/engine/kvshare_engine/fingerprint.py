@@ -14,7 +14,7 @@ import yaml
 
 from kvshare.contract import Fingerprint, Patch
 from kvshare_engine import cluster_key
-from kvshare_engine.environment import FINGERPRINT, LMCACHE_CONFIG, Server
+from kvshare_engine.environment import FINGERPRINT, LMCACHE_CONFIG, Cache, Server
 
 DISTRIBUTIONS = ("vllm", "lmcache", "nixl", "torch")
 PATCHES = Path("/opt/kvshare/patches.json")
@@ -25,8 +25,22 @@ def write(fingerprint: Fingerprint) -> None:
 
 
 def of_controller() -> Fingerprint:
+    return _of("controller")
+
+
+def of_coordinator() -> Fingerprint:
+    return _of("coordinator")
+
+
+def of_cache(role: str, cache: Cache) -> Fingerprint:
+    return replace(
+        _of(role), ranks=cache.ranks, lmcache=lmcache_settings(LMCACHE_CONFIG, os.environ), ucx=_ucx()
+    )
+
+
+def _of(role: str) -> Fingerprint:
     return Fingerprint(
-        role="controller",
+        role=role,
         versions={name: metadata.version(name) for name in DISTRIBUTIONS},
         python_hash_seed=os.environ.get("PYTHONHASHSEED"),
         cluster_key=cluster_key.name(os.environ),
@@ -38,8 +52,7 @@ def of_controller() -> Fingerprint:
 
 def of_server(server: Server, model: str) -> Fingerprint:
     return replace(
-        of_controller(),
-        role=server.role,
+        _of(server.role),
         instance=server.instance,
         model=model,
         model_revision=server.model_revision or None,
@@ -51,8 +64,12 @@ def of_server(server: Server, model: str) -> Fingerprint:
         kv_transfer_config=json.loads(server.kv_transfer_config) if server.kv_transfer_config else None,
         ranks=server.ranks,
         lmcache=lmcache_settings(LMCACHE_CONFIG, os.environ),
-        ucx={name: value for name, value in sorted(os.environ.items()) if name.startswith("UCX_")},
+        ucx=_ucx(),
     )
+
+
+def _ucx() -> dict[str, str]:
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith("UCX_")}
 
 
 def lmcache_settings(config: Path, environment: Mapping[str, str]) -> dict[str, Any]:

@@ -15,13 +15,14 @@ from types import MappingProxyType
 from typing import Any
 
 from kvshare_engine import cluster_key
-from kvshare_engine.environment import Controller, Server
+from kvshare_engine.environment import Cache, Controller, Coordinator, Server
 
 HTTP_TIMEOUT_S = 3.0
 PULL_LOOP_TIMEOUT_S = 3.0
 # Docker gives each container its client's proxy, which knows the way to the hub and none to these nodes.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+CACHES = ("prefill-cache", "decode-cache")
 PULL_COUNT = "lmcache:cache_controller_pull_socket_message_count"
 # The controller accepts JSON on its pull port; a batch without operations is decoded, counted and dropped.
 EMPTY_BATCH = {
@@ -57,8 +58,28 @@ def check_controller(controller: Controller) -> None:
         time.sleep(0.05)
 
 
-def check_server(server: Server, controller: Controller) -> None:
-    """The engine answers and, where sharing is on, the controller knows its workers and all that they hold.
+def check_coordinator(coordinator: Coordinator) -> None:
+    """It lists cache servers; UnhealthyError if it does not."""
+    list(json.loads(ask(coordinator.url, "/instances"))["instances"])
+
+
+def check_cache(cache: Cache) -> None:
+    """The cache server answers, and the coordinator has it on its list.
+
+    Raises:
+        UnhealthyError: if one is not so.
+    """
+    told = json.loads(ask(cache.url, "/status"))
+    if not told["is_healthy"]:
+        raise UnhealthyError(f"{cache.url}/status says that the cache server is not healthy")
+    if told["p2p_state"] != "registered":
+        raise UnhealthyError(f"the cache server at {cache.url} is {told['p2p_state']} with the coordinator")
+
+
+def check_server(server: Server, controller: Controller | None) -> None:
+    """The engine answers and, where sharing is on, its LMCache is where others find it.
+
+    Without a ``controller`` that is its cache server.
 
     Raises:
         UnhealthyError: if one is not so.
@@ -66,6 +87,18 @@ def check_server(server: Server, controller: Controller) -> None:
     fetch(f"{server.url}/health")
     if not server.kv_transfer_config:
         return
+    if server.cache is not None:
+        check_cache(server.cache)
+    elif controller is not None:
+        check_workers(server, controller)
+
+
+def check_workers(server: Server, controller: Controller) -> None:
+    """The controller knows a server's LMCache workers, and all that they hold.
+
+    Raises:
+        UnhealthyError: if one is not so.
+    """
     # One of its name may be registered still, from before it was started with another key.
     if cluster_key.is_turned_away(replies := f"{controller.host}:{controller.reply_port}"):
         raise UnhealthyError(f"the controller at {replies} has another cluster key than {server.instance}")
@@ -81,11 +114,11 @@ def check_server(server: Server, controller: Controller) -> None:
 
 
 def registered_workers(controller: Controller) -> Iterator[dict[str, Any]]:
-    yield from json.loads(ask(controller, "/controller/workers"))["workers"]
+    yield from json.loads(ask(controller.url, "/controller/workers"))["workers"]
 
 
 def pull_count(controller: Controller) -> float:
-    for line in ask(controller, "/metrics").splitlines():
+    for line in ask(controller.url, "/metrics").splitlines():
         if line.startswith(PULL_COUNT):
             return float(line.rsplit(" ", 1)[1])
     raise UnhealthyError(f"{controller.url}/metrics has no {PULL_COUNT}")
@@ -106,9 +139,9 @@ def send_empty_batch(controller: Controller) -> None:
         context.term()
 
 
-def ask(controller: Controller, path: str) -> str:
-    """What the controller answers to who has the cluster's key."""
-    return fetch(f"{controller.url}{path}", cluster_key.headers())
+def ask(url: str, path: str) -> str:
+    """What the controller, the coordinator or a cache server answers to who has the cluster's key."""
+    return fetch(f"{url}{path}", cluster_key.headers())
 
 
 def fetch(url: str, headers: Mapping[str, str] = NO_HEADERS) -> str:
@@ -121,23 +154,40 @@ def fetch(url: str, headers: Mapping[str, str] = NO_HEADERS) -> str:
     return body.decode()
 
 
-def run_ask(path: str) -> int:
-    """Print what the controller answers to a GET of that path; exit code 1 where it does not."""
+def own_url(role: str) -> str:
+    """Where what runs in this container answers to who has the cluster's key."""
+    if role == "controller":
+        return Controller.from_environment().url
+    return Coordinator.from_environment().url if role == "coordinator" else Cache.from_environment().url
+
+
+def run_ask(role: str, path: str) -> int:
+    """Print what this container answers to a GET of that path; exit code 1 where it does not."""
     try:
-        print(ask(Controller.from_environment(), path))
+        print(ask(own_url(role), path))
     except UnhealthyError as sentence:
         print(f"kvshare: {sentence}", file=sys.stderr)
         return 1
     return 0
 
 
+def check(role: str) -> None:
+    """UnhealthyError if what runs in a container of that role is not as it should be."""
+    if role == "controller":
+        check_controller(Controller.from_environment())
+    elif role == "coordinator":
+        check_coordinator(Coordinator.from_environment())
+    elif role in CACHES:
+        check_cache(Cache.from_environment())
+    else:
+        server = Server.from_environment()
+        check_server(server, None if server.cache else Controller.from_environment())
+
+
 def run(role: str) -> int:
     """Exit code for Docker: 0 healthy, 1 not; the sentence ends up in `docker inspect`."""
     try:
-        if role == "controller":
-            check_controller(Controller.from_environment())
-        else:
-            check_server(Server.from_environment(), Controller.from_environment())
+        check(role)
     except UnhealthyError as sentence:
         print(sentence)
         return 1

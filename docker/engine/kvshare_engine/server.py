@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -26,6 +27,8 @@ ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 # Files where Compose was given a secret, /dev/null where not.
 HF_TOKEN_SECRET = Path("/run/secrets/hf_token")
 API_KEY_SECRET = Path("/run/secrets/api_key")
+CACHE_TIMEOUT_S = 60  # for its cache server to come, and for each of its answers but lookups
+CACHE_HEARTBEAT_S = 1
 
 
 def lmcache_environment(server: Server, controller: Controller) -> dict[str, str]:
@@ -43,12 +46,29 @@ def lmcache_environment(server: Server, controller: Controller) -> dict[str, str
     }
 
 
-def nixl_environment(server: Server) -> dict[str, str]:
-    """Where NIXL's exporter, which compose.yaml chooses, keeps what it counts and answers."""
+def sharing(server: Server) -> dict[str, str]:
+    """What LMCache and NIXL inside vLLM must be told; beside a cache server there is neither."""
+    if server.cache is not None:
+        return {}
     return {
-        "NIXL_TELEMETRY_MULTIPROC_DIR": str(NIXL_DIR),
-        "NIXL_TELEMETRY_PROMETHEUS_PORT": str(server.nixl_port),
+        **lmcache_environment(server, Controller.from_environment()),
+        **transport.nixl_environment(server.nixl_port),
+        **transport.environment(server.transport, server.device, server.host, server.ranks),
     }
+
+
+def connector(server: Server) -> str:
+    """vLLM's --kv-transfer-config; with a cache server it says where that answers."""
+    if server.cache is None or not server.kv_transfer_config:
+        return server.kv_transfer_config
+    where = {
+        "lmcache.mp.host": f"tcp://{server.cache.host}",
+        "lmcache.mp.port": server.cache.port,
+        "lmcache.mp.mp_transfer_mode": "engine_driven",
+        "lmcache.mp.mq_timeout": CACHE_TIMEOUT_S,
+        "lmcache.mp.heartbeat_interval": CACHE_HEARTBEAT_S,
+    }
+    return json.dumps({**json.loads(server.kv_transfer_config), "kv_connector_extra_config": where})
 
 
 def command(server: Server, model: str) -> list[str]:
@@ -71,7 +91,7 @@ def command(server: Server, model: str) -> list[str]:
     if server.model_revision:
         arguments.append(f"--revision={server.model_revision}")
     if server.kv_transfer_config:
-        arguments.append(f"--kv-transfer-config={server.kv_transfer_config}")
+        arguments.append(f"--kv-transfer-config={connector(server)}")
     return arguments
 
 
@@ -105,17 +125,14 @@ def run() -> None:
     options = f"{server.vllm_args} {server.user_args}"
     if refusal := refusal_of(server.user_args) or refusal_of_drafts(options):
         refuse(refusal)
-    controller = Controller.from_environment()
     IDENTITY.unlink(missing_ok=True)  # of an earlier start in this container
     for counted in (METRICS_DIR, NIXL_DIR):
         shutil.rmtree(counted, ignore_errors=True)
     METRICS_DIR.mkdir(parents=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(METRICS_DIR)
     defaults = {
-        **lmcache_environment(server, controller),
-        **nixl_environment(server),
+        **sharing(server),
         "LMCACHE_IDENTITY_REPORT": str(IDENTITY),
-        **transport.environment(server.transport, server.device, server.host, server.ranks),
         **cluster_key.environment(),
         **secrets(),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from kvshare_engine.environment import refuse
+from kvshare_engine.environment import NIXL_DIR, refuse
 
 # On a machine with a GPU NIXL refuses transports without CUDA memory, although only CPU memory is sent.
 UCX_TLS = {
@@ -40,6 +40,11 @@ def environment(
         "KVSHARE_LANES": given.get("KVSHARE_LANES") or str(max(1, lanes_of(transport, given) // ranks)),
         **of_bridges(devices),
     }
+
+
+def nixl_environment(port: int) -> dict[str, str]:
+    """Where NIXL's exporter, which compose.yaml chooses, keeps what it counts and answers."""
+    return {"NIXL_TELEMETRY_MULTIPROC_DIR": str(NIXL_DIR), "NIXL_TELEMETRY_PROMETHEUS_PORT": str(port)}
 
 
 def of_bridges(devices: str, sysfs: Path = SYSFS_NET) -> dict[str, str]:

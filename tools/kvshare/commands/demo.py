@@ -5,7 +5,7 @@ import sys
 import click
 
 from kvshare.commands import options
-from kvshare.config.settings import Settings, find_root
+from kvshare.config.settings import CONTROLLER, SHARINGS, Settings, find_root
 from kvshare.stack.members import Stack
 
 ASK = """
@@ -16,7 +16,15 @@ curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
 
 @click.command()
 @options.TIMEOUT
-def demo(timeout_s: float) -> None:
+@click.option(
+    "--sharing",
+    type=click.Choice(SHARINGS),
+    default=CONTROLLER,
+    envvar="SHARING",
+    show_default=True,
+    help="LMCache in vLLM under a controller, or in a process of its own.",
+)
+def demo(timeout_s: float, sharing: str) -> None:
     """Build, start and verify on this machine alone, without a GPU.
 
     Starts the Docker engine where nothing else does, makes a base image where no registry can be reached
@@ -24,7 +32,7 @@ def demo(timeout_s: float) -> None:
     """
     from kvshare.operate import demo as demonstration
 
-    sys.exit(demonstration.run(find_root(), _require_ready, _verify, timeout_s))
+    sys.exit(demonstration.run(find_root(), sharing, _require_ready, _verify, timeout_s))
 
 
 def _require_ready(settings: Settings, stack: Stack) -> None:

@@ -12,7 +12,14 @@ from kvshare.refusals import length_of, refusal_of, refusal_of_drafts, refusal_o
 
 DEVICES = ("cpu", "cuda")
 TRANSPORTS = ("tcp", "rdma")
-CPU_FILE, RDMA_FILE = "compose.cpu.yaml", "compose.rdma.yaml"
+CONTROLLER, MULTIPROCESS = "controller", "multiprocess"
+SHARINGS = (CONTROLLER, MULTIPROCESS)
+# What compose.yaml is merged with, by the decision that asks for it.
+OVERLAYS = {
+    ("DEVICE", "cpu"): "compose.cpu.yaml",
+    ("TRANSPORT", "rdma"): "compose.rdma.yaml",
+    ("SHARING", MULTIPROCESS): "compose.mp.yaml",
+}
 FIRST_DECODE_INSTANCE = 2  # prefill is lmcache_instance_1
 
 _SUGGESTION = re.compile(r"^#\s?([A-Z][A-Z0-9_]*)=")
@@ -65,6 +72,17 @@ class Settings:
     def transport(self) -> str:
         """``tcp`` or ``rdma``."""
         return self.get("TRANSPORT", "tcp")
+
+    @property
+    def sharing(self) -> str:
+        """``controller`` or ``multiprocess``."""
+        return self.get("SHARING", CONTROLLER)
+
+    @property
+    def overlays(self) -> tuple[str, ...]:
+        """The files that compose.yaml must be merged with for what was decided."""
+        decided = {("DEVICE", self.device), ("TRANSPORT", self.transport), ("SHARING", self.sharing)}
+        return tuple(file for decision, file in OVERLAYS.items() if decision in decided)
 
     @property
     def prefill_context(self) -> str:
@@ -180,9 +198,9 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
             raise KvshareError(f".env sets {name}, which kvshare does not know{did_you_mean(name, known)}")
     override = {name: environ[name] for name in known if name in environ}
     values = {**defaults, **chosen, **override}
-    if {"DEVICE", "TRANSPORT"} & override.keys() and "COMPOSE_FILE" not in override:
+    if {name for name, _ in OVERLAYS} & override.keys() and "COMPOSE_FILE" not in override:
         # make up DEVICE=cuda means the whole of it
-        values["COMPOSE_FILE"] = _compose_files(values["DEVICE"], values.get("TRANSPORT") or "tcp")
+        values["COMPOSE_FILE"] = _compose_files(Settings(root, values))
     settings = Settings(root, values)
     _validate_choices(settings)
     return settings
@@ -211,6 +229,7 @@ def _validate_choices(settings: Settings) -> None:
     for name, value, known in (
         ("DEVICE", settings.device, DEVICES),
         ("TRANSPORT", settings.transport, TRANSPORTS),
+        ("SHARING", settings.sharing, SHARINGS),
     ):
         if value not in known:
             raise KvshareError(f"{name}={value} is no {name.lower()}{did_you_mean(value, known)}")
@@ -224,14 +243,12 @@ def _validate_choices(settings: Settings) -> None:
         raise KvshareError(f"OBSERVE={every} is no number of minutes: set OBSERVE=5, or leave it empty.")
     for refusal in filter(None, _refusals(settings)):
         raise KvshareError(refusal)
-    files = [Path(name).name for name in settings.compose_files]
-    if (CPU_FILE in files) != (settings.device == "cpu") or (RDMA_FILE in files) != (
-        settings.transport == "rdma"
-    ):
+    files = {Path(name).name for name in settings.compose_files}
+    if files & {*OVERLAYS.values()} != {*settings.overlays}:
+        decided = [f"{name}={settings.get(name)}" for name, _ in OVERLAYS if settings.get(name)]
         raise KvshareError(
-            f"DEVICE={settings.device}, TRANSPORT={settings.transport} and "
-            f"COMPOSE_FILE={':'.join(settings.compose_files)} disagree: "
-            f"set COMPOSE_FILE={_compose_files(settings.device, settings.transport)} in .env."
+            f"{', '.join(decided)} and COMPOSE_FILE={':'.join(settings.compose_files)} disagree: "
+            f"set COMPOSE_FILE={_compose_files(settings)} in .env."
         )
 
 
@@ -246,15 +263,22 @@ def _refusals(settings: Settings) -> Iterator[str]:
         yield f"{error}."
     yield refusal_of(settings.get("VLLM_ARGS"))
     yield refusal_of_drafts(settings.get("VLLM_ARGS"))
+    if settings.sharing == MULTIPROCESS:
+        yield from _refusals_of_multiprocess(settings)
 
 
-def _compose_files(device: str, transport: str) -> str:
-    files = [
-        "compose.yaml",
-        *([CPU_FILE] if device == "cpu" else []),
-        *([RDMA_FILE] if transport == "rdma" else []),
-    ]
-    return ":".join(files)
+def _refusals_of_multiprocess(settings: Settings) -> Iterator[str]:
+    """What only the other way of sharing does."""
+    if settings.transport == "rdma":
+        yield "SHARING=multiprocess was never tried over TRANSPORT=rdma: set one of the two back in .env."
+    if settings.get(threshold.NAME, "0") != "0":
+        yield f"SHARING=multiprocess pulls whatever a peer has: set {threshold.NAME}=0 in .env."
+    if settings.observes:
+        yield "OBSERVE watches SHARING=controller alone: leave OBSERVE empty in .env."
+
+
+def _compose_files(settings: Settings) -> str:
+    return ":".join(("compose.yaml", *settings.overlays))
 
 
 def _known_variables(example: Path) -> set[str]:

@@ -13,7 +13,7 @@ from kvshare.doctor.evidence import OPERATOR, Dialed, Evidence
 from kvshare.errors import CouldNotCheckError
 from kvshare.site.base import answered, at_once, held
 from kvshare.site.engine import Place
-from kvshare.stack.members import Member, Server, Stack, bound_to
+from kvshare.stack.members import Cache, Member, Server, Stack, bound_to
 from kvshare.stack.ports import API_KEY, Caller, Port, ports_of, ranges_of
 
 OPERATOR_TIMEOUT_S = 2.0
@@ -95,9 +95,9 @@ def _data_ports(evidence: Evidence, context: str) -> tuple[Endpoint, ...]:
     _, facts = evidence.machines[context]
     found: dict[str, Endpoint] = {}
     for member in evidence.members_on(context):
-        if isinstance(member, Server) and facts.holder(member.host) is not None:
-            first, last = member.data_ports
-            free = (p for p in range(first, last + 1) if facts.listener(member.host, p) is None)
+        if ranges_of(member) and facts.holder(member.host) is not None:
+            (ports,) = ranges_of(member)
+            free = (p for p in range(ports.first, ports.last + 1) if facts.listener(member.host, p) is None)
             if (port := next(free, None)) is not None:
                 found.setdefault(member.host, Endpoint(member.host, port))
     return tuple(found.values())
@@ -105,7 +105,7 @@ def _data_ports(evidence: Evidence, context: str) -> tuple[Endpoint, ...]:
 
 def _planned(evidence: Evidence, free: Mapping[str, int]) -> dict[str, list[Dialed]]:
     """Return the connections to try, by the context from whose machine."""
-    servers = (evidence.stack.prefill, *evidence.stack.decodes)
+    servers = evidence.stack.servers
     planned: dict[str, list[Dialed]] = {context: [] for context in evidence.machines}
 
     def plan(source: str, target: Member, port: int, purpose: str, is_free: bool = False) -> None:
@@ -118,7 +118,8 @@ def _planned(evidence: Evidence, free: Mapping[str, int]) -> dict[str, list[Dial
     for target in servers:
         for source in dict.fromkeys(server.context for server in servers if server is not target):
             if source in planned and target.host in free:
-                plan(source, target, free[target.host], ranges_of(target)[0].purpose, is_free=True)
+                keeper = target.keeper
+                plan(source, keeper, free[target.host], ranges_of(keeper)[0].purpose, is_free=True)
             if source in planned and target.context in planned:
                 plan(source, target, _nobodys_port(evidence, target, free), NOBODYS_PORT)
     return {context: mine for context, mine in planned.items() if mine}
@@ -146,7 +147,7 @@ def _from_operator(evidence: Evidence) -> tuple[Dialed, ...]:
         for member, port in private(evidence.stack)
         if member.context in seen
     ]
-    for server in (evidence.stack.prefill, *evidence.stack.decodes):
+    for server in evidence.stack.servers:
         if server.context in seen:
             port = _nobodys_port(evidence, server, {})
             targets.append(Dialed(OPERATOR, server.name, server.host, port, NOBODYS_PORT, ""))
@@ -174,12 +175,12 @@ def required(stack: Stack) -> tuple[tuple[str, Member, Port], ...]:
 def _required(stack: Stack) -> Iterator[tuple[str, Member, Port]]:
     for member in stack.members:
         for port in ports_of(member):
-            for server in (stack.prefill, *stack.decodes):
+            for server in stack.servers:
                 caller = Caller.PREFILL if server is stack.prefill else Caller.DECODE
                 # On prefill's machine its client and the controller dial prefill itself.
                 if caller in port.callers and (server is not member or server is stack.prefill):
                     yield server.context, member, port
-            if isinstance(member, Server) and port.number == member.nixl_port:
+            if isinstance(member, Server | Cache) and port.number == member.nixl_port:
                 yield member.context, member, port
 
 

@@ -29,11 +29,16 @@ from kvshare.site.base import State, at_once, told
 from kvshare.site.compose import read_stack, resolved_config
 from kvshare.site.containers import Containers
 from kvshare.site.engine import engine
-from kvshare.stack.members import Controller, Endpoint, Member, Stack
+from kvshare.stack.members import Member, Stack
 
 DEFAULT_TAIL = 10_000
 SAVED_LINES = 2000  # of each log of a build or of the engine
-CONTROLLER_PATHS = ("/metrics", "/controller/workers", "/controller/key-stats")
+PATHS = {  # of the others /metrics alone
+    "controller": ("/metrics", "/controller/workers", "/controller/key-stats"),
+    "coordinator": ("/metrics", "/instances"),
+    "prefill-cache": ("/metrics", "/status"),
+    "decode-cache": ("/metrics", "/status"),
+}
 OWNER_ONLY = 0o600
 
 _ABOUT = {
@@ -192,9 +197,9 @@ def _add_container(
     if state.status != "running":
         contents.miss(f"{member.name}: fingerprint and metrics", f"its container is {state.status}")
         return
-    if not isinstance(member, Endpoint):
+    if member in site.stack.engines:
         contents.add(f"fingerprints/{member.name}.json", lambda: site.fingerprint(member))
-    for path in CONTROLLER_PATHS if isinstance(member, Controller) else ("/metrics",):
+    for path in PATHS.get(member.service, ("/metrics",)):
         name = f"metrics/{member.name}{'.prom' if path == '/metrics' else f'-{Path(path).name}.json'}"
         contents.add(name, partial(told, site, member, path))
 

@@ -20,7 +20,7 @@ CONTEXT = "default"
 # Whatever .env says about two machines and GPUs, the demo is this machine alone.
 DECISIONS: Mapping[str, str] = {
     "DEVICE": "cpu",
-    "COMPOSE_FILE": "compose.yaml:compose.cpu.yaml",
+    "TRANSPORT": "tcp",
     "PREFILL_HOST": "127.0.0.1",
     "DECODE_HOST": "127.0.0.1",
     "PREFILL_CONTEXT": CONTEXT,
@@ -30,6 +30,7 @@ DECISIONS: Mapping[str, str] = {
 
 def run(
     root: Path,
+    sharing: str,
     require_ready: Callable[[Settings, Stack], None],
     verify: Callable[[Settings], int],
     timeout_s: float,
@@ -37,11 +38,13 @@ def run(
     """Start the engine, build, start the stack, verify; the exit code is the verification's.
 
     Args:
+        sharing: as SHARING of `.env`, which does not count here either.
         require_ready: raises where something stands in the way, before what takes minutes begins.
         verify: proves the reuse on the running stack, prints its report, and returns its exit code.
         timeout_s: how long a server may take to become healthy.
     """
-    os.environ.update(DECISIONS)
+    os.environ.update(DECISIONS, SHARING=sharing)
+    os.environ.pop("COMPOSE_FILE", None)  # it follows from these
     settings = load_settings(root)
     with _undone_if_interrupted(root, settings):
         with step("Start the Docker engine"):

@@ -14,7 +14,7 @@ from kvshare.progress import step
 from kvshare.site import compose
 from kvshare.site.base import fetch
 from kvshare.site.containers import Containers
-from kvshare.stack.members import Member, Stack, by_context
+from kvshare.stack.members import Member, Server, Stack, by_context
 
 POLL_S = 1.0
 
@@ -37,7 +37,7 @@ def rotate(settings: Settings, stack: Stack, timeout_s: float) -> None:
             "and make up makes one."
         )
     gateway = (stack.gateway,) if stack.gateway else ()
-    served = (*stack.decodes, stack.prefill, stack.controller, *gateway)
+    served = (*stack.decodes, stack.prefill, *stack.caches, stack.controller, *gateway)
     everything = Containers(stack, settings, (*served, *stack.watchers))
     watchers = tuple(one for one in stack.watchers if one.name in everything.found)
     missing = [member.name for member in served if not _healthy(everything, member)]
@@ -49,11 +49,16 @@ def rotate(settings: Settings, stack: Stack, timeout_s: float) -> None:
         )
     cluster_key.replace(settings.cluster_key_file)
     for decode in stack.decodes:
-        _anew(settings, stack, (decode,))
+        _anew(settings, stack, _node(decode))
         # Its health check waits for a controller that has the old key yet.
         _wait_until_the_gateway_uses(everything, f"{decode.host}:{decode.api_port}", timeout_s)
-    _anew(settings, stack, (stack.prefill, stack.controller, *watchers))
+    _anew(settings, stack, (*_node(stack.prefill), stack.controller, *watchers))
     wait_until_healthy(Containers(stack, settings, (*served, *watchers)), timeout_s)
+
+
+def _node(server: Server) -> tuple[Member, ...]:
+    """A server, and the cache server beside it, which is to stop after it."""
+    return (server, server.cache) if server.cache else (server,)
 
 
 def _healthy(site: Containers, member: Member) -> bool:

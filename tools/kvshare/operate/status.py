@@ -13,7 +13,7 @@ from kvshare.errors import CouldNotCheckError
 from kvshare.site.base import Site, State, fingerprint_of, told
 from kvshare.site.containers import Containers
 from kvshare.site.contexts import seconds_of
-from kvshare.stack.members import Member, Server
+from kvshare.stack.members import Cache, Member, Server
 
 PIPE_WIDTH = 200
 HEADINGS = ("node", "host", "context", "state", "health", "up", "image id", "registered", "keys")
@@ -57,7 +57,7 @@ def status(site: Containers) -> tuple[ServiceStatus, ...]:
     An engine or a controller that does not answer leaves gaps, and says why.
     """
     found = site.found
-    keys = _keys(site, found.get(site.stack.controller.name))
+    keys = _keys(site, found)
     return tuple(_status(site, member, found.get(member.name), keys) for member in site.stack.members)
 
 
@@ -69,7 +69,7 @@ def _status(
         return ServiceStatus(*place, UNKNOWN, error=site.silent[member.context].message)
     if found is None:
         return ServiceStatus(*place, ABSENT)
-    known = None if keys is None or not isinstance(member, Server) else keys.get(member.instance, {})
+    known = None if keys is None or member.name not in keys else keys[member.name]
     missing = () if known is None else tuple(rank for rank in range(_ranks(member)) if rank not in known)
     return ServiceStatus(
         *place,
@@ -97,6 +97,8 @@ def _has_another_key(site: Site, member: Member) -> bool:
 
 
 def _ranks(member: Member) -> int:
+    if isinstance(member, Cache):
+        return 1
     return member.ranks if isinstance(member, Server) else 0
 
 
@@ -107,18 +109,36 @@ def _uptime_s(state: Mapping[str, Any], now: datetime | None = None) -> int | No
     return max(0, int((now or datetime.now(UTC)).timestamp() - seconds_of(state["StartedAt"])))
 
 
-def _keys(site: Site, controller: State | None) -> dict[str, dict[int, int]] | None:
-    """Return the controller's number of keys by instance and rank; None if it does not answer."""
-    if controller is None or controller.status != "running":
-        return None
+def _keys(site: Site, found: Mapping[str, State]) -> dict[str, dict[int, int]] | None:
+    """Return the number of keys by who keeps KV and by rank; None if nobody tells.
+
+    The controller tells it of every server; cache servers each of itself, all ranks in one, and those that
+    the coordinator does not list have none.
+    """
+    stack = site.stack
+    running = {name for name, state in found.items() if state.status == "running"}
     try:
-        counted: dict[str, dict[int, int]] = {}
-        for worker in json.loads(told(site, site.stack.controller, "/controller/workers"))["workers"]:
-            ranks = counted.setdefault(str(worker["instance_id"]), {})
-            ranks[int(worker.get("worker_id", 0))] = int(worker["key_count"])
+        if stack.caches:
+            return {cache.name: _kept(site, cache) for cache in stack.caches if cache.name in running}
+        return _registered_keys(site) if stack.controller.name in running else None
     except (CouldNotCheckError, ValueError, LookupError, TypeError):
         return None
+
+
+def _registered_keys(site: Site) -> dict[str, dict[int, int]]:
+    counted: dict[str, dict[int, int]] = {server.name: {} for server in site.stack.servers}
+    names = {server.instance: server.name for server in site.stack.servers}
+    for worker in json.loads(told(site, site.stack.controller, "/controller/workers"))["workers"]:
+        if name := names.get(str(worker["instance_id"])):
+            counted[name][int(worker.get("worker_id", 0))] = int(worker["key_count"])
     return counted
+
+
+def _kept(site: Site, cache: Cache) -> dict[int, int]:
+    status = json.loads(told(site, cache, "/status"))
+    kept = status["storage_manager"]["l1_managers"].values()
+    registered = status["p2p_state"] == "registered"
+    return {0: sum(int(one["total_object_count"]) for one in kept)} if registered else {}
 
 
 def print_table(rows: Sequence[ServiceStatus], stream: TextIO) -> None:

@@ -40,7 +40,8 @@ def start(settings: Settings, stack: Stack, node: str, timeout_s: float) -> None
     # All machines first, then the wait: each loads its model while the others do.
     for context, services in by_context(members).items():
         with step(f"Start {', '.join(services)} on context {context}"):
-            compose.run(settings, context, "up", "--detach", "--no-build", *services)
+            # Orphans: of the other way of sharing, on the same ports.
+            compose.run(settings, context, "up", "--detach", "--no-build", "--remove-orphans", *services)
     wait_until_healthy(site, timeout_s)
 
 

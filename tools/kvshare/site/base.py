@@ -14,7 +14,7 @@ from kvshare.config.settings import Settings
 from kvshare.contract import Fingerprint
 from kvshare.errors import KvshareError
 from kvshare.records import loads
-from kvshare.stack.members import Controller, Member, Stack
+from kvshare.stack.members import Cache, Controller, Member, Stack
 
 T = TypeVar("T")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -119,7 +119,7 @@ def fetch(beside: Callable[..., Started], url: str) -> str:
 
 def told(site: Site, member: Member, path: str) -> str:
     """Return what a member answers to a GET, asked where it runs and has its key."""
-    if isinstance(member, Controller):
+    if isinstance(member, Controller | Cache):
         ask = ("python", "-m", "kvshare_engine", "ask", path)
         return answered(site.beside(member, *ask), timeout_s=FETCH_TIMEOUT_S)
     return fetch(partial(site.beside, member), f"{member.url}{path}")

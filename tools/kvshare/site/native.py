@@ -23,7 +23,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from kvshare.config.settings import DecodeNode, Settings, find_root, load_settings
+from kvshare.config.settings import (
+    MULTIPROCESS,
+    OVERLAYS,
+    DecodeNode,
+    Settings,
+    find_root,
+    load_settings,
+)
 from kvshare.contract import gpus_of
 from kvshare.errors import FAILED, INTERRUPTED, KvshareError
 from kvshare.site.base import Site
@@ -48,7 +55,15 @@ class EndedError(Exception):
 
 
 def local(settings: Settings) -> Settings:
-    """Return the same decisions with every service on this machine, reachable from nowhere else."""
+    """Return the same decisions with every service on this machine, reachable from nowhere else.
+
+    KvshareError where cache servers are wanted.
+    """
+    if settings.sharing == MULTIPROCESS:
+        raise KvshareError(
+            "plain processes share with a controller alone: set SHARING=controller in .env, "
+            f"and COMPOSE_FILE without {OVERLAYS['SHARING', MULTIPROCESS]}."
+        )
     numbers = range(1, 1 + len(settings.list_of("DECODE_HOSTS")))
     here = {
         "PREFILL_HOST": HOST,

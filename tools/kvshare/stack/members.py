@@ -9,11 +9,46 @@ from kvshare.contract import ports_of_ranks, ranks_of
 from kvshare.errors import KvshareError, did_you_mean
 
 LOOPBACK = "127.0.0.1"
+COORDINATOR = "coordinator"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The cache server of a node with SHARING=multiprocess: LMCache in a process of its own."""
+
+    service: str
+    name: str
+    context: str
+    host: str
+    port: int  # of its vLLM, and of peers that ask what it has
+    http_port: int
+    p2p_port: int
+    nixl_port: int
+    ranks: int  # of its vLLM
+    data_ports: tuple[int, int] = (0, 0)  # first and last of the range out of which UCX takes its own
+
+    @property
+    def url(self) -> str:
+        """Where `/status` and `/metrics` answer."""
+        return f"http://{self.host}:{self.http_port}"
+
+    @property
+    def nixl_url(self) -> str:
+        """Where NIXL's own counters answer, on its own machine alone."""
+        return f"http://{LOOPBACK}:{self.nixl_port}"
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Every TCP port that it alone may listen on; UCX takes its own out of ``data_ports``."""
+        return (self.port, self.http_port, self.p2p_port, self.nixl_port)
 
 
 @dataclass(frozen=True)
 class Server:
-    """One vLLM server, an LMCache worker a rank; ``name`` tells decode nodes apart, ``service`` does not."""
+    """One vLLM server; ``name`` tells decode nodes apart, ``service`` does not.
+
+    LMCache has a worker in each rank, or with SHARING=multiprocess runs beside it as its ``cache``.
+    """
 
     service: str
     name: str
@@ -26,6 +61,7 @@ class Server:
     p2p_lookup_ports: tuple[int, ...]
     nixl_port: int  # where NIXL tells the processes of its own machine what it counts
     data_ports: tuple[int, int] = (0, 0)  # first and last of the range out of which UCX takes its own
+    cache: Cache | None = None
 
     @property
     def url(self) -> str:
@@ -35,18 +71,25 @@ class Server:
     @property
     def nixl_url(self) -> str:
         """Where NIXL's own counters answer, on the server's own machine alone."""
-        return f"http://{LOOPBACK}:{self.nixl_port}"
+        return self.cache.nixl_url if self.cache else f"http://{LOOPBACK}:{self.nixl_port}"
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """Every TCP port that it alone may listen on; UCX takes its own out of ``data_ports``."""
+        """Every TCP port that it alone may listen on; UCX takes its keeper's out of ``data_ports``."""
+        if self.cache:
+            return (self.api_port,)
         of_ranks = (*self.worker_ports, *self.p2p_init_ports, *self.p2p_lookup_ports)
         return (self.api_port, *of_ranks, self.nixl_port)
 
     @property
+    def keeper(self) -> "Server | Cache":
+        """What keeps its KV and is asked for it by peers."""
+        return self.cache or self
+
+    @property
     def ranks(self) -> int:
         """How many processes compute each layer together, each with KV of its own."""
-        return len(self.worker_ports)
+        return self.cache.ranks if self.cache else len(self.worker_ports)
 
     @property
     def peer_init_urls(self) -> tuple[str, ...]:
@@ -56,21 +99,30 @@ class Server:
 
 @dataclass(frozen=True)
 class Controller:
-    """The LMCache controller, which runs on the prefill node."""
+    """The LMCache controller, which runs on the prefill node.
+
+    In its place runs the coordinator with SHARING=multiprocess, which has one port.
+    """
 
     service: str
     name: str
     context: str
     host: str
     http_port: int
-    pull_port: int
-    reply_port: int
-    heartbeat_port: int
+    pull_port: int = 0
+    reply_port: int = 0
+    heartbeat_port: int = 0
+
+    @property
+    def is_coordinator(self) -> bool:
+        """Whether it only tells cache servers of each other."""
+        return self.service == COORDINATOR
 
     @property
     def ports(self) -> tuple[int, ...]:
         """Every TCP port that it listens on."""
-        return (self.http_port, self.pull_port, self.reply_port, self.heartbeat_port)
+        of_workers = () if self.is_coordinator else (self.pull_port, self.reply_port, self.heartbeat_port)
+        return (self.http_port, *of_workers)
 
     @property
     def url(self) -> str:
@@ -107,13 +159,13 @@ class Watcher(Endpoint):
     """What looks at the stack and serves nobody: Prometheus, or the canary."""
 
 
-EngineMember = Controller | Server  # what runs the engine image
+EngineMember = Controller | Cache | Server  # what runs the engine image
 Member = EngineMember | Gateway | Watcher
 
 
 def bound_to(member: Member, port: int) -> str:
     """Return the address on which a member listens on one of its ports."""
-    return LOOPBACK if isinstance(member, Server) and port == member.nixl_port else member.host
+    return LOOPBACK if isinstance(member, Server | Cache) and port == member.nixl_port else member.host
 
 
 WATCHERS = {"prometheus": "KVSHARE_OBSERVE_PORT", "canary": "KVSHARE_OBSERVE_CANARY_PORT"}
@@ -151,9 +203,19 @@ class Stack:
         return tuple(replace(self, decodes=(d,)) for d in self.decodes if node in (None, d.name))
 
     @property
+    def servers(self) -> tuple[Server, ...]:
+        """Every vLLM server."""
+        return (self.prefill, *self.decodes)
+
+    @property
+    def caches(self) -> tuple[Cache, ...]:
+        """Every cache server; none where LMCache runs in vLLM."""
+        return tuple(server.cache for server in self.servers if server.cache)
+
+    @property
     def engines(self) -> tuple[EngineMember, ...]:
         """What runs the engine image, and says what it is by a fingerprint."""
-        return (self.controller, self.prefill, *self.decodes)
+        return (self.controller, *self.caches, *self.servers)
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -186,14 +248,14 @@ def parse_stack(configs: Sequence[Mapping[str, Any]], settings: Settings) -> Sta
     want one port.
     """
     try:
-        facts = configs[0]["x-kvshare"]
+        facts = _facts(configs[0])
         stack = Stack(
             project=configs[0]["name"],
             device=settings.device,
-            controller=_controller(facts["controller"], settings),
+            controller=_controller(facts, settings),
             prefill=_server("prefill", "prefill", facts, settings.prefill_context, settings.device),
             decodes=tuple(
-                _server("decode", node.name, config["x-kvshare"], node.context, settings.device)
+                _server("decode", node.name, _facts(config), node.context, settings.device)
                 for node, config in zip(settings.decode_nodes, configs, strict=True)
             ),
             gateway=_gateway(facts["gateway"], settings) if "gateway" in facts else None,
@@ -214,10 +276,13 @@ def members_of(stack: Stack, node: str) -> tuple[Member, ...]:
     if node == "all":
         return stack.members
     if node == "prefill":
-        return tuple(member for member in stack.members if member not in stack.decodes)
+        away = (*stack.decodes, *(decode.cache for decode in stack.decodes))
+        return tuple(member for member in stack.members if member not in away)
     if node == OBSERVE:
         return stack.watchers
-    return tuple(member for member in stack.members if node in (member.service, member.name))
+    meant = [member for member in stack.members if node in (member.service, member.name)]
+    beside = [member.cache for member in meant if isinstance(member, Server) and member.cache]
+    return (*beside, *meant)
 
 
 def by_context(members: Iterable[Member]) -> dict[str, list[str]]:
@@ -252,7 +317,16 @@ def _require_ports_apart(stack: Stack) -> None:
                 )
 
 
-def _controller(facts: Mapping[str, Any], settings: Settings) -> Controller:
+def _facts(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What compose.yaml says, and compose.mp.yaml where it is merged."""
+    return {**config["x-kvshare"], **config.get("x-kvshare-multiprocess", {})}
+
+
+def _controller(every: Mapping[str, Any], settings: Settings) -> Controller:
+    if facts := every.get(COORDINATOR):
+        host, port = str(facts["KVSHARE_COORDINATOR_HOST"]), int(facts["KVSHARE_COORDINATOR_PORT"])
+        return Controller(COORDINATOR, COORDINATOR, settings.prefill_context, host, port)
+    facts = every["controller"]
     return Controller(
         service="controller",
         name="controller",
@@ -286,6 +360,8 @@ def _server(service: str, name: str, every: Mapping[str, Any], context: str, dev
     def ports(fact: str) -> tuple[int, ...]:
         return ports_of_ranks(int(facts[fact]), ranks, int(shared["KVSHARE_RANK_PORT_STEP"]))
 
+    data_ports = (int(first), int(last or first))
+    beside = every.get(f"{service}-cache")
     return Server(
         service=service,
         name=name,
@@ -297,5 +373,23 @@ def _server(service: str, name: str, every: Mapping[str, Any], context: str, dev
         p2p_init_ports=ports("KVSHARE_P2P_INIT_PORT"),
         p2p_lookup_ports=ports("KVSHARE_P2P_LOOKUP_PORT"),
         nixl_port=int(facts["KVSHARE_NIXL_PORT"]),
-        data_ports=(int(first), int(last or first)),
+        data_ports=data_ports,
+        cache=beside and _cache(service, name, beside, context, ranks, data_ports),
+    )
+
+
+def _cache(
+    service: str, name: str, facts: Mapping[str, Any], context: str, ranks: int, data_ports: tuple[int, int]
+) -> Cache:
+    return Cache(
+        service=f"{service}-cache",
+        name=f"{name}-cache",
+        context=context,
+        host=str(facts["KVSHARE_CACHE_HOST"]),
+        port=int(facts["KVSHARE_CACHE_PORT"]),
+        http_port=int(facts["KVSHARE_CACHE_HTTP_PORT"]),
+        p2p_port=int(facts["KVSHARE_CACHE_P2P_PORT"]),
+        nixl_port=int(facts["KVSHARE_CACHE_NIXL_PORT"]),
+        ranks=ranks,
+        data_ports=data_ports,
     )

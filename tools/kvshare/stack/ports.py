@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kvshare.errors import KvshareError, did_you_mean
-from kvshare.stack.members import Controller, Gateway, Member, Server, Stack, Watcher
+from kvshare.stack.members import Cache, Controller, Gateway, Member, Server, Stack, Watcher
 
 PLAIN_WIDTH = 160  # columns of a table that goes to a file or a pipe
 NONE = "no"
@@ -69,17 +69,20 @@ def ports_of(member: Member) -> tuple[Port, ...]:
         return _gateway(member)
     if isinstance(member, Watcher):
         return (_port(member, member.port, f"{member.name} metrics", f"{member.name}", "HTTP", NONE, ()),)
+    if isinstance(member, Cache):
+        return _cache(member)
     return _controller(member) if isinstance(member, Controller) else _server(member)
 
 
 def ranges_of(member: Member) -> tuple[Port, ...]:
-    """The ranges out of which a member takes what is free: a server's UCX, its port for KV."""
-    if not isinstance(member, Server):
+    """The ranges out of which a member takes what is free: UCX of who keeps KV, its port for that."""
+    if not isinstance(member, Server | Cache) or (isinstance(member, Server) and member.cache):
         return ()
     first, last = member.data_ports
+    process = "NIXL in lmcache server" if isinstance(member, Cache) else "NIXL in vLLM"
     return (
         Port(
-            member.name, member.host, first, last, f"{member.service} KV data", "NIXL in vLLM",
+            member.name, member.host, first, last, f"{member.service} KV data", process,
             "UCX over TCP", NONE, _peers(member),
         ),
     )  # fmt: skip
@@ -132,8 +135,12 @@ def _controller(member: Controller) -> tuple[Port, ...]:
             member, number, f"controller {purpose}", "lmcache_controller", "ZeroMQ", CLUSTER_KEY, NODES
         )
 
+    process = "lmcache coordinator" if member.is_coordinator else "lmcache_controller"
+    http = _port(member, member.http_port, f"{member.name} HTTP", process, "HTTP", CLUSTER_KEY, NODES)
+    if member.is_coordinator:
+        return (http,)
     return (
-        _port(member, member.http_port, "controller HTTP", "lmcache_controller", "HTTP", CLUSTER_KEY, NODES),
+        http,
         zmq(member.pull_port, "pull"),
         zmq(member.reply_port, "reply"),
         zmq(member.heartbeat_port, "heartbeat"),
@@ -155,9 +162,12 @@ def _server(member: Server) -> tuple[Port, ...]:
         for rank, number in enumerate(numbers):
             yield zmq(number, f"{purpose} of rank {rank}" if member.ranks > 1 else purpose, callers)
 
-    api = (Caller.CLIENTS, Caller.PREFILL)  # prefill: the client container of `kvshare verify` runs there
+    callers = (Caller.CLIENTS, Caller.PREFILL)  # prefill: the client container of `kvshare verify` runs there
+    api = _port(member, member.api_port, f"{member.service} API", "vllm serve", "HTTP", API_KEY, callers)
+    if member.cache:
+        return (api,)
     return (
-        _port(member, member.api_port, f"{member.service} API", "vllm serve", "HTTP", API_KEY, api),
+        api,
         *of_each_rank(member.worker_ports, "LMCache worker", (Caller.PREFILL,)),  # the controller calls it
         *of_each_rank(member.p2p_init_ports, "P2P init", peers),
         *of_each_rank(member.p2p_lookup_ports, "P2P lookup", peers),
@@ -165,9 +175,24 @@ def _server(member: Server) -> tuple[Port, ...]:
     )
 
 
-def _peers(member: Server) -> tuple[Caller, ...]:
+def _cache(member: Cache) -> tuple[Port, ...]:
+    def port(number: int, purpose: str, protocol: str, asks: str, callers: tuple[Caller, ...]) -> Port:
+        return _port(member, number, f"{member.service} {purpose}", "lmcache server", protocol, asks, callers)
+
+    peers = _peers(member)
+    return (
+        port(member.port, "requests", "ZeroMQ", CLUSTER_KEY, peers),
+        port(
+            member.http_port, "HTTP", "HTTP", CLUSTER_KEY, (Caller.PREFILL,)
+        ),  # its client reads what it counts
+        port(member.p2p_port, "P2P", "ZeroMQ", CLUSTER_KEY, peers),
+        port(member.nixl_port, "NIXL metrics", "HTTP", NONE, ()),
+    )
+
+
+def _peers(member: Server | Cache) -> tuple[Caller, ...]:
     """Any server may hold what another asks for; there is one prefill server, and it has none beside it."""
-    return (Caller.DECODE,) if member.service == "prefill" else NODES
+    return (Caller.DECODE,) if member.service in ("prefill", "prefill-cache") else NODES
 
 
 def _port(

@@ -8,14 +8,14 @@ from kvshare.doctor.checks.shared import alone, each, listed, members
 from kvshare.doctor.evidence import Evidence, Node
 from kvshare.refusals import USER
 from kvshare.site.disk import GIB
-from kvshare.stack.members import Controller, Member, Server, bound_to
+from kvshare.stack.members import Cache, Controller, Member, Server, bound_to
 from kvshare.stack.ports import ports_of
 
 CHECKS: Category[Evidence] = Category("hosts")
 CLOCK_LIMIT_S = 1.0
 # Resident GiB, a little above what was seen on the CPU; a server's LMCache memory comes on top. With a GPU
 # that alone is counted: what else a server needs is its model's, not known here.
-CONTROLLER_GIB, CPU_SERVER_GIB, GATEWAY_GIB = 0.5, 2.5, 0.1
+CONTROLLER_GIB, CACHE_SERVER_GIB, CPU_SERVER_GIB, GATEWAY_GIB = 0.5, 0.6, 2.5, 0.1
 # The CPU images while they are built; logs and models once they are.
 BUILD_DISK_GIB, RUN_DISK_GIB = 12, 2
 UNAUTHORISED, FORBIDDEN = 401, 403
@@ -120,11 +120,13 @@ def _memory_suffices(evidence: Evidence) -> Outcome:
 def _needed_gib(evidence: Evidence, member: Member) -> float:
     if isinstance(member, Controller):
         return CONTROLLER_GIB
-    if not isinstance(member, Server):
+    if not isinstance(member, Server | Cache):
         return GATEWAY_GIB
-    facts = evidence.seen.get(member.name)
-    cache = float(facts.lmcache.get("max_local_cpu_size", 0)) if facts else 0.0
-    return member.ranks * (cache + (CPU_SERVER_GIB if evidence.stack.device == "cpu" else 0.0))
+    server = next(one for one in evidence.stack.servers if member in (one, one.cache))
+    facts = evidence.seen.get(server.name)
+    kept = float(facts.lmcache.get("max_local_cpu_size", 0)) if facts and member is server.keeper else 0.0
+    takes = CPU_SERVER_GIB if isinstance(member, Server) and evidence.stack.device == "cpu" else 0.0
+    return member.ranks * (kept + takes) + (CACHE_SERVER_GIB if isinstance(member, Cache) else 0.0)
 
 
 @CHECKS.check("DOC-HOST-05", "that memory may be locked")
