@@ -57,6 +57,7 @@ class Oracle:
     played: list[Request] = field(default_factory=list)
     reused: int = 0  # tokens of prompts that were not computed for them, by the answers
     longest_s: float = 0.0
+    answered: set[str] = field(default_factory=set)  # fields that an answered request has carried
     _runs: Iterator[int] = field(default_factory=itertools.count)
 
     def require(self, case: Case) -> None:
@@ -89,6 +90,8 @@ class Oracle:
         for request, asked, honest in zip(wave, shared, alone, strict=True):
             answer = asked.result()
             self.reused += answer.reused
+            if answer.choices and answer.error is None:
+                self.answered |= request.fields.keys()
             found.append((request, problem(request, answer, honest.result())))
             found.append((request, too_much(request, answer.reused, self.played[before:], run)))
         time.sleep(ADMITTED_S)

@@ -123,6 +123,11 @@ DEFAULTS: dict[str, Any] = {
 }
 Wave = tuple[Request, ...]
 Case = tuple[Wave, ...]
+# What a request may carry, and must be answered with now and then.
+CARRIED = {
+    *("model", "cache_salt", "seed", "n", "repetition_penalty", "stop"),
+    *("prompt_logprobs", "echo", "stream", "priority"),
+}
 # With what share of requests what is added to their fields.
 Features = tuple[tuple[float, Callable[[random.Random], dict[str, Any]]], ...]
 
@@ -196,8 +201,8 @@ def _adapter(draw: random.Random) -> dict[str, Any]:
 
 
 def _seed(draw: random.Random) -> dict[str, Any]:
-    """So hot that the seed decides which token is drawn, and noise in the logits as good as never."""
-    return {"seed": draw.randrange(2**31), "temperature": 100}
+    """As hot as vLLM lets it be: the seed decides what is drawn, noise in the logits as good as never."""
+    return {"seed": draw.randrange(2**31), "temperature": 2}
 
 
 FEATURES: Features = (
@@ -206,7 +211,7 @@ FEATURES: Features = (
     (0.10, _reads_prompt),
     (0.05, lambda _: {"echo": True}),
     (0.35, lambda draw: {"cache_salt": draw.choice(("one", "two", f"{VLLM_ONLY}three"))}),
-    (0.15, lambda _: {"n": 2}),
+    (0.15, lambda draw: {"n": 2, **_seed(draw)}),  # what is greedy has one answer
     (0.15, lambda draw: {"stop": draw.sample(LETTERS, 4), "max_tokens": 16}),
     (0.10, _penalties),
     (0.30, lambda _: {"stream": True}),

@@ -8,7 +8,7 @@ import pytest
 from tests.scenarios.under_faults.figures import Figures
 from tests.scenarios.under_traffic.conftest import HERE, SEED
 from tests.scenarios.under_traffic.oracle import Moved, Oracle, moved
-from tests.scenarios.under_traffic.requests import draw_case
+from tests.scenarios.under_traffic.requests import CARRIED, draw_case
 
 WAVES = 18
 WARM_MINUTES = 6  # until then memory grows with what is cached
@@ -31,6 +31,7 @@ def test_every_request_is_answered_as_by_a_server_alone(
     did, grown = moved() - before, oracle.memory_bytes() / warm
     record(figures(oracle, did, grown, minutes))
     assert oracle.reused, "no answer says what was reused for it"
+    assert oracle.answered >= CARRIED
     assert did.pulled_tokens, did
     assert did.preemptions, did
     assert did.evicted_keys, did
