@@ -334,7 +334,7 @@ def two_ranks() -> Evidence:
 def edit(record: T, path: str, change: Callable[[Any], Any] | Any) -> T:
     """Return a copy of a record with one field changed, e.g. ``traffic.spec.seed`` or ``decode.state``."""
     head, _, rest = path.partition(".")
-    if head in ("controller", "prefill", "decode") and isinstance(record, Evidence):
+    if isinstance(record, Evidence) and head in {c.service for c in record.containers}:
         found = tuple(edit(c, rest, change) if c.service == head else c for c in record.containers)
         return replace(record, containers=found)
     if isinstance(record, dict):

@@ -8,6 +8,7 @@ from typing import Any
 
 from kvshare.contract import Patch
 from kvshare.servers.readings import (
+    CacheProbe,
     ControllerProbe,
     Counters,
     Held,
@@ -15,6 +16,7 @@ from kvshare.servers.readings import (
     PullSample,
     ServerProbe,
     Sources,
+    Worker,
 )
 from kvshare.verify import checks
 from kvshare.verify.evidence import (
@@ -45,6 +47,7 @@ from tests.unit.build import (
     proven,
     two_ranks,
 )
+from tests.unit.multiprocess_build import beside
 
 
 @dataclass(frozen=True)
@@ -255,6 +258,31 @@ def _gateway_skips_prefill() -> Evidence:
     return edit(evidence, "traffic.gateway.decode", Sources(local_compute=TOKENS))
 
 
+def _computed_beside(evidence: Evidence) -> Evidence:
+    """Decode computes everything itself, whatever the cache servers have."""
+    evidence = edit_legs(evidence, PEER, sources(Sources(local_compute=TOKENS)))
+    nothing = Counters(transfers=18)
+    return edit(edit(evidence, "traffic.owner_end", nothing), "traffic.pulled", {})
+
+
+def _coordinator_down() -> Evidence:
+    evidence = _computed_beside(beside())
+    probe = "traffic.controller"
+    evidence = edit(edit(evidence, f"{probe}.answers", False), f"{probe}.error", "connection refused")
+    return edit(edit(evidence, f"{probe}.workers", ()), "coordinator.state", "exited")
+
+
+def _cache_down() -> Evidence:
+    evidence = _not_admitted(_computed_beside(beside()))
+    silent = CacheProbe(False, "http://192.168.110.13:8201/status does not answer: connection refused")
+    return edit(evidence, "traffic.controller.caches.prefill", silent)
+
+
+def _cache_elsewhere() -> Evidence:
+    other = Worker("172.17.0.1:8200", "172.17.0.1:8200", 0)
+    return edit(_computed_beside(beside()), "traffic.controller.workers", lambda workers: (other, workers[1]))
+
+
 FAULTS: dict[str, Fault] = {
     "gateway-down": Fault("GATE-01", _gateway_down()),
     "gateway-skips-prefill": Fault("GATE-02", _gateway_skips_prefill()),
@@ -337,5 +365,33 @@ FAULTS: dict[str, Fault] = {
     "crowd-pulled-too-little": Fault("DEEP-04", edit_trials(deep(), AT_ONCE, _pulls(7 * 256))),
     "preempted-wrong": Fault("DEEP-05", _one_answer_wrong(PREEMPTED, 3)),
     "hang-up-left-behind": Fault("DEEP-06", _left_behind()),
+    "mp-other-connector": Fault(
+        "CONF-06",
+        _computed_beside(
+            edit(beside(), "decode.fingerprint.kv_transfer_config.kv_connector", "LMCacheConnectorV1")
+        ),
+    ),
+    "mp-chunk-size": Fault(
+        "CONF-03", _computed_beside(edit(beside(), "decode-cache.fingerprint.lmcache.chunk_size", 128))
+    ),
+    "mp-coordinator-down": Fault("COORD-01", _coordinator_down()),
+    "mp-cache-elsewhere": Fault("COORD-02", _cache_elsewhere()),
+    "mp-cache-down": Fault("CACHE-01", _cache_down()),
+    "mp-no-peer": Fault(
+        "CACHE-02", _computed_beside(edit(beside(), "traffic.controller.caches.decode.peers", ()))
+    ),
+    "mp-not-stored": Fault("PRE-05", _not_admitted(_computed_beside(beside()))),
+    "mp-recomputed": Fault("KV-PEER-01", _computed_beside(beside())),
+    "mp-served-uncounted": Fault("KV-PEER-03", edit(beside(), "traffic.owner_end.transfers", 19)),
+    "mp-hits-uncounted": Fault("KV-PEER-05", edit(beside(), "traffic.decode_end", Counters(100, 100))),
+    "mp-read-too-little": Fault(
+        "KV-PEER-07", edit(beside(), "traffic.wire.bytes", lambda read: read - 65536)
+    ),
+    "mp-read-from-another": Fault(
+        "KV-PEER-08",
+        edit(beside(), "traffic.pulled", lambda read: {"192.168.110.98:8202": sum(read.values())}),
+    ),
+    "mp-control-moved": Fault("KV-CTL-01", edit(beside(), "traffic.owner_after_control.transfers", 20)),
+    "mp-corrupted": Fault("KV-RIGHT-01", edit_legs(beside(), PEER, moved(0.03), range(2, 3))),
     "hang-up-restarted": Fault("DEEP-06", edit(deep(), "traffic.deep.hang_ups.restarted", ("decode",))),
 }

@@ -11,11 +11,13 @@ import pytest
 
 from kvshare.checking.patches import expected_patches
 from kvshare.checking.registry import ERROR, SKIPPED, SUCCESS, WARNING, Result
+from kvshare.errors import KvshareError
 from kvshare.verify import checks
 from kvshare.verify.evidence import CHANGED, JUDGED, PEER, Evidence, Leg
 from kvshare.verify.judgement import Judgement, judge
 from tests.unit.build import edit, edit_legs, leg, proven, two_ranks
 from tests.unit.faults import FAULTS, Fault, all_of, moved
+from tests.unit.multiprocess_build import beside
 
 ALL = checks.select((), ())
 
@@ -29,6 +31,29 @@ def test_everything_holds_in_a_proven_run() -> None:
     assert {result.result for result in judgement.results} == {SUCCESS}
     assert judgement.proven
     assert judgement.exit_code == 0
+
+
+def test_everything_holds_in_a_proven_run_of_cache_servers() -> None:
+    judgement = judge(beside(), ALL)
+    assert {result.check.id: result.detail for result in judgement.results if result.result != SUCCESS} == {}
+    assert judgement.proven
+
+
+def test_a_check_is_not_shown_where_it_has_no_meaning() -> None:
+    by_controller, by_caches = (
+        {result.check.id for result in judge(evidence, ALL).results} for evidence in (proven(), beside())
+    )
+    assert {
+        "COORD-01",
+        "COORD-02",
+        "CACHE-01",
+        "CACHE-02",
+        "PRE-05",
+        "KV-PEER-08",
+    } == by_caches - by_controller
+    assert {"CTRL-01", "CONF-01", "PRE-03", "KV-PEER-04"} <= by_controller - by_caches
+    with pytest.raises(KvshareError, match="names no check that this stack's SHARING has"):
+        judge(beside(), {"CTRL-01"})
 
 
 def test_everything_holds_in_a_proven_run_of_two_ranks() -> None:

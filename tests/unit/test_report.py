@@ -20,11 +20,18 @@ from kvshare.verify.evidence import REFERENCE, SAME_SPLIT, Evidence
 from kvshare.verify.judgement import Judgement, judge
 from tests.unit.build import deep, edit_legs, proven
 from tests.unit.faults import FAULTS, all_of, moved
+from tests.unit.multiprocess_build import beside
 
 GOLDEN = Path(__file__).parent / "golden"
-RUNS = {"proven": proven(), "deep": deep(), **{name: fault.evidence for name, fault in FAULTS.items()}}
+RUNS = {
+    "proven": proven(),
+    "mp-proven": beside(),
+    "deep": deep(),
+    **{name: fault.evidence for name, fault in FAULTS.items()},
+}
 IN_FULL = (
     "proven",
+    "mp-proven",
     "deep",
     "corrupted-v",
     "client-failed",

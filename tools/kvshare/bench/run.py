@@ -21,6 +21,7 @@ from kvshare.config.threshold import PULL_ALWAYS, Threshold
 from kvshare.contract import Fingerprint
 from kvshare.errors import COULD_NOT_CHECK, FAILED, INTERRUPTED, PROVEN, KvshareError
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE, TAIL, require_prompt_tokens
+from kvshare.servers.sharing import address_of, caches_of
 from kvshare.site.base import Site
 from kvshare.site.compose import read_stack
 from kvshare.site.containers import Containers
@@ -168,7 +169,7 @@ def make_spec(
         prefill=stack.prefill.url,
         decode=stack.decode.url,
         controller=stack.controller.url,
-        prefill_instance=stack.prefill.instance,
+        prefill_instance=address_of(stack.prefill),
         points=(make_loads if through else make_points)(options, chunk_size, longest),
         arms=WAYS if through else options.arms,
         repetitions=options.repetitions,
@@ -176,6 +177,7 @@ def make_spec(
         seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
         wait_s=options.wait_s,
         threshold=running,
+        caches=caches_of(stack),
         gateway=stack.gateway.url if through and stack.gateway else None,
         servers=tuple(server.url for server in (stack.prefill, *stack.decodes)) if through else (),
     )

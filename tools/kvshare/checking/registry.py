@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from kvshare.config.settings import CONTROLLER, MULTIPROCESS
 from kvshare.errors import KvshareError, did_you_mean
 from kvshare.stack.members import Stack
 
@@ -63,7 +64,8 @@ Judge = Callable[[E], Outcome]
 class Check(Generic[E]):
     """One question. Without a yes to all that it ``needs`` it cannot be judged.
 
-    A ``warning`` is shown and never changes the exit code.
+    A ``warning`` is shown and never changes the exit code. With ``sharing`` it has a meaning for stacks alone
+    that share so.
     """
 
     id: str
@@ -72,6 +74,11 @@ class Check(Generic[E]):
     judge: Judge[E]
     needs: tuple[str, ...] = ()
     warning: bool = False
+    sharing: str = ""
+
+    def is_about(self, stack: Stack) -> bool:
+        """Whether it has a meaning for that stack."""
+        return self.sharing in ("", MULTIPROCESS if stack.controller.is_coordinator else CONTROLLER)
 
 
 @dataclass(frozen=True)
@@ -94,19 +101,25 @@ class Result:
 
 
 class Category(list[Check[E]]):
-    """The checks of one kind, in causal order."""
+    """The checks of one kind, in causal order; with ``sharing`` of stacks alone that share so."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, sharing: str = "") -> None:
         super().__init__()
-        self.name = name
+        self.name, self.sharing = name, sharing
 
     def check(
-        self, identifier: str, description: str, needs: tuple[str, ...] = (), warning: bool = False
+        self,
+        identifier: str,
+        description: str,
+        needs: tuple[str, ...] = (),
+        warning: bool = False,
+        sharing: str = "",
     ) -> Callable[[Judge[E]], Judge[E]]:
         """Return a decorator that registers a judge behind those already there."""
 
         def register(judge: Judge[E]) -> Judge[E]:
-            self.append(Check(identifier, self.name, description, judge, needs, warning))
+            of = sharing or self.sharing
+            self.append(Check(identifier, self.name, description, judge, needs, warning, of))
             return judge
 
         return register
@@ -128,12 +141,22 @@ class Registry(Generic[E]):
     def __len__(self) -> int:
         return len(self._checks)
 
+    def about(self, stack: Stack) -> tuple[Check[E], ...]:
+        """Return the checks that have a meaning for a stack."""
+        return tuple(check for check in self if check.is_about(stack))
+
     def evaluate(self, evidence: E, selected: Collection[str]) -> tuple[Result, ...]:
-        """Return the selected checks' results in causal order; all are judged, so that needs are known."""
+        """Return the selected checks' results in causal order; all are judged, so that needs are known.
+
+        KvshareError if none of them has a meaning for this stack.
+        """
         results: dict[str, Result] = {}
-        for check in self:
+        for check in self.about(evidence.stack):
             results[check.id] = self._judge(check, evidence, results)
-        return tuple(result for identifier, result in results.items() if identifier in selected)
+        chosen = tuple(result for identifier, result in results.items() if identifier in selected)
+        if not chosen:
+            raise KvshareError("--only names no check that this stack's SHARING has: drop it.")
+        return chosen
 
     def select(self, only: Sequence[str], skip: Sequence[str]) -> frozenset[str]:
         """Return the ids that ``--only`` and ``--skip`` leave; KvshareError names what is neither."""

@@ -7,9 +7,16 @@ from collections.abc import Collection, Sequence
 from kvshare.servers import metrics
 from kvshare.servers.http import Http, RequestFailedError
 from kvshare.servers.prompts import Prompt
-from kvshare.servers.readings import Admission, ControllerProbe, Mark, PullSample, Reading, Worker
+from kvshare.servers.readings import Admission, ControllerProbe, Mark, PullSample, Reading, Told, Worker
 from kvshare.servers.wait import poll
 
+TOLD = Told(
+    transfers="lmcache:p2p_time_to_transfer_count",
+    hits="lmcache:num_hit_tokens",
+    logged=("P2P transfer finished", "Retrieved"),
+    mover="prefill",
+    wire="agent_tx_bytes_total",
+)
 QUIET_S = 2.0  # LMCache sends what it stored within a second
 
 
@@ -106,6 +113,10 @@ class ControllerClient:
 
         how, new = poll(admitted, lambda seen: bool(seen[0]), deadline_s)
         return Admission(number, self.ranks * chunks, sum(new), time.monotonic() - start, how, new)
+
+    def pulled(self) -> dict[str, float] | None:
+        """Return None: decode tells it, and nobody asks."""
+        return None
 
     def told(self, owner: Reading, puller: Reading, pulls: int, tokens: int) -> bool:
         """Whether LMCache has exported what decode pulled, by how prefill's and decode's counters rose.

@@ -17,10 +17,19 @@ from kvshare.servers.readings import (
     Mark,
     PullSample,
     Reading,
+    Told,
     Worker,
 )
 from kvshare.servers.wait import poll
 
+TOLD = Told(
+    transfers="lmcache_mp_p2p_served_objects_total",
+    hits="lmcache_mp_lookup_hit_tokens_total",
+    logged=("Prefetch request completed", "Prefetch request completed"),
+    mover="decode",
+    wire="agent_rx_bytes_total",
+    by_chunk=True,
+)
 STORED = "lmcache_mp_l1_write_chunks_total"
 PULLED = "lmcache_mp_p2p_pulled_bytes_total"  # by peer, as the patch mp-served counts them
 _PEER = "P2PL2Adapter"
@@ -95,6 +104,12 @@ class CacheServers:
             )
 
         return poll(self.probe, met, wait_s)
+
+    def pulled(self) -> dict[str, float] | None:
+        """Return the bytes that decode's has read, by the address of the peer that they are from."""
+        samples = self.caches["decode"].samples()
+        named = [sample for sample in samples if sample.name == PULLED]
+        return {sample.labels["peer"]: sample.value for sample in named} if samples else None
 
     def probe(self) -> ControllerProbe:
         """Return whether the coordinator answers, the cache servers that it lists, and what each says."""

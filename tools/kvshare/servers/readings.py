@@ -204,6 +204,29 @@ class ControllerProbe:
 
 
 @dataclass(frozen=True)
+class Told:
+    """Where one way of sharing tells what moved, in the words of a report.
+
+    Attributes:
+        transfers: the owner's metric; ``by_chunk``: of each chunk of a pull, not of each pull.
+        hits: the metric of who pulls.
+        logged: what owner and puller write into their logs of a pull.
+        mover: the node whose NIXL counts bytes, in the metric ``wire``.
+    """
+
+    transfers: str
+    hits: str
+    logged: tuple[str, str]
+    mover: str
+    wire: str
+    by_chunk: bool = False
+
+    def due(self, pulls: int, chunks: int) -> int:
+        """Return how many transfers of each rank so many pulls are, of so many chunks altogether."""
+        return chunks if self.by_chunk else pulls
+
+
+@dataclass(frozen=True)
 class Mark:
     """The keys known to be at the owner, and the messages read of them, at one moment."""
 

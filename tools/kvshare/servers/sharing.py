@@ -7,12 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from kvshare.config.keys import Keys
+from kvshare.servers import controller, multiprocess
 from kvshare.servers.controller import ControllerClient
 from kvshare.servers.multiprocess import CacheClient, CacheServers
 from kvshare.servers.prompts import Prompt
-from kvshare.servers.readings import Admission, ControllerProbe, Mark, PullSample, Reading
+from kvshare.servers.readings import Admission, ControllerProbe, Mark, PullSample, Reading, Told
 from kvshare.servers.server import ServerClient
 from kvshare.servers.wait import poll
+from kvshare.stack.members import Server, Stack
 
 EXPORT_DEADLINE_S = 25.0
 
@@ -62,8 +64,31 @@ class Sharing(Protocol):
     def pull_sample(self) -> PullSample | None:
         """Return the state of the socket that it hears of KV by, or None if there is none to be seen."""
 
+    def pulled(self) -> dict[str, float] | None:
+        """Return the bytes that decode took so far, by peer; None where that is not told."""
+
     def told(self, owner: Reading, puller: Reading, pulls: int, tokens: int) -> bool:
         """Whether LMCache has exported what decode pulled, by how prefill's and decode's counters rose."""
+
+
+def told_of(stack: Stack) -> Told:
+    """Return where what a stack shares KV by tells what moved."""
+    return multiprocess.TOLD if stack.controller.is_coordinator else controller.TOLD
+
+
+def mover_of(pair: Stack) -> Server:
+    """Return the server of a pair whose NIXL counts what is moved."""
+    return pair.decode if told_of(pair).mover == "decode" else pair.prefill
+
+
+def address_of(server: Server) -> str:
+    """Return a server's name in what the servers share KV by: an instance, or where peers read its KV."""
+    return f"{server.cache.host}:{server.cache.p2p_port}" if server.cache else server.instance
+
+
+def caches_of(pair: Stack) -> dict[str, str]:
+    """Return where the cache servers of a pair answer, by node; none where LMCache is within vLLM."""
+    return {server.service: server.cache.url for server in (pair.prefill, pair.decode) if server.cache}
 
 
 def sharing_of(task: Task, chunk_size: int, keys: Keys) -> Sharing:

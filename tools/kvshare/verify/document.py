@@ -19,7 +19,7 @@ from kvshare.verify.evidence import CHANGED, LEGS, PEER, WARM_UP, Traffic
 from kvshare.verify.judgement import Judgement, exit_code_of
 
 SCHEMA_VERSION = 1
-SERVICES = ("controller", "prefill", "decode")
+SERVICES = ("controller", "prefill", "decode", "coordinator", "prefill-cache", "decode-cache")
 EACH_CHECK = each_check(
     "^[A-Z]+(-[A-Z]+)*-[0-9]{2}$",
     least=1,
@@ -60,7 +60,12 @@ class Ledger(Document):
     reusable_tokens: Annotated[Tokens, Meta(description="Of each prompt: its whole chunks.")]
     prompt_tokens: Annotated[Tokens, Meta(description="Of each prompt.")]
     sources: ByLeg[Sources]
-    owner_transfers: Annotated[int | None, Meta(description="That prefill counted during the run.")]
+    owner_transfers: Annotated[
+        int | None,
+        Meta(
+            description="That prefill counted during the run; with SHARING=multiprocess objects handed out."
+        ),
+    ]
     owner_transfers_for_control: int | None
     decode_hit_tokens: int | None
     decode_requested_tokens: int | None
@@ -98,7 +103,7 @@ class Report(Document):
     tolerance: Tolerance | None
     fingerprints: Annotated[
         dict[Annotated[str, one_of(*SERVICES)], dict[str, Any] | None],
-        Meta(min_length=len(SERVICES), description="What each engine says of itself; null: not to be read."),
+        Meta(min_length=3, description="What each engine says of itself; null: not to be read."),
     ]
 
 

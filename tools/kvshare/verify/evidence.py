@@ -161,7 +161,8 @@ class Traffic:
     """Everything that the client container saw.
 
     Attributes:
-        wire: what the owner's NIXL counted from the first leg to the last, None where it tells nothing.
+        wire: what NIXL counted from the first leg to the last where KV is moved, None where it tells nothing.
+        pulled: the bytes that decode's cache server read in that time, by the address of the peer.
         chunk_bytes: of a chunk's KV, all ranks together, as LMCache keeps it on the owner.
     """
 
@@ -178,6 +179,7 @@ class Traffic:
     decode_end: Counters | None = None
     wire: Wire | None = None
     chunk_bytes: float | None = None
+    pulled: dict[str, float] | None = None
     gateway: Through | None = None
     seconds: float = 0.0
     deep: Deep | None = None

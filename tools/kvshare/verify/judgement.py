@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvshare.checking.registry import SUCCESS
+from kvshare.checking.registry import SUCCESS, Check
 from kvshare.checking.verdict import Verdict
 from kvshare.errors import COULD_NOT_CHECK, FAILED, PROVEN
 from kvshare.verify.checks import DEEP, REGISTRY
@@ -27,8 +27,12 @@ class Judgement(Verdict[Evidence]):
         settled = {
             result.check.id for result in self.results if result.result == SUCCESS or not result.needed
         }
-        due = (check.id for check in REGISTRY if not check.warning and check.id not in DEEP)
+        due = (check.id for check in self._of_proof if not check.warning)
         return settled.issuperset(due) and not self.errors and not self.unjudged
+
+    @property
+    def _of_proof(self) -> tuple[Check[Evidence], ...]:
+        return tuple(check for check in REGISTRY.about(self.evidence.stack) if check.id not in DEEP)
 
     @property
     def sentence(self) -> str:
@@ -37,7 +41,7 @@ class Judgement(Verdict[Evidence]):
         if self.unjudged:
             return f"NOT proven: {self.unjudged[0].check.id} was {self.unjudged[0].detail}"
         if not self.proven:
-            made = f"nothing failed in {len(self.results)} of {len(REGISTRY) - len(DEEP)} checks"
+            made = f"nothing failed in {len(self.results)} of {len(self._of_proof)} checks"
             return f"{made}; the proof needs all of them, without --only and --skip"
         traffic = self.evidence.traffic
         assert traffic is not None, "a proof has traffic"

@@ -75,10 +75,12 @@ class _Run:
         self._sample_pull()
         start = {node: server.read() for node, server in self.servers.items()}
         wire_start = read_wire(self.nixl) if self.nixl else None
+        pulled_start = self.sharing.pulled()
         after_control = self._send_all()
         self._await_counters(start)
         self._sample_pull()
         chunk_bytes, wire = self._sent(wire_start)
+        pulled = _rise(pulled_start, self.sharing.pulled())
         ends = {node: _counters(server.read()) for node, server in self.servers.items()}
         gateway = self._through() if self.spec.gateway and self._is_up("prefill", "decode") else None
         deep = self._deep() if self.spec.deep and self._is_up("prefill", "decode") else None
@@ -96,6 +98,7 @@ class _Run:
             decode_end=ends["decode"],
             wire=wire,
             chunk_bytes=chunk_bytes,
+            pulled=pulled,
             gateway=gateway,
             deep=deep,
             seconds=time.monotonic() - self.started,
@@ -229,6 +232,12 @@ class _Run:
 
 def _counters(reading: Reading | None) -> Counters | None:
     return None if reading is None else reading.counters
+
+
+def _rise(before: dict[str, float] | None, now: dict[str, float] | None) -> dict[str, float] | None:
+    if before is None or now is None:
+        return None
+    return {peer: total - before.get(peer, 0.0) for peer, total in now.items()}
 
 
 def _describe(leg: Leg, prompts: int) -> str:

@@ -13,6 +13,7 @@ from kvshare.config.threshold import Threshold
 from kvshare.contract import Fingerprint
 from kvshare.errors import CouldNotCheckError, KvshareError
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE, TAIL, require_prompt_tokens, reusable
+from kvshare.servers.sharing import address_of, caches_of, mover_of
 from kvshare.site.base import Site
 from kvshare.site.compose import read_stack
 from kvshare.site.containers import Containers
@@ -100,15 +101,22 @@ def sing(site: Site) -> Finding:
         prefill=stack.prefill.url,
         decode=stack.decode.url,
         controller=stack.controller.url,
-        owner=stack.prefill.instance,
+        owner=address_of(stack.prefill),
         ranks=stack.prefill.ranks,
         dtype=next((f.kv_dtype for f in prints if f.role == "decode"), None) or "auto",
         threshold=pulls_from,
+        caches=caches_of(stack),
     )
     try:
         return client.sing(site, pair)
     except client.ClientFailedError as failure:
         raise CouldNotCheckError(f"{failure}.") from None
+
+
+def _nixl(stack: Stack) -> str:
+    """Return where NIXL counts what is moved; empty where that is not prefill's machine, the client's."""
+    mover = mover_of(stack)
+    return mover.nixl_url if mover.context == stack.prefill.context else ""
 
 
 def _vocab(prints: Sequence[Fingerprint]) -> int:
@@ -143,8 +151,8 @@ def make_spec(stack: Stack, containers: tuple[Container, ...], options: Options,
         prefill=stack.prefill.url,
         decode=stack.decode.url,
         controller=stack.controller.url,
-        prefill_instance=stack.prefill.instance,
-        decode_instance=stack.decode.instance,
+        prefill_instance=address_of(stack.prefill),
+        decode_instance=address_of(stack.decode),
         prompts=options.prompts,
         prompt_tokens=_prompt_tokens(options.prompt_tokens, pulls_from, chunk_size),
         chunk_size=chunk_size,
@@ -153,7 +161,8 @@ def make_spec(stack: Stack, containers: tuple[Container, ...], options: Options,
         ranks=stack.prefill.ranks,
         wait_s=wait_s if _may_still_come(containers) else 0.0,
         deep=options.deep,
-        nixl=stack.prefill.nixl_url,
+        nixl=_nixl(stack),
+        caches=caches_of(stack),
         least_chunks=max(1, math.ceil((pulls_from.tokens or 0) / chunk_size)),
     )
     _require_room(pulls_from, spec, longest)

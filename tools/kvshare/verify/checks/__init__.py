@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from kvshare.checking.registry import Registry
 from kvshare.verify.checks import (
     answers,
+    cache,
     client,
     configuration,
     controller,
+    coordinator,
     decode,
     deep,
     engines,
@@ -27,6 +29,8 @@ REGISTRY: Registry[Evidence] = Registry(
     *_WITHOUT_TRAFFIC,
     client.CHECKS,
     controller.CHECKS,
+    coordinator.CHECKS,
+    cache.CHECKS,
     prefill.CHECKS,
     decode.CHECKS,
     kv_transfer.CHECKS,

@@ -4,24 +4,28 @@ from collections.abc import Callable
 from typing import Any
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
+from kvshare.config.settings import CONTROLLER
 from kvshare.contract import Fingerprint
 from kvshare.verify.checks.shared import ONE_IMAGE_FIX, fingerprints, listed
 from kvshare.verify.evidence import Evidence
 
 CHECKS: Category[Evidence] = Category("configuration")
+_CONNECTOR = "LMCacheMPConnector"
 _SETTING_FIX = (
     "correct configs/lmcache.yaml or the LMCACHE_ variable that overrides it, then make image and make up"
 )
 
 
 def _same(
-    evidence: Evidence, what: str, read: Callable[[Fingerprint], Any], fix: str, controller_too: bool = False
+    evidence: Evidence, what: str, read: Callable[[Fingerprint], Any], fix: str, all_engines: bool = False
 ) -> Outcome:
-    """Compare one value of both servers, or of all three engines."""
-    prints = fingerprints(evidence, controller_too)
+    """Compare one value of both servers, or of all engines; those that say None of it are left out."""
+    prints = fingerprints(evidence, all_engines)
     if len(prints) < 2:
         return NotChecked(f"of the engines only {listed(prints)} told its configuration")
     values = {service: read(fingerprint) for service, fingerprint in prints.items()}
+    if all_engines:
+        values = {service: value for service, value in values.items() if value is not None}
     if len({repr(value) for value in values.values()}) == 1:
         return Passed(str(next(iter(values.values()))))
     found = ", ".join(f"{service}={value}" for service, value in values.items())
@@ -46,11 +50,11 @@ def _off(fingerprint: Fingerprint, *names: str) -> list[str]:
     return [f"{name}={str(value).lower()}" for name, value in found.items() if value is not True]
 
 
-@CHECKS.check("CONF-01", "PYTHONHASHSEED is the same")
+@CHECKS.check("CONF-01", "PYTHONHASHSEED is the same", sharing=CONTROLLER)
 def _hash_seed(evidence: Evidence) -> Outcome:
     """LMCache's keys are Python hashes: with another seed none is ever found, and nothing warns."""
     fix = "set PYTHONHASHSEED in compose.yaml (shared), then make up"
-    return _same(evidence, "PYTHONHASHSEED", lambda f: f.python_hash_seed, fix, controller_too=True)
+    return _same(evidence, "PYTHONHASHSEED", lambda f: f.python_hash_seed, fix, all_engines=True)
 
 
 @CHECKS.check("CONF-02", "the model is named the same")
@@ -67,7 +71,9 @@ def _model(evidence: Evidence) -> Outcome:
 @CHECKS.check("CONF-03", "the chunk size is the same")
 def _chunk_size(evidence: Evidence) -> Outcome:
     """Prompts are hashed in chunks: another size means other keys."""
-    return _same(evidence, "chunk_size", lambda f: f.lmcache.get("chunk_size"), _SETTING_FIX)
+    return _same(
+        evidence, "chunk_size", lambda f: f.lmcache.get("chunk_size"), _SETTING_FIX, all_engines=True
+    )
 
 
 @CHECKS.check("CONF-04", "the dtype is the same")
@@ -82,7 +88,7 @@ def _dtype(evidence: Evidence) -> Outcome:
     return _same(evidence, "dtype", dtype, fix)
 
 
-@CHECKS.check("CONF-05", "asynchronous loading is on (without it no peer is ever asked)")
+@CHECKS.check("CONF-05", "asynchronous loading is on (without it no peer is ever asked)", sharing=CONTROLLER)
 def _asynchronous(evidence: Evidence) -> Outcome:
     """Without it LMCache answers every lookup at a peer with no, and nothing warns."""
     name = "enable_async_loading"
@@ -91,7 +97,12 @@ def _asynchronous(evidence: Evidence) -> Outcome:
 
 @CHECKS.check("CONF-06", "reuse is on")
 def _reuse_on(evidence: Evidence) -> Outcome:
-    """Both servers have a KV connector, and LMCache's peers, controller and CPU cache."""
+    """Both servers have a KV connector, and LMCache's peers, controller and CPU cache.
+
+    With SHARING=multiprocess the connector is the one to a cache server; CACHE-02 says whom that has as peer.
+    """
+    if evidence.stack.controller.is_coordinator:
+        return _connected(evidence)
 
     def off(fingerprint: Fingerprint) -> list[str]:
         if fingerprint.kv_transfer_config is None:
@@ -101,6 +112,18 @@ def _reuse_on(evidence: Evidence) -> Outcome:
     expected = "--kv-transfer-config with enable_p2p, enable_controller and local_cpu"
     fix = "set KVSHARE_KV_TRANSFER_CONFIG in compose.yaml, the rest in configs/lmcache.yaml, then make up"
     return _each(evidence, off, expected, fix)
+
+
+def _connected(evidence: Evidence) -> Outcome:
+    """Judge whether both servers have the connector to a cache server."""
+
+    def off(fingerprint: Fingerprint) -> list[str]:
+        chosen = fingerprint.kv_transfer_config
+        connector = chosen.get("kv_connector") if chosen else "no --kv-transfer-config"
+        return [] if connector == _CONNECTOR else [str(connector)]
+
+    fix = "correct KVSHARE_KV_TRANSFER_CONFIG in compose.mp.yaml, then make up"
+    return _each(evidence, off, f"--kv-transfer-config with {_CONNECTOR}", fix)
 
 
 @CHECKS.check("CONF-07", "KV that does not arrive is recomputed")
@@ -124,10 +147,10 @@ def _versions(evidence: Evidence) -> Outcome:
     def versions(fingerprint: Fingerprint) -> str:
         return ", ".join(f"{name} {version}" for name, version in sorted(fingerprint.versions.items()))
 
-    return _same(evidence, "set of versions", versions, ONE_IMAGE_FIX, controller_too=True)
+    return _same(evidence, "set of versions", versions, ONE_IMAGE_FIX, all_engines=True)
 
 
-@CHECKS.check("CONF-09", "the hash algorithm is the same")
+@CHECKS.check("CONF-09", "the hash algorithm is the same", sharing=CONTROLLER)
 def _hash_algorithm(evidence: Evidence) -> Outcome:
     """Another one means other keys."""
     name = "pre_caching_hash_algorithm"
@@ -184,4 +207,4 @@ def _cluster_key(evidence: Evidence) -> Outcome:
     `docker compose`, has to be given the same. Keys are told apart by a name that tells nothing of them.
     """
     fix = "start every node from one checkout, or with one CLUSTER_KEY_FILE in .env: make down, then make up"
-    return _same(evidence, "cluster key", lambda f: f.cluster_key or "none", fix, controller_too=True)
+    return _same(evidence, "cluster key", lambda f: f.cluster_key or "none", fix, all_engines=True)

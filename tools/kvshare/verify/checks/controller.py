@@ -1,11 +1,12 @@
 """Whether the controller knows the workers."""
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
+from kvshare.config.settings import CONTROLLER
 from kvshare.stack.members import Server
 from kvshare.verify.checks.shared import ONE_IMAGE_FIX, docker, down, logs, traffic_of, up
 from kvshare.verify.evidence import Evidence
 
-CHECKS: Category[Evidence] = Category("controller")
+CHECKS: Category[Evidence] = Category("controller", sharing=CONTROLLER)
 
 
 @CHECKS.check("CTRL-01", "the controller answers", ("CLIENT-01",))

@@ -24,7 +24,7 @@ def _engines_answer(evidence: Evidence) -> Outcome:
     )
 
 
-@CHECKS.check("ENG-02", "controller, prefill and decode run and are healthy", ("ENG-01",), warning=True)
+@CHECKS.check("ENG-02", "the containers run and are healthy", ("ENG-01",), warning=True)
 def _containers_run(evidence: Evidence) -> Outcome:
     """By their own health checks. CTRL-01, PRE-01 and DEC-01 judge what it means for reuse.
 

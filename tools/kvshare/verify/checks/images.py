@@ -9,7 +9,7 @@ CHECKS: Category[Evidence] = Category("images")
 _NOTHING_RUNS = NotChecked("no container of the stack runs")
 
 
-@CHECKS.check("IMG-01", "controller, prefill and decode run one image", warning=True)
+@CHECKS.check("IMG-01", "the containers run one image", warning=True)
 def _one_image(evidence: Evidence) -> Outcome:
     """Two engines that each built the image have two ids for one content, which IMG-02 and CONF-08 judge."""
     images = {c.service: c.image_id.removeprefix("sha256:")[:12] for c in evidence.containers if c.image_id}

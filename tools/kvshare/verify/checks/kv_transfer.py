@@ -1,12 +1,16 @@
 """Whether KV came from the peer, and nothing else did."""
 
 from kvshare.checking.registry import Category, Failed, NotChecked, NotNeeded, Outcome, Passed
+from kvshare.config.settings import CONTROLLER, MULTIPROCESS
+from kvshare.servers.multiprocess import PULLED
+from kvshare.servers.sharing import address_of, mover_of, told_of
 from kvshare.verify import ledger
 from kvshare.verify.checks.shared import (
     ALONE,
     ALONE_AND_FRESH,
     complete,
     leg_found,
+    listed,
     logs,
     of_leg,
     reusable_tokens,
@@ -57,6 +61,8 @@ def _ledger_balances(evidence: Evidence) -> Outcome:
 def _owner_sent(evidence: Evidence) -> Outcome:
     """The other side of the ledger: for each pull one transfer of each rank.
 
+    With SHARING=multiprocess, whose owner sends nothing, the objects whose place it told to peers that asked.
+
     LMCache exports its counters every 2 s (`stats_log_interval` in configs/lmcache.yaml); all of vLLM's
     processes need PROMETHEUS_MULTIPROC_DIR.
     """
@@ -65,16 +71,22 @@ def _owner_sent(evidence: Evidence) -> Outcome:
     if start is None or end is None:
         return NotChecked("the prefill server's /metrics cannot be read")
     ranks, pulls = evidence.stack.prefill.ranks, len(ledger.of(traffic.legs, PEER))
-    due, sent = ranks * pulls, round(end.transfers - start.transfers)
+    told, sent = told_of(evidence.stack), round(end.transfers - start.transfers)
+    due = ranks * told.due(pulls, pulls * reusable_tokens(traffic) // traffic.spec.chunk_size)
     if sent >= due:
-        seconds = (end.transfer_seconds - start.transfer_seconds) / sent
         of_ranks = f" of {ranks} ranks" if ranks > 1 else ""
+        if told.by_chunk:
+            return Passed(f"{sent} objects{of_ranks}")
+        seconds = (end.transfer_seconds - start.transfer_seconds) / sent
         return Passed(f"{sent} transfers{of_ranks}, {seconds * 1000:.0f} ms each")
-    expected = f"lmcache:p2p_time_to_transfer_count +{due} or more"
-    return Failed(expected, f"+{sent}", ("prefill",), logs(evidence, "prefill", "P2P transfer finished"))
+    expected = f"{told.transfers} +{due} or more"
+    keeper = evidence.stack.prefill.keeper.service
+    return Failed(expected, f"+{sent}", (keeper,), logs(evidence, keeper, told.logged[0]))
 
 
-@CHECKS.check("KV-PEER-04", "decode logs `LMCache hit tokens: X` for each prompt", ("KV-PEER-01",))
+@CHECKS.check(
+    "KV-PEER-04", "decode logs `LMCache hit tokens: X` for each prompt", ("KV-PEER-01",), sharing=CONTROLLER
+)
 def _logged(evidence: Evidence) -> Outcome:
     """A smaller X: the owner had evicted some chunks, raise its `max_local_cpu_size`.
 
@@ -104,18 +116,22 @@ def _hits_counted(evidence: Evidence) -> Outcome:
     start, end = traffic.decode_start, traffic.decode_end
     if start is None or end is None:
         return NotChecked("the decode server's /metrics cannot be read")
+    told = told_of(evidence.stack)
     expected = reusable_tokens(traffic) * len(ledger.of(traffic.legs, PEER))
     hits = round(end.hit_tokens - start.hit_tokens)
     requested = round(end.requested_tokens - start.requested_tokens)
     gauge = "" if end.retrieve_hit_rate is None else f" (gauge {end.retrieve_hit_rate:.2f})"
     rate = f"of {requested} requested, retrieve_hit_rate {hits / requested if requested else 0:.2f}{gauge}"
     if hits >= expected:
-        return Passed(f"num_hit_tokens +{hits} {rate}")
-    fix = logs(evidence, "decode", "Retrieved")
-    return Failed(f"lmcache:num_hit_tokens +{expected}", f"+{hits} {rate}", ("decode",), fix)
+        return Passed(f"{told.hits.removeprefix('lmcache:')} +{hits} {rate}")
+    keeper = evidence.stack.decode.keeper.service
+    fix = logs(evidence, keeper, told.logged[1])
+    return Failed(f"{told.hits} +{expected}", f"+{hits} {rate}", (keeper,), fix)
 
 
-@CHECKS.check("KV-PEER-06", "no lookup runs into its timeout", ("CLIENT-01",), warning=True)
+@CHECKS.check(
+    "KV-PEER-06", "no lookup runs into its timeout", ("CLIENT-01",), warning=True, sharing=CONTROLLER
+)
 def _no_lookup_timeout(evidence: Evidence) -> Outcome:
     """Such a request waits for nothing, and a cold one that did makes reuse look better than it is.
 
@@ -142,27 +158,57 @@ def _sent_on_the_wire(evidence: Evidence) -> Outcome:
     """A ledger that asks neither: the bytes that left prefill, counted by the library that sent them.
 
     They must be what decode counts in tokens, times what a token's KV takes in LMCache's memory. More is
-    right only if the owner counts more transfers than these: somebody else pulled. Only the sender counts.
+    right only if the owner counts more transfers than these: somebody else pulled. Only the sender counts,
+    or with SHARING=multiprocess the cache server that reads: decode's.
     A proof does without it where NIXL tells nothing.
     """
-    traffic = traffic_of(evidence)
+    traffic, told, mover = traffic_of(evidence), told_of(evidence.stack), mover_of(evidence.stack)
     wire, chunk_bytes, start, end = traffic.wire, traffic.chunk_bytes, traffic.owner_start, traffic.owner_end
     if wire is None:
-        return NotNeeded(f"NIXL tells nothing at {evidence.stack.prefill.nixl_url} of prefill's machine")
+        return NotNeeded(f"NIXL tells nothing at {mover.nixl_url} of {mover.service}'s machine")
     if wire.dropped:
         return NotNeeded(f"NIXL lost count of {wire.dropped:.0f} events, its bytes are not all")
     if chunk_bytes is None or start is None or end is None:
-        return NotChecked("LMCache does not tell what a chunk takes, in prefill's /metrics")
+        return NotChecked(f"LMCache does not tell what a chunk takes, in {_figures(evidence)}")
     legs = ledger.of(traffic.legs, PEER)
     tokens = ledger.total_sources(legs).external_kv_transfer
+    chunks = tokens // traffic.spec.chunk_size
     due, sent = round(chunk_bytes * tokens / traffic.spec.chunk_size), round(wire.bytes)
-    beside = end.transfers - start.transfers - evidence.stack.prefill.ranks * len(legs)
+    beside = end.transfers - start.transfers - evidence.stack.prefill.ranks * told.due(len(legs), chunks)
     if sent == due or (sent > due and beside > 0):
         others = f", and {sent - due} to others" if sent > due else ""
         return Passed(f"{due} bytes for {tokens} tokens{others}")
     each = round(chunk_bytes / traffic.spec.chunk_size)
-    expected = f"agent_tx_bytes_total +{due}: {tokens} tokens of {each} bytes"
-    return Failed(expected, f"+{sent}", ("prefill",), ALONE)
+    expected = f"{told.wire} +{due}: {tokens} tokens of {each} bytes"
+    return Failed(expected, f"+{sent}", (mover.keeper.service,), ALONE)
+
+
+@CHECKS.check(
+    "KV-PEER-08",
+    "what decode's cache server read is from prefill's",
+    ("KV-PEER-01", "CACHE-02"),
+    sharing=MULTIPROCESS,
+)
+def _read_from_prefill(evidence: Evidence) -> Outcome:
+    """By its own count of bytes, which names the peer: of several nodes that hold a chunk any may give it."""
+    traffic, owner = traffic_of(evidence), address_of(evidence.stack.prefill)
+    if traffic.pulled is None:
+        return NotChecked("decode's cache server does not tell what it read, in its /metrics")
+    if traffic.chunk_bytes is None:
+        return NotChecked(f"LMCache does not tell what a chunk takes, in {_figures(evidence)}")
+    tokens = ledger.total_sources(ledger.of(traffic.legs, PEER)).external_kv_transfer
+    due = round(traffic.chunk_bytes * tokens / traffic.spec.chunk_size)
+    read = {peer: round(total) for peer, total in traffic.pulled.items() if total}
+    if read.get(owner, 0) >= due:
+        return Passed(f"{read[owner]} bytes from {owner}")
+    found = listed(f"+{total} from {peer}" for peer, total in read.items())
+    return Failed(f"{PULLED} +{due} from {owner}", found, ("decode-cache",), ALONE)
+
+
+def _figures(evidence: Evidence) -> str:
+    return (
+        "prefill's /metrics" if evidence.stack.prefill.cache is None else "/status of prefill's cache server"
+    )
 
 
 @CHECKS.check("KV-CTL-01", "a prompt that nobody holds moves nothing", _BOTH_UP)

@@ -1,6 +1,7 @@
 """Whether prefill computes, keeps and announces KV."""
 
 from kvshare.checking.registry import Category, Failed, NotChecked, Outcome, Passed
+from kvshare.config.settings import CONTROLLER, MULTIPROCESS
 from kvshare.servers.readings import Sources
 from kvshare.verify import ledger
 from kvshare.verify.checks.shared import (
@@ -39,7 +40,7 @@ def _cold_is_cold(evidence: Evidence) -> Outcome:
     return Failed("every token from local_compute", leg_found(bad), ("prefill",), fix)
 
 
-@CHECKS.check("PRE-03", "the controller learns of its KV", ("PRE-01", "CTRL-01"))
+@CHECKS.check("PRE-03", "the controller learns of its KV", ("PRE-01", "CTRL-01"), sharing=CONTROLLER)
 def _admitted(evidence: Evidence) -> Outcome:
     """Its count of prefill's keys rises by each prompt's (with a full cache, its messages say so).
 
@@ -62,6 +63,29 @@ def _admitted(evidence: Evidence) -> Outcome:
         f"after {bad.seconds:.0f} s",
         ("prefill", "controller"),
         logs(evidence, "prefill"),
+    )
+
+
+@CHECKS.check("PRE-05", "its cache server stores its KV", ("PRE-01", "CACHE-01"), sharing=MULTIPROCESS)
+def _stored(evidence: Evidence) -> Outcome:
+    """By that server's own count, for each prompt its chunks of every rank. Peers find them from then on.
+
+    None at all: prefill's log says what became of its connection. Fewer: raise `CPU_CACHE_GIB`.
+    """
+    admissions = traffic_of(evidence).admissions
+    if not admissions:
+        return NotChecked("no prompt was computed on prefill")
+    bad = next((admission for admission in admissions if not admission.how), None)
+    if bad is None:
+        slowest = max(admission.seconds for admission in admissions)
+        return Passed(
+            f"{admissions[0].expected_keys} objects a prompt, at most {slowest:.1f} s after the answer"
+        )
+    return Failed(
+        f"{bad.expected_keys} objects stored for each prompt",
+        f"{bad.new_keys} for prompt {bad.prompt} after {bad.seconds:.0f} s",
+        ("prefill", "prefill-cache"),
+        logs(evidence, "prefill-cache"),
     )
 
 

@@ -23,10 +23,10 @@ def reusable_tokens(traffic: Traffic) -> int:
     return reusable(traffic.spec.prompt_tokens, traffic.spec.chunk_size)
 
 
-def fingerprints(evidence: Evidence, controller_too: bool = False) -> dict[str, Fingerprint]:
-    """Return the servers' fingerprints by service, and the controller's if asked."""
+def fingerprints(evidence: Evidence, all_engines: bool = False) -> dict[str, Fingerprint]:
+    """Return the servers' fingerprints by service, and those of whatever they share KV by if asked."""
     found = {c.service: c.fingerprint for c in evidence.containers if c.fingerprint is not None}
-    return {service: one for service, one in found.items() if controller_too or service != "controller"}
+    return {service: one for service, one in found.items() if all_engines or service in ("prefill", "decode")}
 
 
 # --- outcomes -----------------------------------------------------------------------------------------------
