@@ -18,7 +18,7 @@ from kvshare.bench.progress import done_and_total, left_s
 from kvshare.bench.run import exit_code
 from kvshare.bench.spec import COLD, LOCAL_LMCACHE, LOCAL_PREFIX, PEER, RECOMPUTE, Goodput, Point
 from kvshare.errors import KvshareError
-from kvshare.servers.readings import Sources
+from kvshare.servers.readings import Counters, Sources
 from tests.unit.bench_build import CHUNK, KV_BYTES, POINTS, SPEC, cold_ms, document, observed, pull_ms
 
 # --- percentiles --------------------------------------------------------------------------------------------
@@ -172,6 +172,12 @@ def test_the_transfers_speed_is_bytes_over_the_owners_time_and_its_share_of_the_
     assert found.bytes_per_pull == size
     assert found.gb_per_s == pytest.approx(size / (0.01 + size / 1e9) / 1e9)
     assert found.of_link == pytest.approx(size / (0.01 + size / 1e9) / 1e9 / 1.5)
+
+
+def test_an_owner_that_measures_no_time_tells_no_speed() -> None:
+    seen = observed()
+    ends = tuple(replace(end, owner=Counters(transfers=20)) for end in seen.point_ends)
+    assert {point.transfer for point in document(replace(seen, point_ends=ends)).points} == {None}
 
 
 def test_throughput_is_tokens_over_wall_time() -> None:

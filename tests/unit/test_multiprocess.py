@@ -10,8 +10,11 @@ import pytest
 
 from kvshare.bench import session
 from kvshare.bench.observed import Line
+from kvshare.bench.run import Options as BenchOptions
+from kvshare.bench.run import make_spec as make_bench_spec
 from kvshare.bench.spec import ARMS, BenchSpec, Point
 from kvshare.config.keys import Keys
+from kvshare.contract import Fingerprint
 from kvshare.servers import metrics, server, sharing, wait
 from kvshare.servers.multiprocess import CacheClient, CacheServers
 from kvshare.servers.readings import CacheProbe, Counters, Sources, Wire
@@ -20,9 +23,12 @@ from kvshare.verify import canary, legs
 from kvshare.verify.canary import Pair, State
 from kvshare.verify.evidence import CONTROL, PEER, Spec, Traffic
 from kvshare.verify.ledger import of
+from kvshare.verify.run import Options, make_spec
 from tests.unit.build import KV_BYTES
 from tests.unit.fake_caches import ADDRESSES, FakeCaches, beside
 from tests.unit.fake_stack import CHUNK, FakeStack
+from tests.unit.multiprocess_build import BESIDE
+from tests.unit.multiprocess_build import beside as beside_evidence
 
 RECORDED = Path(__file__).parent / "recorded"
 Run = Callable[..., Traffic]
@@ -102,6 +108,18 @@ def test_the_coordinator_lists_cache_servers_by_the_address_that_peers_read_from
     caches = CacheServers("http://coordinator", {}, CHUNK)
     monkeypatch.setattr(caches.http, "get", lambda _: (RECORDED / "instances.json").read_text())
     assert {worker.instance for worker in caches.probe().workers} == {"127.0.0.1:8200", "127.0.0.1:8201"}
+
+
+def test_a_task_names_the_cache_servers_and_where_nixl_counts() -> None:
+    task = make_spec(BESIDE, beside_evidence().containers, Options(), 0.0)
+    assert (task.prefill_instance, task.decode_instance) == ("192.168.110.13:8200", "192.168.110.97:8202")
+    assert task.caches == {"prefill": "http://192.168.110.13:8201", "decode": "http://192.168.110.97:8203"}
+    assert task.controller == "http://192.168.110.13:9000"
+    assert task.nixl == "", "decode's counts for its own machine alone, and the client is on another"
+    here = replace(BESIDE, decodes=(replace(BESIDE.decode, context=BESIDE.prefill.context),))
+    assert make_spec(here, beside_evidence().containers, Options(), 0.0).nixl == "http://127.0.0.1:8205"
+    bench = make_bench_spec(BESIDE, Fingerprint("prefill"), BenchOptions())
+    assert (bench.prefill_instance, bench.caches) == (task.prefill_instance, task.caches)
 
 
 # --- legs, canary and bench ---------------------------------------------------------------------------------

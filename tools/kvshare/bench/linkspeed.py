@@ -1,7 +1,7 @@
 """The link under the KV transfer, measured by the engine image's own probe, the one that doctor uses.
 
-It runs inside the two servers' containers, with the UCX settings that they run with, from the owner (prefill)
-to the one that asks (decode): that is the way the KV goes.
+It runs inside the containers of what keeps the servers' KV, with the UCX settings that they run with, from
+the owner (prefill) to the one that asks (decode): that is the way the KV goes.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ NO_PROBE = "the engine image has no probe for it: type make image"
 
 def measure(site: Site, prints: Mapping[str, Fingerprint]) -> Link:
     """Return the link's speed; where it cannot be measured, the reason instead."""
-    prefill, decode = site.stack.prefill, site.stack.decode
+    prefill, decode = site.stack.prefill.keeper, site.stack.decode.keeper
     here, there = prints[prefill.name].ucx, prints[decode.name].ucx
 
     near = partial(site.beside, prefill, *PROBE, environment=here)

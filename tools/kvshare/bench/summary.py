@@ -177,8 +177,8 @@ def _transfer(end: PointEnd | None, ranks: int, tokens: int, facts: Facts) -> Tr
 
     Its ranks transfer their shares of a pull at once.
     """
-    if end is None or end.owner is None or end.owner.transfers <= 0:
-        return None
+    if end is None or end.owner is None or end.owner.transfers <= 0 or end.owner.transfer_seconds <= 0:
+        return None  # who only hands out addresses measures no time
     seconds = end.owner.transfer_seconds / end.owner.transfers
     size = None if facts.kv_bytes_per_token is None else float(facts.kv_bytes_per_token * tokens)
     speed = size / seconds / GB if size is not None and seconds > 0 else None
