@@ -198,6 +198,15 @@ def test_a_canary_is_proven_by_the_cache_servers(pair: Pair) -> None:
     assert canary.look(pair, Keys(), seed=1).state == State.PROVEN
 
 
+def test_a_canary_whose_kv_is_not_stored_says_so(pair: Pair, stack: FakeStack) -> None:
+    stack.pull_loop_alive = False
+    found = canary.look(pair, Keys(), seed=1)
+    assert (found.state, found.sentence) == (
+        State.COMPUTED,
+        "prefill's cache server did not store what prefill has just computed.",
+    )
+
+
 def test_a_canary_whose_kv_nobody_handed_out_is_none(pair: Pair, caches: FakeCaches) -> None:
     caches.counts = False
     assert canary.look(pair, Keys(), seed=1).state == State.UNSENT

@@ -40,6 +40,8 @@ class ControllerClient:
         token: what its HTTP asks for where the cluster has a key.
     """
 
+    unheard = "the controller did not hear of what prefill has just computed."
+
     def __init__(
         self, base: str, owner: str, chunk_size: int, ranks: int = 1, token: str | None = None
     ) -> None:

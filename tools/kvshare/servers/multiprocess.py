@@ -81,6 +81,8 @@ class CacheServers:
         token: what their HTTP asks for where the cluster has a key.
     """
 
+    unheard = "prefill's cache server did not store what prefill has just computed."
+
     def __init__(
         self,
         coordinator: str,

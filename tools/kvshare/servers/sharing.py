@@ -50,6 +50,8 @@ class Task(Protocol):
 class Sharing(Protocol):
     """Who knows of the KV that prefill holds, and tells what of it moved."""
 
+    unheard: str  # what it means, in a sentence, that nothing was admitted
+
     def await_workers(self, instances: Collection[str], wait_s: float) -> ControllerProbe:
         """Return whom it lists as soon as all of these are there, or at the deadline."""
 

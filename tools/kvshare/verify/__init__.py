@@ -7,7 +7,7 @@ that every leg but the cold ones computes just that tail. In this order:
 |---|---|---|
 | control | decode, a prompt that nobody holds | nowhere: all computed, and no transfer at the owner |
 | reference | prefill, first time | nowhere: all computed |
-| (wait) | | the controller's key count rises by the prompt's chunks |
+| (wait) | | the count of keys at the controller, or of objects stored, rises by the chunks of the prompt |
 | same split | prefill, again | prefill's own prefix cache |
 | peer | decode | prefill, over the network |
 

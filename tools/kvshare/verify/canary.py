@@ -107,7 +107,7 @@ class _Canary:
         before = self.sharing.mark()
         cold = self._ask(self.prefill, "cold", prompt)
         if not self.sharing.await_admission([prompt], before, ADMISSION_DEADLINE_S).how:
-            return Finding(State.COMPUTED, "the controller did not hear of what prefill has just computed.")
+            return Finding(State.COMPUTED, self.sharing.unheard)
         honest = self._ask(self.prefill, "honest", prompt)
         taken, sent = _taken(self.decode), _transfers(self.prefill)
         pulled = self._ask(self.decode, "pulled", prompt)
