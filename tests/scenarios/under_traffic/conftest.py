@@ -11,8 +11,8 @@ from tests.scenarios.under_traffic.oracle import Oracle, server_alone
 HERE = Path(__file__).parent
 SEED = 13
 OPTIONS = f"--scheduling-policy priority --enable-prompt-tokens-details {WITH_ADAPTERS}"
-# So little memory that requests are preempted and chunks evicted.
-LITTLE = "--max-num-seqs 8 --kv-cache-memory-bytes 67108864"
+# So little memory that requests are preempted and chunks evicted; long prompts are computed in pieces.
+LITTLE = "--max-num-seqs 8 --kv-cache-memory-bytes 67108864 --max-num-batched-tokens 512"
 PAIR = {"VLLM_ARGS": f"{OPTIONS} {LITTLE}", "CPU_CACHE_GIB": "0.1"}
 
 
