@@ -13,6 +13,7 @@ import pytest
 from kvshare.config.settings import Settings, load_settings
 from kvshare.errors import KvshareError
 from kvshare.operate import status
+from kvshare.servers.multiprocess import PAGE_BYTES
 from kvshare.site import native
 from kvshare.site.containers import Containers
 from kvshare.stack.members import Stack, bound_to, members_of, parse_stack
@@ -209,3 +210,7 @@ def test_what_a_container_answers_is_asked_by_its_role(monkeypatch: pytest.Monke
     monkeypatch.setattr("kvshare_engine.environment.os.environ", {**PLACE, **BESIDE})
     assert health.own_url("coordinator") == "http://192.168.110.13:9000"
     assert health.own_url("decode-cache") == "http://192.168.110.97:8203"
+
+
+def test_an_object_fills_the_pages_that_a_verification_counts() -> None:
+    assert cache.ALIGN_BYTES == PAGE_BYTES

@@ -12,12 +12,13 @@ import pytest
 from kvshare.checking.patches import expected_patches
 from kvshare.checking.registry import ERROR, SKIPPED, SUCCESS, WARNING, Result
 from kvshare.errors import KvshareError
+from kvshare.servers.multiprocess import PAGE_BYTES
 from kvshare.verify import checks
 from kvshare.verify.evidence import CHANGED, JUDGED, PEER, Evidence, Leg
 from kvshare.verify.judgement import Judgement, judge
-from tests.unit.build import edit, edit_legs, leg, proven, two_ranks
+from tests.unit.build import KV_BYTES, edit, edit_legs, leg, proven, two_ranks
 from tests.unit.faults import FAULTS, Fault, all_of, moved
-from tests.unit.multiprocess_build import beside
+from tests.unit.multiprocess_build import CHUNKS, OWNER, PULLED, beside
 
 ALL = checks.select((), ())
 
@@ -37,6 +38,16 @@ def test_everything_holds_in_a_proven_run_of_cache_servers() -> None:
     judgement = judge(beside(), ALL)
     assert {result.check.id: result.detail for result in judgement.results if result.result != SUCCESS} == {}
     assert judgement.proven
+
+
+def test_what_fills_a_page_is_no_kv() -> None:
+    def read(less: int) -> str:
+        total = PULLED * KV_BYTES - CHUNKS * PAGE_BYTES + less
+        return result(
+            judge(edit(beside(), "traffic.pulled", {OWNER: float(total)}), ALL), "KV-PEER-08"
+        ).result
+
+    assert (read(less=1), read(less=0)) == (SUCCESS, ERROR)
 
 
 def test_a_check_is_not_shown_where_it_has_no_meaning() -> None:

@@ -32,6 +32,7 @@ TOLD = Told(
 )
 STORED = "lmcache_mp_l1_write_chunks_total"
 PULLED = "lmcache_mp_p2p_pulled_bytes_total"  # by peer, as the patch mp-served counts them
+PAGE_BYTES = 65536  # that an object fills, the last one in part: kvshare_engine/cache.py has it so
 _PEER = "P2PL2Adapter"
 
 

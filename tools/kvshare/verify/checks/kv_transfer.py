@@ -2,7 +2,7 @@
 
 from kvshare.checking.registry import Category, Failed, NotChecked, NotNeeded, Outcome, Passed
 from kvshare.config.settings import CONTROLLER, MULTIPROCESS
-from kvshare.servers.multiprocess import PULLED
+from kvshare.servers.multiprocess import PAGE_BYTES, PULLED
 from kvshare.servers.sharing import address_of, mover_of, told_of
 from kvshare.verify import ledger
 from kvshare.verify.checks.shared import (
@@ -190,7 +190,10 @@ def _sent_on_the_wire(evidence: Evidence) -> Outcome:
     sharing=MULTIPROCESS,
 )
 def _read_from_prefill(evidence: Evidence) -> Outcome:
-    """By its own count of bytes, which names the peer: of several nodes that hold a chunk any may give it."""
+    """By its own count of bytes, which names the peer: of several nodes that hold a chunk any may give it.
+
+    NIXL reads whole pages of 64 KiB, of which it counts what is KV.
+    """
     traffic, owner = traffic_of(evidence), address_of(evidence.stack.prefill)
     if traffic.pulled is None:
         return NotChecked("decode's cache server does not tell what it read, in its /metrics")
@@ -199,7 +202,8 @@ def _read_from_prefill(evidence: Evidence) -> Outcome:
     tokens = ledger.total_sources(ledger.of(traffic.legs, PEER)).external_kv_transfer
     due = round(traffic.chunk_bytes * tokens / traffic.spec.chunk_size)
     read = {peer: round(total) for peer, total in traffic.pulled.items() if total}
-    if read.get(owner, 0) >= due:
+    objects = evidence.stack.prefill.ranks * tokens // traffic.spec.chunk_size
+    if read.get(owner, 0) > due - objects * PAGE_BYTES:
         return Passed(f"{read[owner]} bytes from {owner}")
     found = listed(f"+{total} from {peer}" for peer, total in read.items())
     return Failed(f"{PULLED} +{due} from {owner}", found, ("decode-cache",), ALONE)
