@@ -29,6 +29,7 @@ SLOW = (
     "peer-introduction",
     "descriptors",
     "cluster-key",
+    "mp-late-read",
 )
 PATCHES = {patch.id: patch for series in load_all() for patch in series.patches}
 

@@ -58,20 +58,10 @@ class Fork:
         return "\n".join(self.logged().splitlines()[-15:])
 
     def pause(self) -> None:
-        """Stop it and wait until all its threads stand still: on a busy machine they run on for a while."""
-        os.kill(self.pid, signal.SIGSTOP)
-        if not happens(self._stands_still):
-            raise ProbeError(f"Process {self.pid} should have stopped.")
+        pause(self.pid)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
-
-    def _stands_still(self) -> bool:
-        threads = Path(f"/proc/{self.pid}/task").glob("*/stat")
-        try:
-            return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
-        except OSError:  # one ended meanwhile
-            return False
 
     def stop(self) -> None:
         self.process.terminate()
@@ -81,6 +71,21 @@ class Fork:
     def kill(self) -> None:
         self.process.kill()
         self.process.join()
+
+
+def pause(pid: int) -> None:
+    """Stop a process; wait until all its threads stand still: on a busy machine they run on for a while."""
+    os.kill(pid, signal.SIGSTOP)
+    if not happens(lambda: _stands_still(pid)):
+        raise ProbeError(f"Process {pid} should have stopped.")
+
+
+def _stands_still(pid: int) -> bool:
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    try:
+        return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
+    except OSError:  # one ended meanwhile
+        return False
 
 
 def _start_server() -> None:

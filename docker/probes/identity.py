@@ -21,7 +21,7 @@ def probe() -> None:
 
 
 def _require_keys_apart(folder: Path) -> None:
-    adapters = [_adapter(folder, name, number) for number, name in enumerate("ab", start=1)]
+    adapters = [adapter(folder, name, number) for number, name in enumerate("ab", start=1)]
     kinds: dict[str, tuple[str, dict[str, Any]]] = {
         "plain": ("model", {}),
         "salt a": ("model", {"cache_salt": "a"}),
@@ -70,7 +70,8 @@ def _keys(model: str, differs: dict[str, Any]) -> tuple[object, ...]:
     )
 
 
-def _adapter(folder: Path, name: str, number: int) -> Any:
+def adapter(folder: Path, name: str, number: int) -> Any:
+    """A LoRA adapter of one name for all, whose files and number differ."""
     place = folder / name
     place.mkdir()
     (place / "adapter_model.safetensors").write_bytes(name.encode() * 100)

@@ -47,6 +47,8 @@ RED = {
     "unread-lookup": "1 lookups found 512 tokens",
     "lookup-ids": "one should be left and one cleaned up, but 1001 are",
     "request-fields": "KeyError('receiver_host')",
+    "mp-late-read": "should have its values after a late read",
+    "mp-identity": "should have a salt of its own",
     "failed-load": "[] should be stored, but ['request'] is",
     "identity": "should have keys of its own",
     "held-blocks": "the rest should not be stored",
