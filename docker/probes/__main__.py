@@ -30,6 +30,10 @@ SLOW = (
     "descriptors",
     "cluster-key",
     "mp-late-read",
+    "mp-cluster-key",
+    "mp-http-key",
+    "mp-served",
+    "mp-lookup-left",
 )
 PATCHES = {patch.id: patch for series in load_all() for patch in series.patches}
 

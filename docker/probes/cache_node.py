@@ -18,10 +18,12 @@ from typing import Any
 from probes import ProbeError
 from probes.controller import free_ports
 from probes.forks import Fork, pause
+from probes.node import rejected
 
 PAGE = 4096  # bytes; an object of a prompt
 LOAD_TIMEOUT_S = 1.0
 LOOKUP_TIMEOUT_S = 3.0
+LATE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,15 @@ class _Inside:
             listen_url=place.transfer_url,
             advertise_url=place.transfer_url,
         )
+        self.lookups = 0
+        look_up = self.manager.submit_prefetch_task
+
+        def count(*arguments: Any, **named: Any) -> Any:
+            handle = look_up(*arguments, **named)
+            self.lookups += 1
+            return handle
+
+        self.manager.submit_prefetch_task = count
         self.controller = P2PController(
             SimpleNamespace(storage_manager=self.manager), P2PConfig(), CoordinatorConfig(), "probe"
         )
@@ -182,6 +193,43 @@ class _Inside:
     def is_written(self, seed: int) -> bool:
         """Whether what that load wrote into, whoever's it is now, holds the values of that prompt."""
         return all(bool((tensor == _value(seed, number)).all()) for number, tensor in enumerate(self.written))
+
+    def counted(self, counter: str) -> dict[str, float]:
+        """What LMCache has exported of one of its counters, by the value of its label."""
+        from prometheus_client import REGISTRY
+
+        samples = [s for metric in REGISTRY.collect() for s in metric.samples if s.name == counter]
+        return {"".join(s.labels.values()): s.value for s in samples}
+
+    def rejected(self) -> dict[str, float]:
+        """What was turned away, by socket."""
+        return rejected()
+
+    def looked_up(self) -> int:
+        """How many lookups have taken what they found."""
+        return self.lookups
+
+    def drop_abandoned(self) -> None:
+        """Take every lookup of a peer that has not been asked about yet for abandoned."""
+        from lmcache.v1.multiprocess.modules import p2p_controller
+
+        p2p_controller._ABANDONED_S = 0.0
+        self.controller._drop_abandoned()
+
+    def locked(self, seed: int, objects: int) -> int:
+        """How many objects of a prompt are kept for whoever reads them."""
+        (manager,) = self.manager._l1_by_tag.values()
+        states = [manager.get_object_state(key) for key in _keys(seed, objects)]
+        return sum(state is not None and state.read_lock.is_locked() for state in states)
+
+    def look_up_and_leave(self, requests: int, seed: int, objects: int) -> None:
+        """Have a peer look a prompt up, and never ask what it has found."""
+        import zmq
+        from lmcache.v1.multiprocess.transport.factory import RequestClientFactory
+
+        client = RequestClientFactory.create(f"tcp://127.0.0.1:{requests}", context=zmq.Context.instance())
+        client.p2p_lookup_and_lock(_keys(seed, objects), {0: _layout()}).result(timeout=LATE_S)
+        client.close()
 
     def staged(self) -> int:
         """How many objects are written or read into."""

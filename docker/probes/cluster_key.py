@@ -18,7 +18,7 @@ from probes.node import Node, running_node, settings_for
 
 PROMPT = {"seed": 1, "chunks": 3}
 HANDSHAKE_S = 10
-KEY, ANOTHER = "5b" * 32, "6c" * 32
+OWN, ANOTHER = "5b" * 32, "6c" * 32  # keys
 OVER = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
@@ -30,22 +30,29 @@ OVER = (
 
 def probe() -> None:
     """Raises ProbeError unless who has the key pulls and is let in, and everybody else is turned away."""
-    with tempfile.TemporaryDirectory() as folder:
-        keys = {name: Path(folder) / name for name in ("own", "another")}
-        for path, key in zip(keys.values(), (KEY, ANOTHER), strict=True):
-            path.write_text(f"{key}\n")
-        with _cluster(str(keys["own"])) as (ports, a, b):
-            for port in (ports.pull, *_answering(ports, a)):
-                role = zmq.PUSH if port == ports.pull else zmq.REQ
-                for name, key in (("no key", ""), ("another key", ANOTHER)):
-                    if _lets_in(port, role, key):
-                        raise ProbeError(f"Who has {name} should be turned away, and is let in.")
-                if not _lets_in(port, role, KEY):
-                    raise ProbeError("Who has the key should be let in, and is turned away.")
-            a.ask("store", **PROMPT)
-            if not b.pull_until_hit(**PROMPT)["hits"]:
-                raise ProbeError("Of two nodes with the key one should pull from the other.")
-            _require_counts(ports, a)
+    with tempfile.TemporaryDirectory() as folder, _cluster(key_file_in(Path(folder))) as (ports, a, b):
+        for port in (ports.pull, *_answering(ports, a)):
+            require_key(port, zmq.PUSH if port == ports.pull else zmq.REQ)
+        a.ask("store", **PROMPT)
+        if not b.pull_until_hit(**PROMPT)["hits"]:
+            raise ProbeError("Of two nodes with the key one should pull from the other.")
+        _require_counts(ports, a)
+
+
+def key_file_in(folder: Path) -> str:
+    """A file that holds the cluster's own key."""
+    path = folder / "own"
+    path.write_text(f"{OWN}\n")
+    return str(path)
+
+
+def require_key(port: int, role: int) -> None:
+    """Raises ProbeError unless a port lets in who has the cluster's own key, and nobody else."""
+    for name, key in (("no key", ""), ("another key", ANOTHER)):
+        if _lets_in(port, role, key):
+            raise ProbeError(f"Who has {name} should be turned away, and is let in.")
+    if not _lets_in(port, role, OWN):
+        raise ProbeError("Who has the key should be let in, and is turned away.")
 
 
 @contextmanager

@@ -180,6 +180,14 @@ def config_of(settings: Settings) -> dict[str, Any]:
     }
 
 
+def rejected() -> dict[str, float]:
+    """How many messages this process has turned away, by socket."""
+    from lmcache.v1.rejected_messages import REJECTED
+
+    samples = [sample for metric in REJECTED.collect() for sample in metric.samples]
+    return {s.labels["socket"]: s.value for s in samples if s.name.endswith("_total")}
+
+
 class _Inside:
     """The node itself."""
 
@@ -322,10 +330,7 @@ class _Inside:
         return all(any(torch.equal(page, chunk) for page in pages) for chunk in wanted)
 
     def rejected(self) -> dict[str, float]:
-        from lmcache.v1.rejected_messages import REJECTED
-
-        samples = [sample for metric in REJECTED.collect() for sample in metric.samples]
-        return {s.labels["socket"]: s.value for s in samples if s.name.endswith("_total")}
+        return rejected()
 
     def counted(self, counter: str) -> float:
         """What LMCache has exported of one of its counters."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cluster's key over HTTP: what the controller serves asks for a token that follows from it."""
+"""The cluster's key over HTTP: what LMCache serves asks for a token that follows from it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,22 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-OPEN = "/health"
+OPEN = ("/health", "/healthz", "/healthcheck")
 REFUSAL = (
     "expected a bearer token that follows from the cluster's key, and found another or none; "
     "python -m kvshare_engine ask PATH, in a container of a node, sends it"
 )
+
+
+def headers() -> dict[str, str]:
+    """What a caller sends along; nothing without a key."""
+    token = _token()
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _token() -> str:
+    key = read()
+    return hmac.digest(key, b"kvshare http", "sha256").hex() if key else ""
 
 
 class Keyed:
@@ -31,8 +42,7 @@ class Keyed:
 
     def __init__(self, app: App) -> None:
         self.app = app
-        key = read()
-        self.token = hmac.digest(key, b"kvshare http", "sha256").hex().encode() if key else b""
+        self.token = _token().encode()
         self.rejected: Rejected | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -49,7 +59,7 @@ class Keyed:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         scheme, _, token = given.partition(b" ")
         has_it = hmac.compare_digest(token.strip(), self.token)
-        return scope["path"] == OPEN or (scheme.lower() == b"bearer" and has_it)
+        return scope["path"] in OPEN or (scheme.lower() == b"bearer" and has_it)
 
     def _count(self, scope: Message) -> None:
         if self.rejected is None:
