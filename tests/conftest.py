@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from kvshare.config.settings import CONTROLLER, SHARINGS
+
 ROOT = Path(__file__).resolve().parent.parent
 CPU = {"DEVICE": "cpu", "COMPOSE_FILE": "compose.yaml:compose.cpu.yaml"}
 BUILD_TIMEOUT_S = 2400
@@ -26,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--update-golden", action="store_true", help="rewrite the golden files instead of comparing"
     )
     parser.addoption("--long", action="store_true", help="the long form of the scenarios: hours, not minutes")
+    parser.addoption(
+        "--sharing", choices=SHARINGS, default=CONTROLLER, help="by what the scenarios of faults share KV"
+    )
     parser.addoption(
         "--minutes", type=float, default=60, help="how long requests are drawn in the oracle's long form"
     )

@@ -9,18 +9,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kvshare.config.settings import CONTROLLER, MULTIPROCESS
 from tests.conftest import ROOT
 from tests.rig import engines, network
 from tests.rig.__main__ import SETTINGS
 from tests.scenarios.under_faults.figures import Figures
 
+HERE = Path(__file__).parent
 CPU_FILES = "compose.yaml:compose.cpu.yaml"
+FILES = {CONTROLLER: CPU_FILES, MULTIPROCESS: f"{CPU_FILES}:compose.mp.yaml"}
 START_TIMEOUT_S = 400
 VERIFY_TIMEOUT_S = 180
 SHORT_S = 1200  # at most, of a scenario's short form
@@ -180,10 +183,11 @@ def on_this_machine() -> Iterator[Rig]:
 class TwoMachines(Rig):
     """The stack over the rig's contexts; the tool runs as the operator, or on the operator's own host."""
 
-    def __init__(self) -> None:
+    def __init__(self, sharing: str = CONTROLLER) -> None:
         super().__init__()
         self._seed += 1000  # apart from the other scenarios' prompts
-        self.settings: dict[str, str] = dict(SETTINGS)
+        self.sharing = sharing
+        self.settings: dict[str, str] = {**SETTINGS, "SHARING": sharing, "COMPOSE_FILE": FILES[sharing]}
         self.overlays: tuple[Path, ...] = ()  # what runs differs by these
 
     @property
@@ -207,12 +211,12 @@ class TwoMachines(Rig):
 
 
 @pytest.fixture(scope="session")
-def two_machines(images: dict[str, str]) -> Iterator[TwoMachines]:
+def two_machines(images: dict[str, str], request: pytest.FixtureRequest) -> Iterator[TwoMachines]:
     """Two engines with the images of this tree; at the end nothing of them runs, and no namespace is left."""
     del images
     network.require("ip", "nsenter", "dockerd", "sshd", "ssh-keygen", "script")
     with engines.running(engines.PAIR):
-        yield TwoMachines()
+        yield TwoMachines(request.config.getoption("--sharing"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -229,6 +233,8 @@ def record(request: pytest.FixtureRequest) -> Callable[[Figures], Figures]:
     """Keep a fault's figures, for the line at the end of the run and for docs/reliability.md."""
 
     def keep(figures: Figures) -> Figures:
+        if (HERE / "under_faults" / figures.fault).is_dir():
+            figures = replace(figures, sharing=request.config.getoption("--sharing"))
         request.config.stash.setdefault(FIGURES, {})[request.node.nodeid] = figures
         return figures
 

@@ -40,7 +40,7 @@ class Keeper:
 
 def write(figures: list[Figures], on: Machine) -> None:
     """Keep the figures and write the document."""
-    new = [Result(f"{one.fault}: {one.variant}", on, asdict(one)) for one in figures]
+    new = [Result(one.name, on, asdict(one)) for one in figures]
     DOCUMENT.write_text(render(keep(RESULTS, new)))
 
 

@@ -23,7 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def traffic(request: pytest.FixtureRequest) -> Traffic:
     """Clients with prompts of this test's own."""
-    return Traffic(seed=zlib.crc32(request.node.nodeid.encode()) % 100_000)
+    seed = zlib.crc32(request.node.nodeid.encode()) % 100_000
+    return Traffic(seed, sharing=request.config.getoption("--sharing"))
 
 
 @pytest.fixture

@@ -7,10 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.results import Result, Results, last
+from kvshare.config.settings import CONTROLLER, MULTIPROCESS
 from tests.scenarios.under_faults.traffic import Sent
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.jsonl"
+HEADINGS = (
+    *("fault", "passed", "injected", "requests", "failed", "wrong"),
+    *("longest wait", "reuse back after", "also", "run"),
+)
+COLUMNS = f"| {' | '.join(HEADINGS)} |\n|{' --- |' * len(HEADINGS)}"
 WITHOUT = "without"  # the fault of a line about a cure that was taken out, which the oracle has to see
 
 
@@ -31,6 +37,13 @@ class Figures:
     recovery_s: float | None = None
     notes: dict[str, str] = field(default_factory=dict)
     passed: bool = True
+    sharing: str = CONTROLLER
+
+    @property
+    def name(self) -> str:
+        """What tells it apart from all others."""
+        beside = "" if self.sharing == CONTROLLER else f", {self.sharing}"
+        return f"{self.fault}: {self.variant}{beside}"
 
     @property
     def line(self) -> str:
@@ -70,7 +83,8 @@ def render(results: Results) -> str:
     """Return docs/reliability.md."""
     on = last(results)
     ordered = sorted(results.values(), key=lambda one: one.part)
-    rows = "\n".join(_row(one) for one in ordered if one.found["fault"] != WITHOUT)
+    rows = "\n".join(_row(one) for one in ordered if _is_of(one, CONTROLLER))
+    beside = "\n".join(_row(one) for one in ordered if _is_of(one, MULTIPROCESS))
     seen = "\n".join(_seen(one) for one in ordered if one.found["fault"] == WITHOUT)
     return f"""# Reliability
 
@@ -86,13 +100,20 @@ longest wait is the longest time to first token of a request that met the fault;
 `LOOKUP_TIMEOUT_MS` (3 s here), then the prompt is recomputed. Reuse is back when a fresh prompt of one node
 is served from that node's cache on the other; where a server was restarted, counted from its first answer.
 
-| fault | passed | injected | requests | failed | wrong | longest wait | reuse back after | also | run |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+{COLUMNS}
 {rows}
 
 What each scenario demands stands in its folder. That a rank pulls from the same rank (tensor parallelism)
 is shown by the probe of the patch `same-rank` ([patches.md](patches.md)), with two ranks a node at the
 controller.
+
+## With SHARING=multiprocess
+
+The same scenarios with cache servers beside vLLM (`make test-faults ARGS="--sharing multiprocess"`). A node
+that is killed loses both; the controller is the coordinator.
+
+{COLUMNS}
+{beside}
 
 ## What the oracle says without a cure
 
@@ -116,6 +137,11 @@ models, windows on every layer, and compressed KV on a CPU are refused before a 
   again. Its log was not kept, and it was not seen in some 100 more lookups that timed out. A failed scenario
   shows every container's log now.
 """
+
+
+def _is_of(result: Result, sharing: str) -> bool:
+    one = Figures(**result.found)
+    return one.fault != WITHOUT and one.sharing == sharing
 
 
 def _row(result: Result) -> str:

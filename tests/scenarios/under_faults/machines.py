@@ -10,16 +10,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kvshare.config.settings import MULTIPROCESS
 from kvshare.servers import metrics
 from kvshare.servers.http import Http
 from kvshare.servers.server import FLUSH_S
 from tests.rig import engines, network
 from tests.rig.network import DECODE, PREFILL, Host, Link
-from tests.scenarios.conftest import CPU_FILES, Outcome, TwoMachines
+from tests.scenarios.conftest import FILES, Outcome, TwoMachines
 from tests.scenarios.under_faults.traffic import PORTS, Sent, Traffic, as_operator, controller
 
 SERVICES = (("controller", PREFILL), ("prefill", PREFILL), ("decode", DECODE))
 HOST_OF = dict(SERVICES)
+# What stands for them, in the order of start, where LMCache runs in processes of its own.
+BESIDE = {
+    "controller": ("coordinator",),
+    "prefill": ("prefill-cache", "prefill"),
+    "decode": ("decode-cache", "decode"),
+}
 # What LMCache and vLLM say when a page has two owners, or an engine has died.
 MUST_NOT_SAY = ("Double free", "KeyError", "EngineDeadError", "Engine core initialization failed")
 SETTLE_S = 90
@@ -72,14 +79,18 @@ class Stack:
 
     def up(self, *overlays: Path, node: str = "all") -> None:
         """Start what is missing or differs, with these overlays."""
-        files = ":".join([CPU_FILES, *map(str, overlays)])
+        files = ":".join([FILES[self.machines.sharing], *map(str, overlays)])
         outcome = self.machines.up(node, COMPOSE_FILE=files)
         assert outcome.code == 0, outcome.err
         self.machines.overlays = overlays
 
+    def parts(self, service: str) -> tuple[str, ...]:
+        """The containers that one of the three is, in the order of start."""
+        return BESIDE.get(service, (service,)) if self.machines.sharing == MULTIPROCESS else (service,)
+
     def kill(self, service: str) -> None:
         """End a service as a power cut would; it stays down."""
-        self._docker(service, "kill", "--signal=KILL", container(service))
+        self._docker(service, "kill", "--signal=KILL", *map(container, self.parts(service)))
 
     def kill_during_a_pull(self, service: str, traffic: Traffic) -> Sent:
         """Kill it while decode pulls, over a slow cable, from prefill; returns what came of the request."""
@@ -95,21 +106,24 @@ class Stack:
         return sent
 
     def start(self, service: str) -> None:
-        self._docker(service, "start", container(service))
+        self._docker(service, "start", *map(container, self.parts(service)))
 
     def stop(self, service: str) -> None:
-        self._docker(service, "stop", "--time=10", container(service))
+        self._docker(service, "stop", "--time=10", *map(container, reversed(self.parts(service))))
 
     def is_running(self, service: str) -> bool:
-        found = self._docker(service, "ps", "--quiet", "--filter", f"name=^{container(service)}$")
-        return bool(found.strip())
+        names = self._docker(service, "ps", "--format={{.Names}}").split()
+        return {container(part) for part in self.parts(service)} <= {*names}
 
     def started_at(self, service: str) -> str:
-        return self._docker(service, "inspect", "--format={{.State.StartedAt}}", container(service)).strip()
+        each = map(container, self.parts(service))
+        return self._docker(service, "inspect", "--format={{.State.StartedAt}}", *each).strip()
 
     def said(self, service: str, since: datetime) -> str:
         """A service's log since a moment, both its streams."""
-        return self._docker(service, "logs", f"--since={since.isoformat()}", container(service), both=True)
+        ask = ("logs", f"--since={since.isoformat()}")
+        each = map(container, self.parts(service))
+        return "".join(self._docker(service, *ask, one, both=True) for one in each)
 
     def has(self, service: str, path: str) -> bool:
         """Whether there is such a file or folder in a service's container."""
@@ -118,8 +132,8 @@ class Stack:
 
     def memory_bytes(self, service: str) -> int:
         """Anonymous memory of all the service's processes, in bytes."""
-        pids = self._docker(service, "top", container(service), "-eo", "pid").split()[1:]
-        return sum(anonymous_bytes(int(pid)) for pid in pids)
+        tops = (self._docker(service, "top", container(part), "-eo", "pid") for part in self.parts(service))
+        return sum(anonymous_bytes(int(pid)) for top in tops for pid in top.split()[1:])
 
     @contextmanager
     def survivors(self, *services: str, must_not_say: Sequence[str] = ()) -> Iterator[None]:
@@ -138,7 +152,7 @@ class Stack:
         return self.machines.verify()
 
     def _docker(self, service: str, *arguments: str, both: bool = False) -> str:
-        host: Host = HOST_OF[service]
+        host = next(HOST_OF[one] for one, parts in BESIDE.items() if service in (one, *parts))
         return engines.docker(host, *arguments, both=both)
 
 

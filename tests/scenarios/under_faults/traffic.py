@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from prometheus_client.samples import Sample
 
+from kvshare.config.settings import CONTROLLER, MULTIPROCESS
 from kvshare.servers import metrics
 from kvshare.servers.completion import Ask, Completion, complete
 from kvshare.servers.http import Http, RequestFailedError
@@ -29,7 +30,8 @@ MODEL, VOCAB, DTYPE = "/models/kvshare-demo", 259, "float32"
 CHUNK, TOKENS, OUTPUT = 256, 266, 4
 CHUNKS_OF_TOKENS = TOKENS // CHUNK * CHUNK
 PORTS = {PREFILL: 8010, DECODE: 8011}
-CONTROLLER = f"http://{PREFILL.address}:9000"
+CACHES = {PREFILL: 8201, DECODE: 8203}  # of cache servers, where there are any
+CONTROLLER_URL = f"http://{PREFILL.address}:9000"
 LOOKUP_TIMEOUT_S = 3.0
 COMPUTE_S = 5.0  # a few prompts at once, on two cores that do all else as well
 WAIT_S = LOOKUP_TIMEOUT_S + COMPUTE_S  # the longest that a fault may keep a request waiting
@@ -64,6 +66,7 @@ class Traffic:
 
     seed: int
     api_key: str | None = None
+    sharing: str = CONTROLLER
     addresses: dict[Host, str] = field(default_factory=lambda: {host: host.address for host in PORTS})
     sent: list[Sent] = field(default_factory=list)
     _drawn: int = 0
@@ -162,6 +165,8 @@ class Traffic:
 
     def evicted(self, host: Host) -> int:
         """Keys that a server's cache has given up since its start; exported every two seconds."""
+        if self.sharing == MULTIPROCESS:
+            return int(metrics.total(of_cache(host), "lmcache_mp_l1_evicted_chunks_total") or 0)
         return self._counted(host, "lmcache:local_cpu_evict_keys_count_total")
 
     def declined(self, host: Host) -> int:
@@ -230,14 +235,26 @@ class Traffic:
 
 def controller() -> Http:
     """The controller's HTTP, asked by who has the cluster's key."""
-    return Http(CONTROLLER, controllers_token())
+    return Http(CONTROLLER_URL, controllers_token())
 
 
-def workers() -> list[dict[str, Any]]:
-    """The workers that the controller knows; RequestFailedError if it does not answer."""
+def of_cache(host: Host) -> tuple[Sample, ...]:
+    """What a host's cache server counts; RequestFailedError if it does not answer."""
+    http = Http(f"http://{host.address}:{CACHES[host]}", controllers_token())
+    return metrics.parse(as_operator(lambda: http.get("/metrics", timeout=10)))
+
+
+def registered(sharing: str) -> set[str]:
+    """The addresses of those that keep KV and have told the controller, or the coordinator, all of it.
+
+    RequestFailedError if it does not answer.
+    """
+    if sharing == MULTIPROCESS:
+        told = as_operator(lambda: controller().get("/instances"))
+        return {str(one["ip"]) for one in json.loads(told)["instances"]}
     told = as_operator(lambda: controller().get("/controller/workers"))
-    found: list[dict[str, Any]] = json.loads(told)["workers"]
-    return found
+    synced = (one for one in json.loads(told)["workers"] if one["synced"])
+    return {str(one["peer_init_url"]).partition(":")[0] for one in synced}
 
 
 def difference(known: Known, answer: Completion) -> str | None:

@@ -13,7 +13,7 @@ from tests.rig.network import DECODE, PREFILL
 from tests.scenarios.under_faults import figures
 from tests.scenarios.under_faults.figures import Figures
 from tests.scenarios.under_faults.machines import Stack
-from tests.scenarios.under_faults.traffic import CHUNKS_OF_TOKENS, WAIT_S, Traffic, workers
+from tests.scenarios.under_faults.traffic import CHUNKS_OF_TOKENS, WAIT_S, Traffic, registered
 
 HERE = Path(__file__).parent
 AWAY_S, AWAY_LONG_S = 8, 60
@@ -22,11 +22,11 @@ BACK_WITHIN_S = 15
 pytestmark = pytest.mark.timeout(900)
 
 
-def seconds_until_synchronised(start: float) -> float:
+def seconds_until_synchronised(start: float, sharing: str) -> float:
     """Seconds from ``start`` until the controller knows both workers and all that they hold."""
     while time.monotonic() - start < 4 * BACK_WITHIN_S:
         try:
-            if [worker["synced"] for worker in workers()] == [True, True]:
+            if registered(sharing) == {PREFILL.address, DECODE.address}:
                 return time.monotonic() - start
         except RequestFailedError:
             pass
@@ -34,11 +34,11 @@ def seconds_until_synchronised(start: float) -> float:
     raise TimeoutError("the workers did not synchronise")
 
 
-def wait_for_the_controller() -> float:
+def wait_for_the_controller(sharing: str) -> float:
     """The moment of its first answer."""
     while True:
         try:
-            workers()
+            registered(sharing)
             return time.monotonic()
         except RequestFailedError:
             time.sleep(0.1)
@@ -57,7 +57,7 @@ def test_while_the_controller_is_away_servers_serve_and_afterwards_share(
             between = traffic.know(2)
             time.sleep(max(0.0, gone + away_s - time.monotonic()))
         stack.start("controller")
-        back = seconds_until_synchronised(wait_for_the_controller())
+        back = seconds_until_synchronised(wait_for_the_controller(traffic.sharing), traffic.sharing)
         start = traffic.sources(DECODE)
         traffic.ask_all(DECODE, between, "stored in between")
         found = traffic.sources(DECODE) - start
@@ -87,7 +87,7 @@ def test_a_controller_that_starts_last_is_found(
     pool = traffic.know(2)
     traffic.ask_all(DECODE, pool)
     stack.start("controller")
-    back = seconds_until_synchronised(wait_for_the_controller())
+    back = seconds_until_synchronised(wait_for_the_controller(traffic.sharing), traffic.sharing)
     recovery = traffic.seconds_until_reuse(30) + back
     seen = record(
         figures.of(HERE, "started last", 1, traffic.sent, recovery, {"synchronised": f"after {back:.1f} s"})

@@ -13,7 +13,7 @@ from tests.rig.network import DECODE, PREFILL, Host
 from tests.scenarios.under_faults import figures
 from tests.scenarios.under_faults.figures import Figures
 from tests.scenarios.under_faults.machines import Stack
-from tests.scenarios.under_faults.traffic import WAIT_S, Traffic, workers
+from tests.scenarios.under_faults.traffic import WAIT_S, Traffic, registered
 
 HERE = Path(__file__).parent
 ROUNDS_LONG = 3
@@ -58,7 +58,7 @@ def test_a_dead_prefill_is_forgotten_and_found_at_another_address(
         stack.kill("prefill")
         killed = time.monotonic()
         traffic.ask_all(DECODE, pool)
-        while "lmcache_instance_1" in {worker["instance_id"] for worker in workers()}:
+        while PREFILL.address in registered(traffic.sharing):
             assert time.monotonic() - killed < REAPED_WITHIN_S, "the dead worker is still registered"
             time.sleep(0.5)
         reaped = time.monotonic() - killed

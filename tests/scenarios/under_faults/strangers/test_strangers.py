@@ -25,7 +25,7 @@ from tests.scenarios.under_faults import figures
 from tests.scenarios.under_faults.figures import Figures
 from tests.scenarios.under_faults.machines import HOST_OF, SOCKETS, Socket, Stack, rejected
 from tests.scenarios.under_faults.strangers import zmtp
-from tests.scenarios.under_faults.traffic import CONTROLLER, Traffic, as_operator, controller
+from tests.scenarios.under_faults.traffic import CONTROLLER_URL, Traffic, as_operator, controller
 
 HERE = Path(__file__).parent
 STRANGER, PREFILL_INSTANCE, DECODE_INSTANCE = "stranger", "lmcache_instance_1", "lmcache_instance_2"
@@ -170,7 +170,7 @@ def half_open(one: Socket) -> None:
 
 def is_served(path: str, body: dict[str, Any] | None = None) -> bool:
     """Whether the controller's HTTP serves a stranger; RequestFailedError for neither 200 nor 401."""
-    http = Http(CONTROLLER)
+    http = Http(CONTROLLER_URL)
     try:
         as_operator(lambda: http.get(path) if body is None else http.post(path, body))
     except RefusedKeyError:
