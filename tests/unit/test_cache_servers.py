@@ -36,6 +36,7 @@ BESIDE = {
     "KVSHARE_CACHE_NIXL_PORT": "8205",
     "KVSHARE_CPU_CACHE_GIB": "0.5",
 }
+CPU = {**BESIDE, "KVSHARE_DEVICE": "cpu"}
 CACHE = {name: value for name, value in BESIDE.items() if name.startswith("KVSHARE_CACHE")}
 STATUS = {
     "is_healthy": True,
@@ -187,6 +188,9 @@ def test_vllm_is_told_where_its_cache_server_is_and_lmcache_in_it_nothing() -> N
     extra = json.loads(told.partition("=")[2])["kv_connector_extra_config"]
     assert (extra["lmcache.mp.host"], extra["lmcache.mp.port"]) == ("tcp://192.168.110.97", 8501)
     assert server.sharing(beside) == {}
+    assert extra["lmcache.mp.mp_transfer_mode"] == "engine_driven"
+    assert "--disable-hybrid-kv-cache-manager" in server.command(beside, "m")
+    assert "--disable-hybrid-kv-cache-manager" not in server.command(Server.from_environment(CPU), "m")
     alone = Server.from_environment({**BESIDE, "KVSHARE_KV_TRANSFER_CONFIG": ""})
     assert not any(word.startswith("--kv-transfer-config") for word in server.command(alone, "m"))
 

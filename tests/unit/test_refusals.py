@@ -72,6 +72,7 @@ def test_windows_that_an_option_of_vllm_takes_away_are_served() -> None:
     config = {**DENSE, "model_type": "mistral", "sliding_window": 4096}
     assert unshareable(config, "cpu", "--max-num-seqs 8 --disable-sliding-window") == ""
     assert "--disable-sliding-window in VLLM_ARGS" in unshareable(config, "cpu", "--max-num-seqs 8")
+    assert unshareable(config, "cpu", "--max-num-seqs 8", multiprocess=True) == ""
 
 
 def test_compressed_kv_is_moved_with_a_gpu() -> None:

@@ -170,10 +170,12 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config.get("text_config") or config
 
 
-def unshareable(config: Mapping[str, Any], device: str, vllm_args: str = "") -> str:
+def unshareable(
+    config: Mapping[str, Any], device: str, vllm_args: str = "", multiprocess: bool = False
+) -> str:
     """Return why a model with this config.json shares no KV on a cpu or cuda, in a clause; '' if it does.
 
-    Options of vLLM may be what lets it.
+    Options of vLLM may be what lets it, or SHARING=multiprocess.
     """
     text = text_config(config)
     kinds = text.get("layer_types") or text.get("layers_block_type") or text.get("block_types")
@@ -183,10 +185,11 @@ def unshareable(config: Mapping[str, Any], device: str, vllm_args: str = "") -> 
         return "it is an encoder-decoder, whose KV follows from what its encoder read, of which no key tells"
     if text.get("kv_lora_rank") and device == "cpu":
         return "it keeps KV compressed (multi-head latent attention), which is moved with DEVICE=cuda alone"
-    if _has_windows_alone(text) and FULL_ATTENTION not in vllm_args.split():
+    if _has_windows_alone(text) and not multiprocess and FULL_ATTENTION not in vllm_args.split():
         return (
             f"every layer has a window ({text['sliding_window']} tokens), and vLLM keeps no KV that the "
-            f"window has left behind ({FULL_ATTENTION} in VLLM_ARGS shares prompts of up to a window)"
+            f"window has left behind ({FULL_ATTENTION} in VLLM_ARGS shares prompts of up to a window, "
+            "SHARING=multiprocess longer ones)"
         )
     if unlike := _of_unlike_layers(text):
         return f"its layers' KV differs in shape ({unlike[0]}), and LMCache moves all layers' as one"

@@ -45,7 +45,7 @@ def command(cache: Cache, coordinator: Coordinator, size: float, chunk_size: int
         "--eviction-policy=LRU",
         f"--l1-align-bytes={ALIGN_BYTES}",
         f"--shm-name={SHARED_MEMORY}",
-        "--supported-transfer-mode=engine_driven",  # vLLM copies, so that nobody else needs its GPU
+        f"--supported-transfer-mode={cache.transfer}",
         f"--coordinator-url={coordinator.url}",
         f"--coordinator-advertise-ip={cache.host}",
         f"--coordinator-heartbeat-interval={HEARTBEAT_S}",

@@ -149,6 +149,15 @@ class Cache:
     def url(self) -> str:
         return f"http://{self.host}:{self.http_port}"
 
+    @property
+    def transfer(self) -> str:
+        """Who copies between vLLM's memory and the pool, as LMCache calls it.
+
+        With a GPU vLLM does, so that nobody else needs its card; without one the cache server, which shares
+        vLLM's memory and so can tell groups of unlike layers apart.
+        """
+        return "lmcache_driven" if self.device == "cpu" else "engine_driven"
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Cache:
         return cls(

@@ -14,7 +14,7 @@ from typing import Any
 from kvshare.contract import DEMO_MODEL, Hub, Model, folder_of
 from kvshare.refusals import INSTEAD, may_write, text_config, unshareable
 from kvshare_engine import demo_model, hub
-from kvshare_engine.environment import refuse
+from kvshare_engine.environment import is_multiprocess, refuse
 
 VOLUME = Path("/models")
 CONFIG = "config.json"
@@ -140,5 +140,5 @@ def described(model: Model, whole: Mapping[str, Any], device: str, vllm_args: st
         head_dim=config.get("head_dim") or (width // heads if width and heads else None),
         dtype=config.get("dtype") or config.get("torch_dtype"),
         longest=config.get("max_position_embeddings"),
-        unshareable=unshareable(whole, device, vllm_args),
+        unshareable=unshareable(whole, device, vllm_args, is_multiprocess()),
     )

@@ -64,7 +64,7 @@ def connector(server: Server) -> str:
     where = {
         "lmcache.mp.host": f"tcp://{server.cache.host}",
         "lmcache.mp.port": server.cache.port,
-        "lmcache.mp.mp_transfer_mode": "engine_driven",
+        "lmcache.mp.mp_transfer_mode": server.cache.transfer,
         "lmcache.mp.mq_timeout": CACHE_TIMEOUT_S,
         "lmcache.mp.heartbeat_interval": CACHE_HEARTBEAT_S,
     }
@@ -88,6 +88,8 @@ def command(server: Server, model: str) -> list[str]:
         *shlex.split(server.vllm_args),
         *shlex.split(server.user_args),
     ]
+    if server.cache is not None and server.cache.transfer == "engine_driven":
+        arguments.append("--disable-hybrid-kv-cache-manager")  # one group of layers is all that it moves
     if server.model_revision:
         arguments.append(f"--revision={server.model_revision}")
     if server.kv_transfer_config:

@@ -12,7 +12,7 @@ import psutil
 import yaml
 
 from kvshare.checking.registry import ERROR
-from kvshare.config.settings import Settings
+from kvshare.config.settings import MULTIPROCESS, Settings
 from kvshare.contract import ANY_ADDRESS, Endpoint, Facts, Model, Ucx, folder_of
 from kvshare.doctor import engines as engine_side
 from kvshare.doctor.checks import REGISTRY
@@ -115,9 +115,9 @@ def _model(settings: Settings, service: Service) -> Model:
     config = folder / "config.json"
     with suppress(OSError, ValueError):
         of = json.loads(config.read_text())
-        return Model(
-            str(folder), True, unshareable=unshareable(of, settings.device, settings.get("VLLM_ARGS"))
-        )
+        beside = settings.sharing == MULTIPROCESS
+        reason = unshareable(of, settings.device, settings.get("VLLM_ARGS"), beside)
+        return Model(str(folder), True, unshareable=reason)
     return Model(str(folder), config.is_file())
 
 
