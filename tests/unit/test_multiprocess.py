@@ -31,6 +31,7 @@ from tests.unit.multiprocess_build import BESIDE
 from tests.unit.multiprocess_build import beside as beside_evidence
 
 RECORDED = Path(__file__).parent / "recorded"
+OBJECT = 6_553_600  # bytes
 Run = Callable[..., Traffic]
 
 
@@ -70,7 +71,7 @@ def run(spec: Spec) -> Run:
 
 
 class Replayed(CacheClient):
-    """A cache server that says what one said after its vLLM had pulled six chunks."""
+    """A cache server that says what one said after a verification of three prompts of six chunks."""
 
     def __init__(self, node: str, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__("http://cache")
@@ -80,9 +81,9 @@ class Replayed(CacheClient):
 
 def test_a_cache_server_tells_its_peers_and_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     decode = Replayed("decode", monkeypatch)
-    held = 6 * 6_553_600
-    assert decode.probe() == CacheProbe(True, None, "registered", ("127.0.0.1:8200",), 6, held, 0)
-    assert Replayed("prefill", monkeypatch).stored() == 6
+    held = 24 * OBJECT
+    assert decode.probe() == CacheProbe(True, None, "registered", ("127.0.0.1:8200",), 24, held, 0)
+    assert Replayed("prefill", monkeypatch).stored() == 23, "five more of a prompt that was changed in one"
 
 
 def test_a_servers_ledger_is_its_cache_servers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,14 +91,21 @@ def test_a_servers_ledger_is_its_cache_servers(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(decode.http, "get", lambda *_, **__: "vllm:num_requests_running 1.0")
     reading = decode.read()
     assert reading is not None
-    assert reading.counters == Counters(hit_tokens=1536, requested_tokens=2 * 1536)
-    assert decode.object_bytes() == 6_553_600
+    assert reading.counters == Counters(hit_tokens=3 * 1536, requested_tokens=4 * 1536, transfers=1)
+    assert decode.object_bytes() == OBJECT
     held = decode.held()
     assert held is not None
     assert (held.running, held.pinned) == (1, 0)
 
 
-@pytest.mark.parametrize(("node", "moved"), [("prefill", 0), ("decode", 6 * 6_553_600)])
+def test_who_handed_out_and_who_read_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert metrics.counters(Replayed("prefill", monkeypatch).samples()).transfers == 18
+    caches = CacheServers("http://coordinator", {}, CHUNK)
+    caches.caches = {"decode": Replayed("decode", monkeypatch)}
+    assert caches.pulled() == {"127.0.0.1:8200": 18 * OBJECT}
+
+
+@pytest.mark.parametrize(("node", "moved"), [("prefill", 0), ("decode", 18 * OBJECT)])
 def test_nixl_counts_a_pull_where_it_is_read(node: str, moved: int) -> None:
     assert metrics.wire(metrics.parse((RECORDED / f"{node}-nixl.prom").read_text())) == Wire(bytes=moved)
 
