@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from kvshare.servers import metrics
+from kvshare.servers.http import Http
+from kvshare.servers.multiprocess import CacheClient
+from kvshare.servers.readings import Counters, EngineTimes, Reading, Sources
+from kvshare.servers.server import ServerClient
+from kvshare.servers.wait import poll
 from tests.conftest import ROOT
-from tests.scenarios.conftest import Rig
+from tests.scenarios.conftest import START_TIMEOUT_S, Rig, letters, run_beside_models
+from tests.scenarios.keys import controllers_token
+from tests.scenarios.one_engine.test_two_ranks import TWO_RANKS
 
 HERE = Path(__file__).parent
 BESIDE = ROOT / "compose.mp.yaml"
@@ -16,6 +24,9 @@ TELLS = f"{LMCACHE}/multiprocess/modules/p2p_controller.py"
 TOLD = "            for i in positions.get(key, ()):\n"
 CORRUPT = "            obj.tensor.view(-1)[obj.tensor.numel() // 2 :].zero_()\n"
 READS = f"{LMCACHE}/distributed/transfer_channel/impl/nixl_impl.py"
+TOKENS, CHUNK = 522, 256
+ADMITTED_S = 20.0
+NOTHING = Reading(Sources(), EngineTimes(), Counters())  # what a server that was started anew has counted
 WHOLE = "math.ceil(a.size / self._align)"
 
 pytestmark = pytest.mark.timeout(900)
@@ -42,6 +53,37 @@ def test_reuse_is_proven_by_cache_servers_and_nixl(stack: Rig) -> None:
     assert canary.code == 0, canary.said
 
 
+def test_a_cache_server_outlives_its_vllm(stack: Rig) -> None:
+    """Decode is killed and started again: what it pulled before is a hit at once, and not from its peer."""
+    owner, cache = (CacheClient(f"http://127.0.0.1:{port}", controllers_token()) for port in (8201, 8203))
+    server, prompt = ServerClient("http://127.0.0.1:8011"), letters("outlives", TOKENS)
+    stored, from_peer = owner.stored(), pulled_tokens(cache)
+    ask(8010, prompt)
+    assert poll(lambda: owner.stored() > stored + 1, bool, ADMITTED_S), "prefill has stored nothing"
+    ask(8011, prompt)
+    assert pulled_tokens(cache) == from_peer + TOKENS // CHUNK * CHUNK
+    stack.docker("kill", "--signal=KILL", "kvshare-decode-1")
+    stack.docker("start", "kvshare-decode-1")
+    assert server.await_healthy(START_TIMEOUT_S).healthy
+    from_peer = pulled_tokens(cache)
+    ask(8011, prompt)
+    found = server.await_counted(NOTHING, TOKENS)
+    assert found is not None
+    assert found.sources is not None
+    assert found.sources.external_kv_transfer == TOKENS // CHUNK * CHUNK
+    assert pulled_tokens(cache) == from_peer
+
+
+def test_ranks_share_one_cache_server(stack: Rig, images: dict[str, str], long: bool) -> None:
+    if not long:
+        pytest.skip("restarts all servers: make test-long")
+    run_beside_models(images["prefill"], HERE / "two_ranks/model.py")
+    stack.use(BESIDE, SHARING="multiprocess", **TWO_RANKS)
+    outcome = stack.verify()
+    assert outcome.code == 0, outcome.said
+    assert stack.compose("top", "decode").count("VLLM::Worker_TP") == 2
+
+
 def test_a_corrupted_chunk_is_caught_though_every_counter_is_green(
     stack: Rig, images: dict[str, str]
 ) -> None:
@@ -64,6 +106,16 @@ def test_bytes_that_were_never_read_are_missed_though_lmcache_and_vllm_count_the
     assert outcome.code == 1, outcome.said
     assert outcome.report["cause"] == "KV-PEER-07"
     assert "KV-RIGHT-01" in outcome.failed_ids()
+
+
+def ask(port: int, prompt: str) -> None:
+    body = {"model": "/models/kvshare-demo", "prompt": prompt, "max_tokens": 2, "temperature": 0}
+    Http(f"http://127.0.0.1:{port}").post("/v1/completions", body, 60)
+
+
+def pulled_tokens(cache: CacheClient) -> float:
+    """How many tokens of what was asked for a peer had, since the cache server's start."""
+    return metrics.total(cache.samples(), "lmcache_mp_lookup_hit_l2_tokens_total") or 0.0
 
 
 def broken(stack: Rig, image: str, module: str, honest: str, line: str) -> None:
