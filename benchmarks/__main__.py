@@ -12,6 +12,7 @@ make benchmarks ARGS="--part key"        what the cluster's key costs, from the 
 make benchmarks ARGS="--part bandwidth"  how fast NIXL moves KV over loopback and the rig's cable
 make benchmarks ARGS="--part gateway"    what the gateway adds to a time to first token
 make benchmarks ARGS="--part ways"       the gateway against other ways to the servers of the stack that is up
+make benchmarks ARGS="--part sharing"    LMCache in vLLM and beside it, in turn
 make benchmarks ARGS="--part layers"     the CUDA image by layer, where it is built
 make benchmarks ARGS="--part nothing"    removes Docker, images and .venv, then times `make demo`
 make benchmarks ARGS=--docs              measures nothing: the document from benchmarks/results.jsonl
@@ -22,12 +23,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -35,14 +34,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
-from benchmarks.cpu import gateway_overhead, growth, key_cost, layers, pulls, under_load, ways
+from benchmarks.cpu import gateway_overhead, growth, key_cost, layers, pulls, sharing, under_load, ways
 from benchmarks.machine import Machine, machine
+from benchmarks.memory import GIB, PeakMemory
 from benchmarks.results import Result, Results, keep, last, read
 from benchmarks.rig import bandwidth, links_and_nodes, never_slower
 
 RESULTS = ROOT / "benchmarks/results.jsonl"
 DOCUMENT = ROOT / "docs/benchmarks.md"
-GIB = 1024**3
 DOCKER_PACKAGES = ("docker.io", "docker-cli", "docker-compose", "docker-buildx", "containerd")
 
 
@@ -95,36 +94,6 @@ def measure_images() -> dict[str, Any]:
     return {"image_bytes": sizes}
 
 
-class PeakMemory:
-    """Highest sum of the stack's containers' memory, in bytes, sampled once a second."""
-
-    def __init__(self) -> None:
-        self.bytes = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def __enter__(self) -> PeakMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._stop.wait(1.0):
-            names = run(
-                "docker", "ps", "--quiet", "--filter", "label=com.docker.compose.project=kvshare"
-            ).stdout.split()
-            listing = run("docker", "stats", "--no-stream", "--format", "{{.MemUsage}}", *names).stdout
-            self.bytes = max(self.bytes, sum(map(_bytes, re.findall(r"^([\d.]+[KMG]iB)", listing, re.M))))
-
-
-def _bytes(text: str) -> float:
-    units = {"KiB": 1024, "MiB": 1024**2, "GiB": GIB}
-    return float(text[:-3]) * units[text[-3:]]
-
-
 def measure_verify(count: int = 20) -> dict[str, Any]:
     """Verifications in a row, of one prompt each, on a stack that is up."""
     timed_make("up")
@@ -167,6 +136,7 @@ PARTS: dict[str, Measure] = {
     "load": under_load.measure_load,
     "gateway": gateway_overhead.measure,
     "ways": ways.measure_ways,
+    "sharing": sharing.measure_sharing,
 }
 
 
@@ -257,6 +227,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "load": under_load.section,
     "gateway": gateway_overhead.section,
     "ways": ways.section,
+    "sharing": sharing.section,
     "links": links_and_nodes.links,
     "nodes": links_and_nodes.nodes,
     "never-slower": never_slower.section,

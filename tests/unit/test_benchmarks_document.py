@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,3 +87,32 @@ def test_a_new_figure_leaves_the_other_lines_as_they_are(path: Path, tmp_path: P
     copy.write_bytes(path.read_bytes())
     keep(copy, [])
     assert copy.read_text() == path.read_text()
+
+
+def test_both_ways_of_sharing_stand_side_by_side_with_both_their_starts() -> None:
+    def turn(sharing: str, fixed_ms: float) -> dict[str, Any]:
+        points = [
+            {
+                "prompt_tokens": tokens,
+                "arms": {
+                    "peer": {"ttft_ms": fixed_ms + 0.02 * (tokens - 10), "request_throughput": 5.0},
+                    "recompute": {"ttft_ms": 0.5 * tokens},
+                },
+            }
+            for tokens in (266, 522, 1034)
+        ]
+        measured = {"kv_bytes_per_token": 20_000, "points": points}
+        times = {"start_s": 30.0, "peak_bytes": 6 * 1024**3}
+        return {"sharing": sharing, "lengths": measured, "load": measured, **times}
+
+    turns = [
+        turn("controller", 30),
+        turn("multiprocess", 40),
+        turn("multiprocess", 42),
+        turn("controller", 31),
+    ]
+    lines = SECTIONS["sharing"]({"turns": turns, "lines": {"controller": 900, "multiprocess": 300}})
+    assert "| TTFT, peer, 522 tokens, ms | 40, 41 | 50, 52 |" in lines
+    assert "| fixed cost of a pull, ms | 30, 31 | 40, 42 |" in lines
+    assert "| a pull's speed, copies included, GB/s | 1.00, 1.00 | 1.00, 1.00 |" in lines
+    assert "300 are for cache servers alone, and 900 for all else" in lines[-1]
