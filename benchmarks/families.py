@@ -1,6 +1,6 @@
 """Make a tiny model of a family, with seeded random weights and the demo model's tokenizer.
 
-Run inside the CPU engine's image: python families.py FAMILY FOLDER
+Run inside the CPU engine's image: python families.py FAMILY FOLDER [--weights]
 """
 
 from __future__ import annotations
@@ -75,10 +75,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "Whisper": ("WhisperConfig", {}),
     "Mistral with a window on every layer": ("MistralConfig", {"sliding_window": 256}),
 }
+# What is tried with SHARING=multiprocess: layers of several kinds, and what the other way refuses.
+BESIDE = ("Llama", "Gemma 3", "gpt-oss", "Mistral with a window on every layer")
 
 
-def make(family: str, folder: Path, on_gpu: bool = False) -> None:
-    """Put the family's model at ``folder``; of one that is refused, its config.json."""
+def make(family: str, folder: Path, on_gpu: bool = False, weights: bool = False) -> None:
+    """Put the family's model at ``folder``; of one that is refused its config.json, unless ``weights``."""
     import torch
     import transformers
 
@@ -91,7 +93,7 @@ def make(family: str, folder: Path, on_gpu: bool = False) -> None:
     config = getattr(transformers, name)(
         **{**SHAPE, **tokens, "vocab_size": len(tokenizer), "dtype": dtype, **differs}
     )
-    if not on_gpu and family in REFUSED:
+    if not on_gpu and not weights and family in REFUSED:
         config.save_pretrained(folder)
         return
     torch.manual_seed(demo_model.SEED)
@@ -101,4 +103,4 @@ def make(family: str, folder: Path, on_gpu: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    make(sys.argv[1], Path(sys.argv[2]))
+    make(sys.argv[1], Path(sys.argv[2]), weights="--weights" in sys.argv[3:])

@@ -2,6 +2,7 @@
 
 .venv/bin/python -m benchmarks.models             every family, with an engine that runs and the CPU images
 .venv/bin/python -m benchmarks.models Llama OPT   these; the others keep what was last seen
+.venv/bin/python -m benchmarks.models --sharing multiprocess   those that are tried with cache servers
 .venv/bin/python -m benchmarks.models --docs      sees nothing: docs/models.md from benchmarks/models.jsonl
 """
 
@@ -14,10 +15,10 @@ import sys
 from dataclasses import asdict, dataclass
 
 from benchmarks import ROOT
-from benchmarks.families import REFUSED, SHARING
+from benchmarks.families import BESIDE, REFUSED, SHARING
 from benchmarks.machine import machine
 from benchmarks.results import Result, Results, keep, last, read
-from kvshare.config.settings import Settings, load_settings
+from kvshare.config.settings import CONTROLLER, MULTIPROCESS, SHARINGS, Settings, load_settings
 from kvshare.errors import KvshareError
 from kvshare.operate import down, up
 from kvshare.site import images
@@ -31,7 +32,7 @@ RESULTS = ROOT / "benchmarks/models.jsonl"
 GPU_RESULTS = ROOT / "benchmarks/gpu/results"
 DOCUMENT = ROOT / "docs/models.md"
 HERE = {
-    **{"DEVICE": "cpu", "COMPOSE_FILE": "compose.yaml:compose.cpu.yaml", "MODELS": "models"},
+    **{"DEVICE": "cpu", "TRANSPORT": "tcp", "MODELS": "models"},
     **{"PREFILL_HOST": "127.0.0.1", "DECODE_HOST": "127.0.0.1"},
     **{"PREFILL_CONTEXT": "default", "DECODE_CONTEXT": "default"},
 }
@@ -57,6 +58,13 @@ Refused from their config.json before any weights load, by `make doctor`
 |---|---|
 {refused}
 
+With `SHARING=multiprocess` ([multiprocess.md](multiprocess.md)), layers of several kinds, and what the other
+way refuses:
+
+| family | judged | off by | limit | a wrong chunk |
+|---|---|---|---|---|
+{beside}
+
 On a GPU, in bfloat16 and with `KV_CACHE_DTYPE=fp8`, by `python -m benchmarks.gpu models`. "Cannot tell": what
 was pulled made no difference, but a wrong chunk would move this random model's answer by less than ten
 limits.
@@ -78,11 +86,11 @@ class Seen:
     moved: float | None = None
 
 
-def see(family: str) -> Seen:
+def see(family: str, sharing: str) -> Seen:
     """Make a family's model, start the stack on it, and verify; the stack is down afterwards."""
     folder = f"/models/family-{re.sub(r'[^a-z0-9]+', '-', family.lower())}"
-    settings = load_settings(ROOT, {**HERE, "MODEL": folder})
-    _make(settings, family, folder)
+    settings = load_settings(ROOT, {**HERE, "MODEL": folder, "SHARING": sharing})
+    _make(settings, family, folder, *(["--weights"] if sharing == MULTIPROCESS else []))
     stack = read_stack(settings)
     try:
         up.start(settings, stack, "all", START_S)
@@ -94,11 +102,11 @@ def see(family: str) -> Seen:
         down.stop(settings, stack.contexts)
 
 
-def _make(settings: Settings, family: str, folder: str) -> None:
+def _make(settings: Settings, family: str, folder: str, *options: str) -> None:
     (image,) = images.names(settings, ["prefill"])
     command = ("docker", "run", "--rm", "--interactive", "--network=none", f"--volume={VOLUME}:/models")
     script = (ROOT / "benchmarks/families.py").read_text()
-    run_it = (*command, "--entrypoint=python", image, "-", family, folder)
+    run_it = (*command, "--entrypoint=python", image, "-", family, folder, *options)
     made = subprocess.run(run_it, input=script, text=True, capture_output=True)
     if made.returncode != 0:
         sys.exit(f"{family} was not made:\n{made.stderr}")
@@ -121,6 +129,11 @@ def why(said: str) -> str:
     return f"refused: {found.group(1)}" if found else said.strip().splitlines()[-1]
 
 
+def part(family: str, sharing: str) -> str:
+    """Return under what name it is kept what was seen of a family."""
+    return family if sharing == CONTROLLER else f"{family}, {sharing}"
+
+
 def document(results: Results) -> str:
     """Return docs/models.md."""
     on = last(results)
@@ -130,6 +143,9 @@ def document(results: Results) -> str:
         shared="\n".join(_row(name, found[name]) for name in SHARING if name in found),
         refused="\n".join(
             f"| {name} | {found[name].judgement.partition(': ')[2]} |" for name in REFUSED if name in found
+        ),
+        beside="\n".join(
+            _row(family, found[name]) for family in BESIDE if (name := part(family, MULTIPROCESS)) in found
         ),
         on_gpu=_on_gpus(),
     )
@@ -160,12 +176,14 @@ def main() -> None:
     )
     parser.add_argument("family", nargs="*", choices=[[], *SHARING, *REFUSED], help="default: every one")
     parser.add_argument("--docs", action="store_true", help="see nothing")
+    parser.add_argument("--sharing", choices=SHARINGS, default=CONTROLLER)
     options = parser.parse_args()
     on = machine()
-    for family in () if options.docs else options.family or (*SHARING, *REFUSED):
-        found = see(family)
+    every = BESIDE if options.sharing == MULTIPROCESS else (*SHARING, *REFUSED)
+    for family in () if options.docs else options.family or every:
+        found = see(family, options.sharing)
         print(f"{family}: {found}", flush=True)
-        keep(RESULTS, [Result(family, on, asdict(found))])
+        keep(RESULTS, [Result(part(family, options.sharing), on, asdict(found))])
     DOCUMENT.write_text(document(read(RESULTS)))
 
 
