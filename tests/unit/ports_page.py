@@ -10,7 +10,17 @@ import yaml
 from kvshare.config.settings import Settings
 from kvshare.site.native import stack_of
 from kvshare.stack.firewall import machine_of, nft, ufw
-from kvshare.stack.members import OBSERVE, WATCHERS, Gateway, Stack, Watcher
+from kvshare.stack.members import (
+    COORDINATOR,
+    OBSERVE,
+    WATCHERS,
+    Cache,
+    Controller,
+    Gateway,
+    Server,
+    Stack,
+    Watcher,
+)
 from kvshare.stack.ports import Port, registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +39,13 @@ come from `x-kvshare` in compose.yaml. `make ports` prints the same with your ho
 All are TCP. Whoever is not named in the last column must not get in: see [security.md](security.md). The
 prefill node is the controller's machine too, and `make verify` sends its prompts from there; *clients* are
 whoever uses the OpenAI API: `CLIENTS` in .env, anyone where that is empty.
+
+With `SHARING=multiprocess` ([multiprocess.md](multiprocess.md)) these are in place of the controller's and of
+all of the servers' but their APIs:
+
+| port | process | protocol | what for | asks who calls | must be reached by |
+|---|---|---|---|---|---|
+{beside}
 
 - **Ranks.** A server with several GPUs has a rank on each, and each rank ports of its own: the first those
   above, each further one {step} more (`KVSHARE_RANK_PORT_STEP` in compose.yaml). Decode's second: {second}.
@@ -88,6 +105,43 @@ def default_stack(**decisions: str) -> Stack:
     )
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads Compose's own tags, such as !reset, as nothing."""
+
+
+_Loader.add_multi_constructor("!", lambda *_: None)
+
+
+def multiprocess_stack() -> Stack:
+    """The same machines with compose.mp.yaml merged."""
+    stack = default_stack()
+    facts = yaml.load((ROOT / "compose.mp.yaml").read_text(), _Loader)["x-kvshare-multiprocess"]
+
+    def beside(server: Server) -> Server:
+        own = facts[f"{server.service}-cache"]
+        cache = Cache(
+            service=f"{server.service}-cache",
+            name=f"{server.name}-cache",
+            context=server.context,
+            host=server.host,
+            port=own["KVSHARE_CACHE_PORT"],
+            http_port=own["KVSHARE_CACHE_HTTP_PORT"],
+            p2p_port=own["KVSHARE_CACHE_P2P_PORT"],
+            nixl_port=own["KVSHARE_CACHE_NIXL_PORT"],
+            ranks=server.ranks,
+            data_ports=server.data_ports,
+        )
+        return replace(server, cache=cache)
+
+    port = facts[COORDINATOR]["KVSHARE_COORDINATOR_PORT"]
+    return replace(
+        stack,
+        controller=Controller(COORDINATOR, COORDINATOR, "default", PREFILL_HOST, port),
+        prefill=beside(stack.prefill),
+        decodes=(beside(stack.decode),),
+    )
+
+
 def page() -> str:
     """The whole page."""
     stack, two = default_stack(), default_stack(DECODE_GPU="0,1", PREFILL_GPU="0,1")
@@ -98,8 +152,10 @@ def page() -> str:
     first, last = stack.prefill.data_ports
     machine = machine_of(stack, "prefill", ())
     rows = "\n".join(_row(port) for port in registry(stack))
+    others = [port for port in registry(multiprocess_stack()) if port not in registry(stack)]
     return PAGE.format(
         rows=rows,
+        beside="\n".join(map(_row, others)),
         step=two.decode.worker_ports[1] - two.decode.worker_ports[0],
         second=", ".join(map(str, second)),
         data=f"{first} to {last}",
