@@ -34,6 +34,8 @@ SLOW = (
     "mp-http-key",
     "mp-served",
     "mp-lookup-left",
+    "mp-server-gone",
+    "mp-dead-writer",
 )
 PATCHES = {patch.id: patch for series in load_all() for patch in series.patches}
 

@@ -16,6 +16,7 @@ from probes.controller import START_TIMEOUT_S, free_ports, get
 from probes.forks import Fork
 
 PAGE = 65536  # bytes
+CHUNK = 256  # tokens
 
 
 @contextlib.contextmanager
@@ -41,8 +42,8 @@ def running_coordinator(port: int, key_file: str = "") -> Iterator[Fork]:
 
 
 @contextlib.contextmanager
-def running_server(port: int, coordinator: int, key_file: str = "") -> Iterator[Fork]:
-    """A cache server that is asked over HTTP on that port."""
+def running_server(port: int, coordinator: int, key_file: str = "") -> Iterator[int]:
+    """A cache server that is asked over HTTP on that port, and by engines on the one that it yields."""
     ports = free_ports()
     arguments = (
         "server",
@@ -61,8 +62,38 @@ def running_server(port: int, coordinator: int, key_file: str = "") -> Iterator[
         "--supported-transfer-mode=auto",
         f"--shm-name=probe{port}",
     )
-    with running(port, "/healthcheck", key_file, *arguments) as process:
-        yield process
+    with running(port, "/healthcheck", key_file, *arguments):
+        yield ports.pull
+
+
+@contextlib.contextmanager
+def engine_of_a_server() -> Iterator[Any]:
+    """What an engine speaks to a cache server of its own with."""
+    import zmq
+    from lmcache.v1.multiprocess.transport.factory import RequestClientFactory
+
+    ports = free_ports()
+    with running_server(ports.http, ports.reply) as requests:
+        client = RequestClientFactory.create(f"tcp://127.0.0.1:{requests}", context=zmq.Context.instance())
+        yield client
+        client.close()
+
+
+def registration(instance: int) -> Any:
+    """What a worker says of its KV."""
+    from lmcache.v1.multiprocess.custom_types import RegisterEngineDrivenContextPayload
+
+    return RegisterEngineDrivenContextPayload(
+        instance_id=instance,
+        model_name="probe",
+        world_size=1,
+        block_size=16,
+        num_layers=1,
+        hidden_dim_size=8,
+        dtype_str="float32",
+        use_mla=False,
+        num_physical_slots=CHUNK,
+    )
 
 
 def ask(port: int, path: str, key_file: str = "") -> Any:

@@ -51,6 +51,8 @@ RED = {
     "mp-cluster-key": "Who has no key should be turned away, and is let in.",
     "mp-http-key": "Who has not the key should get 401, but is served ['/instances'",
     "mp-served": "Bytes pulled from each peer should be",
+    "mp-server-gone": "A store that is not answered should fail, but ends the engine",
+    "mp-dead-writer": "Of what was never written nothing should be found, but 1 chunk is.",
     "mp-lookup-left": "After a lookup that was given up 3 objects should be kept no longer.",
     "mp-identity": "should have a salt of its own",
     "failed-load": "[] should be stored, but ['request'] is",
@@ -74,6 +76,7 @@ PARTS = [
     ("p2p-threshold", ("self._declines(keys):",), "there should be 0 questions to the controller"),
     ("p2p-threshold", ("_declines(keys[:num_hit_chunks]):",), "Where the peer holds too little, nothing"),
     ("peer-introduction", ("_handle_heartbeat_commands(",), "a peer that came later within 10 s"),
+    ("mp-server-gone", ("known is False",), "A server that does not know a worker should be told of it once"),
     ("seed-in-pieces", ("kept = {",), "A seed should draw token"),
 ]
 
