@@ -36,6 +36,7 @@ SLOW = (
     "mp-lookup-left",
     "mp-server-gone",
     "mp-dead-writer",
+    "mp-peer-restart",
 )
 PATCHES = {patch.id: patch for series in load_all() for patch in series.patches}
 

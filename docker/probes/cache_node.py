@@ -125,14 +125,14 @@ class _Inside:
             MPServerConfig(host="127.0.0.1", port=place.requests, max_cpu_workers=2, max_gpu_workers=2),
         )
         self.server.start()
-        self.adapters: dict[int, int] = {}  # of a peer, by its port for requests
+        self.adapters: dict[int, list[int]] = {}  # of a peer, by its port for requests
         self.written: list[Any] = []  # what the last load writes into
 
     def start(self) -> str:
         return "started"
 
     def connect(self, requests: int, transfers: int) -> None:
-        """Have a peer."""
+        """Have a peer, or have it once more."""
         from lmcache.v1.distributed.l2_adapters.p2p_l2_adapter import P2PL2AdapterConfig
 
         config = P2PL2AdapterConfig(
@@ -141,14 +141,16 @@ class _Inside:
             lookup_timeout_s=LOOKUP_TIMEOUT_S,
             load_timeout_s=LOAD_TIMEOUT_S,
         )
-        self.adapters[requests] = self.manager.add_l2_adapter(config)
+        self.adapters.setdefault(requests, []).append(self.manager.add_l2_adapter(config))
 
     def leave(self, requests: int, seconds: float) -> str:
         """Have a peer no longer; "busy" if it cannot be left within that time."""
+        oldest = self.adapters[requests][0]
         try:
-            self.manager.delete_l2_adapter(self.adapters[requests], seconds)
+            self.manager.delete_l2_adapter(oldest, seconds)
         except TimeoutError:
             return "busy"
+        self.adapters[requests].remove(oldest)
         return "left"
 
     def store(self, seed: int, objects: int) -> int:
@@ -178,7 +180,7 @@ class _Inside:
     def stop_before_load(self, requests: int, pid: int) -> None:
         """Stop a peer's process once it has been asked, before anything is read from it."""
         _, adapter = next(
-            pair for pair in self.manager.l2_adapters() if pair[0].index == self.adapters[requests]
+            pair for pair in self.manager.l2_adapters() if pair[0].index == self.adapters[requests][-1]
         )
         begin = adapter.submit_load_task
 
