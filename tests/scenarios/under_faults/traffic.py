@@ -244,14 +244,25 @@ def of_cache(host: Host) -> tuple[Sample, ...]:
     return metrics.parse(as_operator(lambda: http.get("/metrics", timeout=10)))
 
 
-def registered(sharing: str) -> set[str]:
-    """The addresses of those that keep KV and have told the controller, or the coordinator, all of it.
+def peers_of(host: Host) -> set[str]:
+    """The addresses of those that a host's cache server asks for KV."""
+    http = Http(f"http://{host.address}:{CACHES[host]}", controllers_token())
+    storage = json.loads(as_operator(lambda: http.get("/status", timeout=10)))["storage_manager"]
+    urls = (one.get("peer_transfer_channel_server_url", "") for one in storage["l2_adapters"])
+    return {str(url).partition(":")[0] for url in urls}
 
-    RequestFailedError if it does not answer.
+
+def registered(sharing: str) -> set[str]:
+    """The addresses of those that keep KV and that others find it at.
+
+    By the controller, which all of it was told; by the coordinator, and each cache server that asks others.
+    RequestFailedError if one does not answer.
     """
     if sharing == MULTIPROCESS:
         told = as_operator(lambda: controller().get("/instances"))
-        return {str(one["ip"]) for one in json.loads(told)["instances"]}
+        listed = {str(one["ip"]) for one in json.loads(told)["instances"]}
+        asked = {one for host in CACHES if host.address in listed for one in peers_of(host)}
+        return listed & asked if len(listed) > 1 else listed
     told = as_operator(lambda: controller().get("/controller/workers"))
     synced = (one for one in json.loads(told)["workers"] if one["synced"])
     return {str(one["peer_init_url"]).partition(":")[0] for one in synced}
