@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -173,6 +174,24 @@ def test_the_pool_is_as_large_as_all_ranks_together(monkeypatch: pytest.MonkeyPa
     gpu = Cache.from_environment({**BESIDE, "KVSHARE_GPUS": "0,1"})
     assert cache.size_gib(gpu) == 10
     assert cache.size_gib(replace(gpu, device="cpu")) == 1
+
+
+def test_the_pool_is_of_whole_objects() -> None:
+    tenth = Cache.from_environment({**CPU, "KVSHARE_CPU_CACHE_GIB": "0.1"})
+    assert 0.099 < cache.size_gib(tenth) <= 0.1
+    assert cache.size_gib(tenth) * 2**30 % cache.ALIGN_BYTES == 0
+    command = cache.command(tenth, Coordinator.from_environment(PLACE), cache.size_gib(tenth), 256, 3.0)
+    (size,) = (word.partition("=")[2] for word in command if word.startswith("--l1-size-gb="))
+    assert float(size) == cache.size_gib(tenth)
+
+
+def test_a_server_waits_for_its_cache_server_and_ends_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        here = replace(Cache.from_environment(BESIDE), host="127.0.0.1", port=listening.getsockname()[1])
+        server.await_cache(here, 5)
+    with pytest.raises(SystemExit):
+        server.await_cache(here, 0)
+    assert f"expected a cache server at 127.0.0.1:{here.port}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", ["much", "0", "-1"])

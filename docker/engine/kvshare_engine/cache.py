@@ -10,15 +10,18 @@ from kvshare_engine import cluster_key, fingerprint, transport
 from kvshare_engine.environment import LMCACHE_CONFIG, NIXL_DIR, Cache, Coordinator
 
 HEARTBEAT_S = 1
+GIB = 1 << 30
 ALIGN_BYTES = 65536  # of each object, which a peer reads as a whole
 SHARED_MEMORY = "kvshare"  # the pool's name in the room that the cache server shares with its vLLM
 
 
 def size_gib(cache: Cache) -> float:
-    """What all ranks of a node keep: with a GPU as configs/lmcache.yaml says it of a rank."""
-    if cache.device == "cpu":
-        return cache.cpu_cache_gib * cache.ranks
-    return float(settings()["max_local_cpu_size"]) * cache.ranks
+    """What all ranks of a node keep: with a GPU as configs/lmcache.yaml says it of a rank.
+
+    In whole ALIGN_BYTES, without which NIXL takes no pool.
+    """
+    of_a_rank = cache.cpu_cache_gib if cache.device == "cpu" else float(settings()["max_local_cpu_size"])
+    return int(of_a_rank * cache.ranks * GIB // ALIGN_BYTES) * ALIGN_BYTES / GIB
 
 
 def settings() -> dict[str, Any]:
@@ -40,7 +43,7 @@ def command(cache: Cache, coordinator: Coordinator, size: float, chunk_size: int
         f"--http-host={cache.host}",
         f"--http-port={cache.http_port}",
         f"--chunk-size={chunk_size}",
-        f"--l1-size-gb={size:g}",
+        f"--l1-size-gb={size!r}",
         "--no-l1-use-lazy",  # all of it is shared memory, which NIXL registers once
         "--eviction-policy=LRU",
         f"--l1-align-bytes={ALIGN_BYTES}",

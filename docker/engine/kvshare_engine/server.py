@@ -6,6 +6,8 @@ import json
 import os
 import shlex
 import shutil
+import socket
+import time
 from pathlib import Path
 
 from kvshare.refusals import refusal_of, refusal_of_drafts
@@ -15,6 +17,7 @@ from kvshare_engine.environment import (
     LMCACHE_CONFIG,
     METRICS_DIR,
     NIXL_DIR,
+    Cache,
     Controller,
     Server,
     refuse,
@@ -27,8 +30,9 @@ ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 # Files where Compose was given a secret, /dev/null where not.
 HF_TOKEN_SECRET = Path("/run/secrets/hf_token")
 API_KEY_SECRET = Path("/run/secrets/api_key")
-CACHE_TIMEOUT_S = 60  # for its cache server to come, and for each of its answers but lookups
-CACHE_HEARTBEAT_S = 1
+CACHE_START_S = 120  # for its cache server to listen
+CACHE_TIMEOUT_S = 5  # for each of its answers; so long a request waits when it goes away
+CACHE_HEARTBEAT_S = 2
 
 
 def lmcache_environment(server: Server, controller: Controller) -> dict[str, str]:
@@ -108,6 +112,18 @@ def executor(server: Server) -> list[str]:
     return [f"--distributed-executor-backend={ONE_PROCESS}"] if server.device == "cpu" else []
 
 
+def await_cache(cache: Cache, wait_s: float) -> None:
+    """Return once the cache server listens; ends the container if it does not."""
+    end = time.monotonic() + wait_s
+    while time.monotonic() < end:
+        try:
+            socket.create_connection((cache.host, cache.port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    refuse(f"expected a cache server at {cache.host}:{cache.port} and found none; see its container's log")
+
+
 def _listed(ports: tuple[int, ...]) -> str:
     return ",".join(map(str, ports))
 
@@ -142,5 +158,7 @@ def run() -> None:
     os.environ.update({name: value for name, value in defaults.items() if not os.environ.get(name)})
     model = models.require(server.model, server.model_revision, server.device, server.user_args)
     fingerprint.write(fingerprint.of_server(server, model))
+    if server.cache is not None:
+        await_cache(server.cache, CACHE_START_S)
     arguments = command(server, model)
     os.execvp(arguments[0], arguments)
