@@ -37,6 +37,7 @@ SLOW = (
     "mp-server-gone",
     "mp-dead-writer",
     "mp-peer-restart",
+    "mp-handshake",
 )
 PATCHES = {patch.id: patch for series in load_all() for patch in series.patches}
 
