@@ -55,6 +55,8 @@ RED = {
     "mp-dead-writer": "Of what was never written nothing should be found, but 1 chunk is.",
     "mp-peer-restart": "A peer that was restarted should be pulled from, not {'hits': 0",
     "mp-handshake": "After a message that is none a peer should find all, and finds",
+    "mp-stored-first": "A step that is told to should end when it is stored, and ends before.",
+    "mp-left-load": "A request that ends in its load should be saved at the end, and is",
     "mp-coordinator-away": "A peer should be known on while the coordinator does not answer",
     "mp-lookup-left": "After a lookup that was given up 3 objects should be kept no longer.",
     "mp-identity": "should have a salt of its own",

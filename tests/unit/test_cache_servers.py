@@ -207,6 +207,7 @@ def test_vllm_is_told_where_its_cache_server_is_and_lmcache_in_it_nothing() -> N
     extra = json.loads(told.partition("=")[2])["kv_connector_extra_config"]
     assert (extra["lmcache.mp.host"], extra["lmcache.mp.port"]) == ("tcp://192.168.110.97", 8501)
     assert server.sharing(beside) == {}
+    assert server.sharing(replace(beside, role="prefill")) == {"LMCACHE_MP_STORED_FIRST": "1"}
     assert extra["lmcache.mp.mp_transfer_mode"] == "engine_driven"
     assert "--disable-hybrid-kv-cache-manager" in server.command(beside, "m")
     assert "--disable-hybrid-kv-cache-manager" not in server.command(Server.from_environment(CPU), "m")

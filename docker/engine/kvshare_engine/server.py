@@ -51,9 +51,10 @@ def lmcache_environment(server: Server, controller: Controller) -> dict[str, str
 
 
 def sharing(server: Server) -> dict[str, str]:
-    """What LMCache and NIXL inside vLLM must be told; beside a cache server there is neither."""
+    """What LMCache and NIXL inside vLLM must be told; beside a cache server that is next to nothing."""
     if server.cache is not None:
-        return {}
+        # Whoever has prefill's answer, as the gateway has, asks another node for its KV at once.
+        return {"LMCACHE_MP_STORED_FIRST": "1"} if server.role == "prefill" else {}
     return {
         **lmcache_environment(server, Controller.from_environment()),
         **transport.nixl_environment(server.nixl_port),
