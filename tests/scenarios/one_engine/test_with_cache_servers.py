@@ -1,4 +1,7 @@
-"""SHARING=multiprocess: cache servers beside the servers; the same proof, and the same wrong KV caught."""
+"""SHARING=multiprocess: cache servers beside the servers; the same proof, and the same wrong KV caught.
+
+The last of this folder by its name: the first ones begin where nothing runs.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,8 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module", autouse=True)
 def stack(rig: Rig) -> Rig:
-    """Cache servers and their coordinator in the controller's place."""
+    """Cache servers and their coordinator in the controller's place, which is to have left its ports."""
+    rig.down()
     rig.use(BESIDE, SHARING="multiprocess")
     return rig
 
