@@ -15,7 +15,6 @@ from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
 
-from probes import ProbeError
 from probes.controller import free_ports
 from probes.forks import Fork, pause
 from probes.node import rejected
@@ -49,13 +48,7 @@ class CacheNode:
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """The server's answer to one command; raises ProbeError if it has died."""
-        try:
-            self.fork.connection.send((command, arguments))
-            return self.fork.connection.recv()
-        except (EOFError, OSError):
-            raise ProbeError(
-                f"A cache server ended while asked to {command}:\n{self.fork.last_lines()}"
-            ) from None
+        return self.fork.ask(command, arguments, "A cache server")
 
 
 def place_for(**changes: Any) -> Place:

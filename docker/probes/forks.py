@@ -50,6 +50,14 @@ class Fork:
                 return self.connection.recv()
         raise ProbeError(f"A process should have answered; its last lines:\n{self.last_lines()}")
 
+    def ask(self, command: str, arguments: dict[str, Any], who: str) -> Any:
+        """What a process that obeys commands answers to one; raises ProbeError if it has died."""
+        try:
+            self.connection.send((command, arguments))
+            return self.connection.recv()
+        except (EOFError, OSError):
+            raise ProbeError(f"{who} ended while asked to {command}:\n{self.last_lines()}") from None
+
     def logged(self) -> str:
         self.log.seek(0)
         return self.log.read()

@@ -60,13 +60,7 @@ class Node:
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """The node's answer to one command; raises ProbeError if it has died."""
-        try:
-            self.fork.connection.send((command, arguments))
-            return self.fork.connection.recv()
-        except (EOFError, OSError):
-            raise ProbeError(
-                f"Node {self.settings.instance} ended while asked to {command}:\n{self.fork.last_lines()}"
-            ) from None
+        return self.fork.ask(command, arguments, f"Node {self.settings.instance}")
 
     def pull_until_hit(self, seed: int, chunks: int, seconds: float = 10.0) -> dict[str, Any]:
         """The answer of the first of some gets that hits: the controller learns of keys a moment later."""
