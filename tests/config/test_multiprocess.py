@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
-import yaml
 
 from tests.config.test_rendered import (
     BESIDE,
     CLUSTER,
-    GOLDEN,
     SECRETS,
     TWO_MACHINES,
     VLLM_CACHE,
+    assert_golden,
     render,
     services,
 )
-from tests.conftest import ROOT
 
 CACHES = ("prefill-cache", "decode-cache")
 ADDED = ("coordinator", *CACHES)
@@ -26,13 +24,7 @@ ADDED = ("coordinator", *CACHES)
 @pytest.mark.parametrize("files", BESIDE)
 @pytest.mark.parametrize("profile", ["prefill", "decode"])
 def test_rendered_configuration_is_the_golden_one(files: str, profile: str, update_golden: bool) -> None:
-    rendered = yaml.safe_load(render(files, profile, **TWO_MACHINES))
-    kept = {key: value for key, value in rendered.items() if not key.startswith("x-")}
-    text = yaml.safe_dump(kept, sort_keys=True, width=110).replace(str(ROOT), "$ROOT")
-    golden = GOLDEN / f"{files}-{profile}.yaml"
-    if update_golden:
-        golden.write_text(text)
-    assert text == golden.read_text()
+    assert_golden(files, profile, update_golden)
 
 
 @pytest.mark.parametrize("files", BESIDE)
