@@ -19,6 +19,7 @@ from kvshare.config.settings import CONTROLLER, MULTIPROCESS
 from kvshare.servers import metrics
 from kvshare.servers.completion import Ask, Completion, complete
 from kvshare.servers.http import Http, RequestFailedError
+from kvshare.servers.multiprocess import CacheClient
 from kvshare.servers.prompts import make_prompts
 from kvshare.servers.readings import Position, Sources
 from kvshare.verify.tolerance import distance, first_divergence, is_explained, make_limit
@@ -166,7 +167,8 @@ class Traffic:
     def evicted(self, host: Host) -> int:
         """Keys that a server's cache has given up since its start; exported every two seconds."""
         if self.sharing == MULTIPROCESS:
-            return int(metrics.total(of_cache(host), "lmcache_mp_l1_evicted_chunks_total") or 0)
+            samples = as_operator(cache_of(host).samples)
+            return int(metrics.total(samples, "lmcache_mp_l1_evicted_chunks_total") or 0)
         return self._counted(host, "lmcache:local_cpu_evict_keys_count_total")
 
     def declined(self, host: Host) -> int:
@@ -238,18 +240,14 @@ def controller() -> Http:
     return Http(CONTROLLER_URL, controllers_token())
 
 
-def of_cache(host: Host) -> tuple[Sample, ...]:
-    """What a host's cache server counts; RequestFailedError if it does not answer."""
-    http = Http(f"http://{host.address}:{CACHES[host]}", controllers_token())
-    return metrics.parse(as_operator(lambda: http.get("/metrics", timeout=10)))
+def cache_of(host: Host) -> CacheClient:
+    """A host's cache server, asked by who has the cluster's key."""
+    return CacheClient(f"http://{host.address}:{CACHES[host]}", controllers_token())
 
 
 def peers_of(host: Host) -> set[str]:
-    """The addresses of those that a host's cache server asks for KV."""
-    http = Http(f"http://{host.address}:{CACHES[host]}", controllers_token())
-    storage = json.loads(as_operator(lambda: http.get("/status", timeout=10)))["storage_manager"]
-    urls = (one.get("peer_transfer_channel_server_url", "") for one in storage["l2_adapters"])
-    return {str(url).partition(":")[0] for url in urls}
+    """The addresses of those that a host's cache server asks for KV; none where it does not answer."""
+    return {url.partition(":")[0] for url in as_operator(cache_of(host).probe).peers}
 
 
 def registered(sharing: str) -> set[str]:
