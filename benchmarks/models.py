@@ -12,6 +12,7 @@ import argparse
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from benchmarks import ROOT
@@ -61,8 +62,6 @@ Refused from their config.json before any weights load, by `make doctor`
 With `SHARING=multiprocess` ([multiprocess.md](multiprocess.md)), layers of several kinds, and what the other
 way refuses:
 
-| family | judged | off by | limit | a wrong chunk |
-|---|---|---|---|---|
 {beside}
 
 On a GPU, in bfloat16 and with `KV_CACHE_DTYPE=fp8`, by `python -m benchmarks.gpu models`. "Cannot tell": what
@@ -72,6 +71,8 @@ limits.
 {on_gpu}
 """
 GPU_PART = re.compile(r"models/(.+)/(\w+)")
+NOTHING_SEEN = "(not seen yet)"
+HEADER = "| family | judged | off by | limit | a wrong chunk |\n|---|---|---|---|---|"
 GPU_HEADER = "| family | KV | judged | off by | limit | a wrong chunk |\n|---|---|---|---|---|---|"
 SAID = re.compile(r"kvshare: expected a model whose KV can be shared and found \S+: ([^;]+);")
 
@@ -144,11 +145,15 @@ def document(results: Results) -> str:
         refused="\n".join(
             f"| {name} | {found[name].judgement.partition(': ')[2]} |" for name in REFUSED if name in found
         ),
-        beside="\n".join(
-            _row(family, found[name]) for family in BESIDE if (name := part(family, MULTIPROCESS)) in found
-        ),
+        beside=_beside(found),
         on_gpu=_on_gpus(),
     )
+
+
+def _beside(found: Mapping[str, Seen]) -> str:
+    """Return what cache servers have shown, as a table."""
+    rows = [_row(family, found[name]) for family in BESIDE if (name := part(family, MULTIPROCESS)) in found]
+    return "\n".join([HEADER, *rows]) if rows else NOTHING_SEEN
 
 
 def _on_gpus() -> str:
@@ -161,7 +166,7 @@ def _on_gpus() -> str:
         on = last(models)
         rows = [_row(GPU_PART.sub(r"\1 | \2", name), Seen(**one.found)) for name, one in models.items()]
         tables += [f"{on.date}, commit {on.commit}: {on.hardware}.", "", GPU_HEADER, *rows, ""]
-    return "\n".join(tables).strip() or "(not seen yet)"
+    return "\n".join(tables).strip() or NOTHING_SEEN
 
 
 def _row(family: str, seen: Seen) -> str:

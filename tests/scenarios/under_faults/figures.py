@@ -84,7 +84,9 @@ def render(results: Results) -> str:
     on = last(results)
     ordered = sorted(results.values(), key=lambda one: one.part)
     rows = "\n".join(_row(one) for one in ordered if _is_of(one, CONTROLLER))
-    beside = "\n".join(_row(one) for one in ordered if _is_of(one, MULTIPROCESS))
+    beside = "\n".join([COLUMNS, *(_row(one) for one in ordered if _is_of(one, MULTIPROCESS))])
+    if beside == COLUMNS:
+        beside = "(not run yet)"
     seen = "\n".join(_seen(one) for one in ordered if one.found["fault"] == WITHOUT)
     return f"""# Reliability
 
@@ -112,7 +114,6 @@ controller.
 The same scenarios with cache servers beside vLLM (`make test-faults ARGS="--sharing multiprocess"`). A node
 that is killed loses both; the controller is the coordinator.
 
-{COLUMNS}
 {beside}
 
 ## What the oracle says without a cure
