@@ -26,6 +26,7 @@ from kvshare.site.disk import GIB
 from kvshare.site.images import Image
 from kvshare.stack.members import Member, Server, Stack, bound_to
 from tests.unit.build import STACK, WITH_GATEWAY
+from tests.unit.multiprocess_build import BESIDE
 
 MACHINES = {"default": "machine-a", "gpu-b": "machine-b"}
 LLAMA = "meta-llama/Meta-Llama-3.1-8B-Instruct"
@@ -130,6 +131,13 @@ def healthy() -> Evidence:
         links=(Link("prefill", "decode", 1.17e9, 0.000_031),),
         prefill_speed=PrefillSpeed(400, "assumed, as the demo model on one core"),
     )
+
+
+def with_cache_servers() -> Evidence:
+    """Return the same two machines with SHARING=multiprocess."""
+    stack = replace(BESIDE, gateway=None)
+    environments = {member.name: environment(member) for member in stack.members}
+    return replace(healthy(), stack=stack, environments=environments, dialed=dialed(stack))
 
 
 def with_gpus() -> Evidence:

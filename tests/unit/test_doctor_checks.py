@@ -26,6 +26,7 @@ from tests.unit.doctor_build import (
     on,
     on_each,
     running,
+    with_cache_servers,
     with_environment,
     with_gpus,
 )
@@ -44,8 +45,8 @@ def red(diagnosis: Diagnosis) -> list[str]:
 
 @pytest.mark.parametrize(
     "evidence",
-    [healthy(), with_gpus(), running(healthy()), behind_gateway()],
-    ids=["cpu", "gpu", "running", "gateway"],
+    [healthy(), with_gpus(), running(healthy()), behind_gateway(), with_cache_servers()],
+    ids=["cpu", "gpu", "running", "gateway", "cache servers"],
 )
 def test_healthy_machines_are_ready(evidence: Evidence) -> None:
     diagnosis = judge(evidence, ALL)

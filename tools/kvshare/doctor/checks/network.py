@@ -75,7 +75,7 @@ def _ports_reached(evidence: Evidence) -> Outcome:
 def _ucx_ports_reached(evidence: Evidence) -> Outcome:
     """One of its range (UCX_TCP_PORT_RANGE in compose.yaml) was dialled on each machine."""
     tried = [one for one in evidence.dialed if one.free]
-    ports = ranges_of(evidence.stack.prefill)[0].text
+    ports = ranges_of(evidence.stack.prefill.keeper)[0].text
     expected = f"ports {ports} open between the stack's machines: UCX takes its own out of them"
     return _reached(evidence, tried, f"{len(tried)} connections to ports of {ports}", expected)
 
