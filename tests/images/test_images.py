@@ -121,7 +121,7 @@ def test_an_unknown_command_is_refused_with_what_there_is(images: dict[str, str]
         text=True,
     )
     assert result.returncode == 2
-    assert "expected one of controller, server, health" in result.stderr
+    assert "expected one of controller, server, coordinator, cache, health, ask, probe" in result.stderr
 
 
 @pytest.mark.usefixtures("images")

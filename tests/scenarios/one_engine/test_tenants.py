@@ -110,7 +110,7 @@ def test_the_controllers_http_asks_for_what_follows_from_the_clusters_key(stack:
         with pytest.raises(RefusedKeyError):
             Http(CONTROLLER).get(path)
     ask = ("python", "-m", "kvshare_engine", "ask", "/env")
-    assert "KVSHARE_CONTROLLER_HOST" in stack.docker("exec", "kvshare-decode-1", *ask)
+    assert "KVSHARE_CONTROLLER_HOST" in stack.docker("exec", "kvshare-controller-1", *ask)
 
 
 def prompt(seed: int, tokens: int = TOKENS) -> str:
