@@ -19,6 +19,7 @@ from tests.scenarios.under_faults.figures import RESULTS, Figures, render
 
 HERE = Path(__file__).parent
 DOCUMENT = ROOT / "docs/reliability.md"
+SHOWN = ("--log-cli-level=INFO",)  # how far what takes an hour has come
 
 
 class Keeper:
@@ -50,6 +51,7 @@ if __name__ == "__main__":
     else:
         sys.exit(
             pytest.main(
-                [str(HERE), str(HERE.parent / "under_traffic"), "--long", *sys.argv[1:]], plugins=[Keeper()]
+                [str(HERE), str(HERE.parent / "under_traffic"), "--long", *SHOWN, *sys.argv[1:]],
+                plugins=[Keeper()],
             )
         )

@@ -1,5 +1,6 @@
 """Requests as users send them: each is answered as by a server alone, and nothing is left behind."""
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ WAVES = 18
 WARM_CASES = 10  # until then memory grows with what is cached, however long they take
 GROWTH_LONG = 1.05  # of memory, afterwards
 
+LOGGER = logging.getLogger("kvshare.traffic")
+
 pytestmark = pytest.mark.timeout(5400)
 
 
@@ -21,13 +24,15 @@ def test_every_request_is_answered_as_by_a_server_alone(
     oracle: Oracle, minutes: float, record: Callable[[Figures], Figures]
 ) -> None:
     started, begun, before = oracle.started_at(), time.monotonic(), moved()
-    warm, cases = oracle.memory_bytes(), 0
+    memory, cases = [oracle.memory_bytes()], 0
     while not cases or time.monotonic() < begun + 60 * minutes:
         oracle.require(draw_case(SEED + cases, WAVES))
         cases += 1
-        if cases <= WARM_CASES:
-            warm = oracle.memory_bytes()
-    did, grown = moved() - before, oracle.memory_bytes() / warm
+        memory.append(oracle.memory_bytes())
+        LOGGER.info(
+            "case %d, %d requests, %.0f MiB of memory", cases, len(oracle.played), memory[-1] / (1 << 20)
+        )
+    did, grown = moved() - before, memory[-1] / memory[min(cases, WARM_CASES)]
     record(figures(oracle, did, cases, grown))
     assert oracle.reused, "no answer says what was reused for it"
     assert oracle.answered >= CARRIED
