@@ -201,6 +201,10 @@ def test_without_a_fit_nothing_is_written() -> None:
         ({"arms": (PEER,)}, "a calibration compares the arms peer and recompute"),
         ({"points": POINTS[:1]}, "two prompt lengths or more"),
         ({"points": tuple(replace(p, concurrency=4) for p in POINTS)}, "one request in flight"),
+        (
+            {"caches": {"decode": "http://127.0.0.1:8203"}},
+            "pulls whatever a peer has, and P2P_MIN_TOK",
+        ),
     ],
 )
 def test_a_calibration_that_cannot_work_is_refused(change: dict[str, object], sentence: str) -> None:

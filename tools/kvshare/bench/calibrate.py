@@ -9,7 +9,12 @@ from kvshare.errors import CouldNotCheckError, KvshareError
 
 
 def require(spec: BenchSpec) -> None:
-    """KvshareError unless the benchmark will measure what a threshold follows from."""
+    """KvshareError unless the benchmark will measure what a threshold follows from, and servers heed it."""
+    if spec.caches:
+        raise KvshareError(
+            f"SHARING=multiprocess pulls whatever a peer has, and {NAME} would change nothing: "
+            "type make bench without --calibrate."
+        )
     if spec.threshold.is_set:
         raise KvshareError(
             f"decode runs with {spec.threshold.assignment}, and shorter pulls cannot be measured: "
