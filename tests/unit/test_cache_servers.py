@@ -6,8 +6,10 @@ import json
 import socket
 from collections.abc import Mapping
 from dataclasses import replace
+from email.message import Message
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
@@ -88,6 +90,7 @@ def test_the_decision_and_the_compose_files_must_agree(folder: Path) -> None:
         ({"TRANSPORT": "rdma"}, "was never tried over TRANSPORT=rdma"),
         ({"P2P_MIN_TOKENS": "1280"}, "pulls whatever a peer has: set P2P_MIN_TOKENS=0"),
         ({"OBSERVE": "5"}, "OBSERVE watches SHARING=controller alone"),
+        ({"CLUSTER_KEY_FILE": "off"}, "SHARING=multiprocess runs what pickle brings it"),
         ({"SHARING": "multiproces"}, "is no sharing, did you mean multiprocess"),
     ],
 )
@@ -221,11 +224,31 @@ def test_a_server_is_as_healthy_as_its_cache_server(
 ) -> None:
     told = dict(STATUS)
     monkeypatch.setattr(health, "fetch", lambda url, *_: json.dumps(told) if url.endswith("/status") else "")
-    beside = Server.from_environment(BESIDE)
-    health.check_server(beside, None)
+    beside, keeper = Server.from_environment(BESIDE), Coordinator.from_environment(PLACE)
+    health.check_server(beside, keeper)
     told.update(change)
     with pytest.raises(health.UnhealthyError, match=r"192\.168\.110\.97:8203"):
-        health.check_server(beside, None)
+        health.check_server(beside, keeper)
+
+
+def test_a_cache_server_of_another_cluster_key_is_named_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(url: str, *_: Any) -> str:
+        if url.endswith("/instances"):
+            raise health.UnhealthyError from HTTPError(url, 401, "Unauthorized", Message(), None)
+        return json.dumps(STATUS)
+
+    monkeypatch.setattr(health, "fetch", fetch)
+    said = r"the coordinator at http://192\.168\.110\.13:9000 has another cluster key than"
+    with pytest.raises(health.UnhealthyError, match=said):
+        health.check_cache(Cache.from_environment(BESIDE), Coordinator.from_environment(PLACE))
+
+
+def test_a_cache_server_that_others_reach_wants_a_cluster_key(capsys: pytest.CaptureFixture[str]) -> None:
+    others_reach = Cache.from_environment(BESIDE)
+    assert cache.key_of(replace(others_reach, host="127.0.0.1")) == {}
+    with pytest.raises(SystemExit):
+        cache.key_of(others_reach)
+    assert "expected a cluster key for SHARING=multiprocess on 192.168.110.97" in capsys.readouterr().err
 
 
 def test_what_a_container_answers_is_asked_by_its_role(monkeypatch: pytest.MonkeyPatch) -> None:

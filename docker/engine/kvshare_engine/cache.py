@@ -7,8 +7,9 @@ import shutil
 from typing import Any
 
 from kvshare_engine import cluster_key, fingerprint, transport
-from kvshare_engine.environment import LMCACHE_CONFIG, NIXL_DIR, Cache, Coordinator
+from kvshare_engine.environment import LMCACHE_CONFIG, NIXL_DIR, Cache, Coordinator, refuse
 
+LOOPBACK = "127.0.0.1"
 HEARTBEAT_S = 1
 GIB = 1 << 30
 ALIGN_BYTES = 65536  # of each object, which a peer reads as a whole
@@ -60,14 +61,26 @@ def command(cache: Cache, coordinator: Coordinator, size: float, chunk_size: int
     ]
 
 
+def key_of(cache: Cache) -> dict[str, str]:
+    """The cluster's key as LMCache wants it; ends the container where anybody could send what pickle runs."""
+    key = cluster_key.environment()
+    if not key and cache.host != LOOPBACK:
+        refuse(
+            f"expected a cluster key for SHARING=multiprocess on {cache.host} and found none, where whoever "
+            "reaches its ports runs code (CVE-2026-105192); set CLUSTER_KEY, or start it with make up"
+        )
+    return key
+
+
 def run() -> None:
     cache, coordinator = Cache.from_environment(), Coordinator.from_environment()
+    key = key_of(cache)
     shutil.rmtree(NIXL_DIR, ignore_errors=True)
     NIXL_DIR.parent.mkdir(parents=True, exist_ok=True)
     defaults = {
         **transport.nixl_environment(cache.nixl_port),
         **transport.environment(cache.transport, cache.device, cache.host),
-        **cluster_key.environment(),
+        **key,
     }
     os.environ.update({name: value for name, value in defaults.items() if not os.environ.get(name)})
     fingerprint.write(fingerprint.of_cache(os.environ["KVSHARE_ROLE"], cache))

@@ -63,7 +63,7 @@ def check_coordinator(coordinator: Coordinator) -> None:
     list(json.loads(ask(coordinator.url, "/instances"))["instances"])
 
 
-def check_cache(cache: Cache) -> None:
+def check_cache(cache: Cache, coordinator: Coordinator) -> None:
     """The cache server answers, and the coordinator has it on its list.
 
     Raises:
@@ -72,14 +72,17 @@ def check_cache(cache: Cache) -> None:
     told = json.loads(ask(cache.url, "/status"))
     if not told["is_healthy"]:
         raise UnhealthyError(f"{cache.url}/status says that the cache server is not healthy")
+    # It goes on calling itself registered when the coordinator is another one by now.
+    if is_refused(f"{coordinator.url}/instances"):
+        raise UnhealthyError(f"the coordinator at {coordinator.url} has another cluster key than {cache.url}")
     if told["p2p_state"] != "registered":
         raise UnhealthyError(f"the cache server at {cache.url} is {told['p2p_state']} with the coordinator")
 
 
-def check_server(server: Server, controller: Controller | None) -> None:
+def check_server(server: Server, keeper: Controller | Coordinator) -> None:
     """The engine answers and, where sharing is on, its LMCache is where others find it.
 
-    Without a ``controller`` that is its cache server.
+    Where a coordinator is the ``keeper`` of who is there, that is its cache server.
 
     Raises:
         UnhealthyError: if one is not so.
@@ -87,10 +90,10 @@ def check_server(server: Server, controller: Controller | None) -> None:
     fetch(f"{server.url}/health")
     if not server.kv_transfer_config:
         return
-    if server.cache is not None:
-        check_cache(server.cache)
-    elif controller is not None:
-        check_workers(server, controller)
+    if isinstance(keeper, Controller):
+        check_workers(server, keeper)
+    elif server.cache is not None:
+        check_cache(server.cache, keeper)
 
 
 def check_workers(server: Server, controller: Controller) -> None:
@@ -139,6 +142,15 @@ def send_empty_batch(controller: Controller) -> None:
         context.term()
 
 
+def is_refused(url: str) -> bool:
+    """Whether who answers there over HTTP wants another cluster key than this container's."""
+    try:
+        fetch(url, cluster_key.headers())
+    except UnhealthyError as error:
+        return isinstance(error.__cause__, urllib.error.HTTPError) and error.__cause__.code == 401
+    return False
+
+
 def ask(url: str, path: str) -> str:
     """What the controller, the coordinator or a cache server answers to who has the cluster's key."""
     return fetch(f"{url}{path}", cluster_key.headers())
@@ -178,10 +190,10 @@ def check(role: str) -> None:
     elif role == "coordinator":
         check_coordinator(Coordinator.from_environment())
     elif role in CACHES:
-        check_cache(Cache.from_environment())
+        check_cache(Cache.from_environment(), Coordinator.from_environment())
     else:
         server = Server.from_environment()
-        check_server(server, None if server.cache else Controller.from_environment())
+        check_server(server, (Coordinator if server.cache else Controller).from_environment())
 
 
 def run(role: str) -> int:

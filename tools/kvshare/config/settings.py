@@ -275,6 +275,11 @@ def _refusals_of_multiprocess(settings: Settings) -> Iterator[str]:
         yield f"SHARING=multiprocess pulls whatever a peer has: set {threshold.NAME}=0 in .env."
     if settings.observes:
         yield "OBSERVE watches SHARING=controller alone: leave OBSERVE empty in .env."
+    if settings.get(cluster_key.NAME) == cluster_key.OFF:
+        yield (
+            "SHARING=multiprocess runs what pickle brings it from whoever is let in (CVE-2026-105192): "
+            f"leave {cluster_key.NAME} empty in .env, and a key is made."
+        )
 
 
 def _compose_files(settings: Settings) -> str:
