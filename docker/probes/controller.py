@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
+import itertools
 import json
 import os
 import socket
@@ -11,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from multiprocessing.connection import Connection
@@ -25,6 +27,7 @@ from probes.forks import Fork
 
 START_TIMEOUT_S = 240
 REPLY_TIMEOUT_S = 20
+FIRST_PORT, PORTS_OF_A_WORKER = 10_000, 2_000
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,27 @@ class Ports:
 
 
 def free_ports() -> Ports:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
-        return Ports(*(s.getsockname()[1] for s in sockets))
+    """Ports that nobody listens on, and that nobody else takes until who asked listens, seconds later.
+
+    The kernel's own choice, from 32768 on, may be another process's a moment later.
+    """
+    return Ports(*itertools.islice(filter(_is_free, _of_this_process()), 4))
+
+
+@functools.cache
+def _of_this_process() -> Iterator[int]:
+    """Each port of this worker of pytest again and again, from where no probe before it has begun."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first, begin = FIRST_PORT + PORTS_OF_A_WORKER * worker, 8 * os.getpid()
+    return (first + (begin + number) % PORTS_OF_A_WORKER for number in itertools.count())
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

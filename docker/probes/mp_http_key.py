@@ -14,7 +14,7 @@ from probes.mp_cluster import ask, running_coordinator, running_server
 OF_COORDINATOR = ("/instances", "/metrics", "/docs", "/openapi.json", "/healthz/")
 OF_SERVER = ("/status", "/metrics", "/config", "/env", "/docs", "/healthcheck/")
 UNAUTHORIZED = 401
-FOUND_S = 60.0
+FOUND_S = 120.0
 
 
 def probe() -> None:
