@@ -38,6 +38,7 @@ SLOW = (
     "mp-dead-writer",
     "mp-peer-restart",
     "mp-handshake",
+    "mp-bad-messages",
 )
 PATCHES = {patch.id: patch for series in load_all() for patch in series.patches}
 

@@ -55,6 +55,8 @@ RED = {
     "mp-dead-writer": "Of what was never written nothing should be found, but 1 chunk is.",
     "mp-peer-restart": "A peer that was restarted should be pulled from, not {'hits': 0",
     "mp-handshake": "After a message that is none a peer should find all, and finds",
+    "mp-bad-messages": "Bad messages should be counted as",
+    "mp-no-pickle": "A cache server should run nothing that it is sent, and made a folder.",
     "mp-stored-first": "A step that is told to should end when it is stored, and ends before.",
     "mp-left-load": "A request that ends in its load should be saved at the end, and is",
     "mp-coordinator-away": "A peer should be known on while the coordinator does not answer",
