@@ -39,6 +39,7 @@ SLOW = (
     "mp-peer-restart",
     "mp-handshake",
     "mp-bad-messages",
+    "mp-descriptors",
 )
 PATCHES = {patch.id: patch for series in load_all() for patch in series.patches}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import tempfile
 from pathlib import Path
@@ -11,18 +10,9 @@ from pathlib import Path
 from probes import ProbeError
 from probes.controller import request
 from probes.node import two_nodes
+from probes.noise import MakesAFolder
 
 PROMPT = {"seed": 1, "chunks": 3}
-
-
-class _WritesAFile:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self._path),)
 
 
 def probe() -> None:
@@ -33,7 +23,7 @@ def probe() -> None:
             "type": "NixlMemRegRequest",
             "remote_agent_name": b"nobody",
             "local_id": "127.0.0.1:1",
-            "local_xfer_dlist_bytes": pickle.dumps(_WritesAFile(made)),
+            "local_xfer_dlist_bytes": pickle.dumps(MakesAFolder(made)),
         }
         with contextlib.suppress(ValueError):  # an empty answer
             request(a.settings.init_port, message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import tempfile
 from collections.abc import Callable
@@ -12,16 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from probes import ProbeError
-
-
-class MakesAFolder:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = str(folder)
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (self.folder,)
+from probes.noise import MakesAFolder
 
 
 def probe() -> None:

@@ -1,16 +1,28 @@
-"""Messages that no socket of LMCache can use."""
+"""Messages that no socket of LMCache can use, or that none should run."""
 
 from __future__ import annotations
 
+import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 import zmq
 
 SECONDS_TO_SEND = 10
 TEN_MB = random.Random(7).randbytes(10_000_000)
+
+
+class MakesAFolder:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self._path),)
 
 
 def bad_messages() -> list[bytes]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import time
+from functools import partial
 
-from probes import ProbeError
+from probes import ProbeError, happens
 from probes.controller import Ports, free_ports, get, running_controller
 from probes.node import Settings, running_node, settings_for
 
@@ -29,7 +30,7 @@ def probe() -> None:
 def _check_doors(settings: Settings) -> None:
     for name in ("worker_port", "init_port", "lookup_port"):
         port = getattr(settings, name)
-        if not _answers(OWN, port):
+        if not happens(partial(_answers, OWN, port)):
             raise ProbeError(f"The {name} of a node at {OWN} should answer there.")
         if _answers(OTHER, port):
             raise ProbeError(f"The {name} of a node at {OWN} should not answer at {OTHER}.")

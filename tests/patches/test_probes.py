@@ -56,6 +56,7 @@ RED = {
     "mp-peer-restart": "A peer that was restarted should be pulled from, not {'hits': 0",
     "mp-handshake": "After a message that is none a peer should find all, and finds",
     "mp-bad-messages": "Bad messages should be counted as",
+    "mp-descriptors": "What a stranger sends to the port where peers meet should run nothing",
     "mp-no-pickle": "A cache server should run nothing that it is sent, and made a folder.",
     "mp-stored-first": "A step that is told to should end when it is stored, and ends before.",
     "mp-left-load": "A request that ends in its load should be saved at the end, and is",
