@@ -11,11 +11,13 @@ from rich.console import Console
 from kvshare.config.settings import Settings
 from kvshare.site.base import State
 from kvshare.site.containers import Containers
+from kvshare.stack.members import Stack
 from kvshare.watch.top import Look, frame, look
 from tests.conftest import ROOT
 from tests.unit import scrape
 from tests.unit.build import STACK, WATCHED
 from tests.unit.fake_docker import FakeDocker
+from tests.unit.multiprocess_build import BESIDE, OWNER
 
 GOLDEN = Path(__file__).parent / "golden"
 WELL = {member.name: State(member.name, "running", "healthy") for member in WATCHED.members}
@@ -36,10 +38,10 @@ def valued(sample: Sample, value: float) -> Sample:
     return sample._replace(value=value)
 
 
-def shown(before: Look, now: Look) -> str:
+def shown(before: Look, now: Look, stack: Stack = WATCHED) -> str:
     console = Console(width=150, no_color=True)
     with console.capture() as captured:
-        console.print(frame(WATCHED, before, now))
+        console.print(frame(stack, before, now))
     return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
 
 
@@ -75,6 +77,24 @@ def test_each_pair_is_named_with_what_it_pulled() -> None:
     then = shown(Look(100.0, pulled(1e6), WELL), Look(102.0, pulled(21e6), WELL))
     assert "decode pulls 10.0 MB/s from prefill" in then
     assert "prefill pulls" not in then
+
+
+def test_cache_servers_say_what_they_pulled_and_how_full_they_are() -> None:
+    def said(pulled: float) -> dict[str, tuple[Sample, ...]]:
+        return {
+            "coordinator": (),
+            "decode-cache": (
+                Sample("lmcache_mp_p2p_pulled_bytes_total", {"peer": OWNER}, pulled),
+                Sample("lmcache_mp_l1_usage_ratio", {}, 0.25),
+            ),
+        }
+
+    text = shown(Look(100.0, said(1e6)), Look(102.0, said(21e6)), BESIDE)
+    assert "decode-cache pulls 10.0 MB/s from prefill-cache" in text
+    assert "decode-cache   absent" in text
+    assert text.splitlines()[3].endswith("25%")
+    assert "does not answer" not in text
+    assert "the coordinator does not answer" in shown(Look(100.0), Look(102.0), BESIDE)
 
 
 def test_what_does_not_answer_leaves_gaps_and_says_so() -> None:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kvshare.config.settings import MULTIPROCESS
+from kvshare.config.settings import CONTROLLER, MULTIPROCESS
 from kvshare.servers import metrics
 from kvshare.servers.http import Http
 from kvshare.servers.server import FLUSH_S
 from tests.rig import engines, network
 from tests.rig.network import DECODE, PREFILL, Host, Link
 from tests.scenarios.conftest import FILES, Outcome, TwoMachines
-from tests.scenarios.under_faults.traffic import PORTS, Sent, Traffic, as_operator, controller
+from tests.scenarios.under_faults.traffic import PORTS, Sent, Traffic, as_operator, cache_of, controller
 
 SERVICES = (("controller", PREFILL), ("prefill", PREFILL), ("decode", DECODE))
 HOST_OF = dict(SERVICES)
@@ -29,6 +29,7 @@ BESIDE = {
 }
 # What LMCache and vLLM say when a page has two owners, or an engine has died.
 MUST_NOT_SAY = ("Double free", "KeyError", "EngineDeadError", "Engine core initialization failed")
+REJECTED = "lmcache:rejected_messages_total"
 SETTLE_S = 90
 SLOW = Link(rate=4e6)  # bytes a second: a chunk of 6.5 MB is under way for more than a second
 UNDER_WAY_S = 0.8
@@ -46,7 +47,7 @@ class Socket:
     port: int
 
 
-SOCKETS = (
+OF_CONTROLLER = (
     Socket("controller", "pull", "push", PREFILL, 8300),
     Socket("controller", "reply", "dealer", PREFILL, 8400),
     Socket("controller", "heartbeat", "dealer", PREFILL, 8600),
@@ -57,6 +58,13 @@ SOCKETS = (
     Socket("decode", "p2p_init", "dealer", DECODE, 8202),
     Socket("decode", "p2p_lookup", "dealer", DECODE, 8203),
 )
+OF_CACHE_SERVERS = (
+    Socket("prefill", "requests", "dealer", PREFILL, 8500),
+    Socket("prefill", "p2p", "req", PREFILL, 8200),
+    Socket("decode", "requests", "dealer", DECODE, 8501),
+    Socket("decode", "p2p", "req", DECODE, 8202),
+)
+SOCKETS = {CONTROLLER: OF_CONTROLLER, MULTIPROCESS: OF_CACHE_SERVERS}
 SERVERS = {host.name: f"http://{host.address}:{port}" for host, port in PORTS.items()}
 
 
@@ -83,6 +91,21 @@ class Stack:
         outcome = self.machines.up(node, COMPOSE_FILE=files)
         assert outcome.code == 0, outcome.err
         self.machines.overlays = overlays
+
+    @property
+    def sockets(self) -> tuple[Socket, ...]:
+        return SOCKETS[self.machines.sharing]
+
+    def rejected(self, service: str) -> dict[str, float]:
+        """What a service counts as rejected, by the name of the socket, as its metrics tell."""
+        if service == "controller":
+            http = controller()
+        elif self.machines.sharing == MULTIPROCESS:
+            http = cache_of(HOST_OF[service]).http
+        else:
+            http = Http(SERVERS[service])
+        samples = metrics.parse(as_operator(lambda: http.get("/metrics", timeout=10)))
+        return {s.labels["socket"]: s.value for s in samples if s.name == REJECTED}
 
     def parts(self, service: str) -> tuple[str, ...]:
         """The containers that one of the three is, in the order of start."""
@@ -167,10 +190,3 @@ def anonymous_bytes(pid: int) -> int:
 
 def container(service: str) -> str:
     return f"kvshare-{service}-1"
-
-
-def rejected(service: str) -> dict[str, float]:
-    """What a service counts as rejected, by the name of the socket, as its metrics tell."""
-    http = controller() if service == "controller" else Http(SERVERS[service])
-    samples = metrics.parse(as_operator(lambda: http.get("/metrics", timeout=10)))
-    return {s.labels["socket"]: s.value for s in samples if s.name == "lmcache:rejected_messages_total"}

@@ -13,6 +13,7 @@ from rich.text import Text
 from kvshare.errors import CouldNotCheckError
 from kvshare.servers import metrics
 from kvshare.servers.metrics import PROMPT_TOKENS, PULLED, total
+from kvshare.servers.multiprocess import PULLED as MP_PULLED
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE
 from kvshare.site.base import Site, State, at_once, told
 from kvshare.stack.members import Member, Server, Stack
@@ -25,6 +26,7 @@ NUMBERS = (
     *("running", "waiting", "KV memory"),
 )
 NOTHING = ""
+MP_USED = "lmcache_mp_l1_usage_ratio"  # of a cache server's memory
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,17 @@ def frame(stack: Stack, before: Look, now: Look) -> RenderableType:
 
 
 def grid(stack: Stack, before: Look, now: Look) -> list[tuple[str, ...]]:
-    """Return what each server did between two looks: its name, then ``NUMBERS``."""
-    servers = (member for member in stack.members if isinstance(member, Server))
-    return [(server.name, *_server(before, now, server.name)) for server in servers]
+    """Return what each server did between two looks: its name, then ``NUMBERS``; a cache server has the last."""
+    servers = [member for member in stack.members if isinstance(member, Server)]
+    rows = [(server.name, *_server(before, now, server.name)) for server in servers]
+    nothing = [NOTHING] * (len(NUMBERS) - 1)
+    return rows + [(cache.name, *nothing, _share(now.total(cache.name, MP_USED))) for cache in stack.caches]
 
 
 def lines(stack: Stack, before: Look, now: Look) -> tuple[str, ...]:
     """Return who pulled from whom between two looks, what the controller knows, and how canaries ended."""
-    return (*_pairs(stack, before, now), *_workers(now), *_canaries(stack, now))
+    known = _coordinator(now) if stack.controller.is_coordinator else _workers(now)
+    return (*_pairs(stack, before, now), *known, *_canaries(stack, now))
 
 
 def _samples(site: Site, member: Member) -> tuple[Sample, ...]:
@@ -118,8 +123,7 @@ def _server(before: Look, now: Look, node: str) -> Iterator[str]:
     yield f"{spent / pulls * 1000:,.0f}" if pulls and spent else NOTHING
     for name in ("running", "waiting"):
         yield _whole(now.total(node, f"vllm:num_requests_{name}"))
-    used = now.total(node, "vllm:kv_cache_usage_perc")
-    yield NOTHING if used is None else f"{used:.0%}"
+    yield _share(now.total(node, "vllm:kv_cache_usage_perc"))
 
 
 def _token_bytes(now: Look, node: str) -> float | None:
@@ -132,18 +136,25 @@ def _token_bytes(now: Look, node: str) -> float | None:
 
 
 def _pairs(stack: Stack, before: Look, now: Look) -> Iterator[str]:
-    """Say what each server that answered twice pulled from each that it has ever pulled from."""
-    servers = [member for member in stack.members if isinstance(member, Server)]
+    """Say what each that answered twice pulled from each that it has ever pulled from."""
+    keepers = _keepers(stack)
+    counter = MP_PULLED if stack.caches else PULLED
     seconds = max(now.at - before.at, 1e-9)
-    for puller, owner in permutations(servers, 2):
+    for puller, owner in permutations(keepers, 2):
         counts = [
-            (moment.total(puller.name, PULLED, peer=url) for moment in (before, now))
-            for url in owner.peer_init_urls
+            (moment.total(puller, counter, peer=url) for moment in (before, now)) for url in keepers[owner]
         ]
         ranks = [(then or 0.0, value) for then, value in counts if value is not None]
-        if ranks and puller.name in before.samples:
+        if ranks and puller in before.samples:
             rise = sum(max(0.0, value - then) for then, value in ranks)
-            yield f"{puller.name} pulls {rise / seconds / 1e6:,.1f} MB/s from {owner.name}"
+            yield f"{puller} pulls {rise / seconds / 1e6:,.1f} MB/s from {owner}"
+
+
+def _keepers(stack: Stack) -> dict[str, tuple[str, ...]]:
+    """Return where peers read the KV of each that keeps some, by its name."""
+    if stack.caches:
+        return {cache.name: (f"{cache.host}:{cache.p2p_port}",) for cache in stack.caches}
+    return {m.name: m.peer_init_urls for m in stack.members if isinstance(m, Server)}
 
 
 def _workers(now: Look) -> Sequence[str]:
@@ -158,6 +169,11 @@ def _workers(now: Look) -> Sequence[str]:
     syncing = now.total("controller", f"{name}_full_sync_workers_syncing") or 0
     knows = f"{workers:.0f} workers, {syncing:.0f} of them not synced, and {keys or 0:,.0f} chunks"
     return (f"the controller knows {knows}",)
+
+
+def _coordinator(now: Look) -> Sequence[str]:
+    """Say whether the coordinator answers; it knows of no KV."""
+    return () if "coordinator" in now.samples else ("the coordinator does not answer",)
 
 
 def _canaries(stack: Stack, now: Look) -> Iterator[str]:
@@ -176,6 +192,10 @@ def _canaries(stack: Stack, now: Look) -> Iterator[str]:
                 is not None
             )
             yield f"canary of {decode.name}: {', '.join((ended[decode.name], *times))}"
+
+
+def _share(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.0%}"
 
 
 def _whole(value: float | None) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kvshare.config import cluster_key
+from kvshare.config.settings import MULTIPROCESS
 from kvshare.servers.wait import poll
 from tests.conftest import ROOT
 from tests.rig import engines, network
@@ -45,6 +46,8 @@ def watched(long: bool, request: pytest.FixtureRequest) -> Iterator[TwoMachines]
     if not long:
         pytest.skip("make test-faults breaks what each alarm watches; the short form is in one_engine")
     machines: TwoMachines = request.getfixturevalue("two_machines")
+    if machines.sharing == MULTIPROCESS:
+        pytest.skip("OBSERVE watches SHARING=controller alone")
     outcome = machines.up()
     assert outcome.code == 0, outcome.err
     prometheus.start(machines)
@@ -109,12 +112,12 @@ def test_chunks_that_are_pinned_and_never_given_free(fires: Fires, traffic: Traf
 
 
 @pytest.mark.usefixtures("watched")
-def test_messages_that_nobody_can_read(fires: Fires) -> None:
+def test_messages_that_nobody_can_read(stack: Stack, fires: Fires) -> None:
     with fires(
         "bad messages on every port",
         *(("KvshareMessagesRejected", node) for node in ("controller", "prefill", "decode")),
     ):
-        send_noise()
+        send_noise(stack.sockets)
 
 
 @pytest.mark.usefixtures("watched")
@@ -147,7 +150,7 @@ def test_a_controller_that_reads_no_more(stack: Stack, fires: Fires, traffic: Tr
     with fires("a bad message, without the cure", ("KvshareControllerDeaf", "controller")):
         replace_line("controller", MANAGER, SURVIVES, DIES)
         restart("controller")
-        send_noise()
+        send_noise(stack.sockets)
         traffic.know(2)
     anew(stack, "controller")
 

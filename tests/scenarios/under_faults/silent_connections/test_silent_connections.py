@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 from tests.rig.network import DECODE
 from tests.scenarios.under_faults import figures
 from tests.scenarios.under_faults.figures import Figures
-from tests.scenarios.under_faults.machines import HOST_OF, SOCKETS, Stack
+from tests.scenarios.under_faults.machines import HOST_OF, Socket, Stack
 from tests.scenarios.under_faults.traffic import Traffic, as_operator
 
 HERE = Path(__file__).parent
@@ -23,15 +23,15 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @contextmanager
-def held_open() -> Iterator[int]:
+def held_open(sockets: Sequence[Socket]) -> Iterator[int]:
     """That many connections to each port, from the operator's host, until the block ends."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, EACH * len(SOCKETS) + SPARE_FILES), hard))
-    addresses = [(one.host.address, one.port) for one in SOCKETS for _ in range(EACH)]
-    with ExitStack() as sockets:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, EACH * len(sockets) + SPARE_FILES), hard))
+    addresses = [(one.host.address, one.port) for one in sockets for _ in range(EACH)]
+    with ExitStack() as opened:
         connections = as_operator(lambda: [socket.create_connection(one, timeout=10) for one in addresses])
         for connection in connections:
-            sockets.enter_context(connection)
+            opened.enter_context(connection)
         try:
             yield len(connections)
         finally:
@@ -42,10 +42,10 @@ def test_silent_connections_keep_nobody_from_being_served(
     stack: Stack, traffic: Traffic, record: Callable[[Figures], Figures], long: bool
 ) -> None:
     pool = traffic.know(6)
-    with stack.survivors(*HOST_OF), held_open() as injected:
+    with stack.survivors(*HOST_OF), held_open(stack.sockets) as injected:
         traffic.ask_all(DECODE, pool)
         recovery = traffic.seconds_until_reuse(30)
         verified = stack.verify() if long else None
-    seen = record(figures.of(HERE, f"{len(SOCKETS)} ports", injected, traffic.sent, recovery))
+    seen = record(figures.of(HERE, f"{len(stack.sockets)} ports", injected, traffic.sent, recovery))
     assert seen.failures == seen.wrong == 0, traffic.faulty()
     assert verified is None or verified.code == 0, verified

@@ -4,36 +4,44 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
+from kvshare.config.settings import MULTIPROCESS
+from kvshare.contract import name_of_key
 from kvshare.servers.http import Http, RefusedKeyError, RequestFailedError
 from kvshare.servers.wait import poll
-from tests.rig.network import DECODE, OPERATOR
+from tests.rig.network import DECODE, PREFILL
 from tests.scenarios.under_faults import figures
 from tests.scenarios.under_faults.figures import Figures
-from tests.scenarios.under_faults.machines import HOST_OF, SOCKETS, Socket, Stack, rejected
+from tests.scenarios.under_faults.machines import HOST_OF, Socket, Stack
 from tests.scenarios.under_faults.strangers import zmtp
-from tests.scenarios.under_faults.traffic import CONTROLLER_URL, Traffic, as_operator, controller
+from tests.scenarios.under_faults.strangers.attempts import (
+    BY_SHARING,
+    DECODE_INSTANCE,
+    MADE,
+    STRANGER,
+    Attempt,
+    Attempts,
+    Call,
+    Order,
+)
+from tests.scenarios.under_faults.traffic import Traffic, as_operator, controller, registered
 
 HERE = Path(__file__).parent
-STRANGER, PREFILL_INSTANCE, DECODE_INSTANCE = "stranger", "lmcache_instance_1", "lmcache_instance_2"
-MADE = "/tmp/kvshare-made-by-a-stranger"
 NOISE = os.urandom(10_000_000)
 PARTS = tuple(zmtp.GREETING[:length] for length in range(0, len(zmtp.GREETING), 3))
+ANOTHER = "5b" * 32  # a cluster key
 COUNTED_S = 10
-HTTP = "port 9000"  # as it is counted
 SINCE_EVER = datetime.fromtimestamp(0, UTC)
 LOG_INTERVAL_S = 60  # of the patch pull-loop, which counts
 LOGGED = re.compile(r"\[([\d-]+ [\d:]+),\d+\] .* message\(s\) on the port (\d+) socket could not be used")
@@ -41,104 +49,7 @@ LOGGED = re.compile(r"\[([\d-]+ [\d:]+),\d+\] .* message\(s\) on the port (\d+) 
 pytestmark = pytest.mark.timeout(900)
 
 
-class WritesAFile:
-    """Unpickled, it makes a folder."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (MADE,)
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What a stranger sends, and what he is answered where there is no key: None by who only takes."""
-
-    what: str
-    type: str
-    answer: str | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def message(self) -> bytes:
-        return msgspec.msgpack.encode({"type": self.type, **self.fields})
-
-
-def of_worker(instance: str, **fields: Any) -> dict[str, Any]:
-    return {"instance_id": instance, "worker_id": 0, **fields}
-
-
-PLACE, URL = {"ip": OPERATOR.address, "port": 1}, f"{OPERATOR.address}:1"
-IN_MEMORY = "LocalCPUBackend"
-ATTEMPTS = {
-    "reply": (
-        Attempt("register", "RegisterMsg", "RegisterRetMsg", of_worker(STRANGER, **PLACE)),
-        Attempt(
-            "look up", "BatchedP2PLookupMsg", "BatchedP2PLookupRetMsg", of_worker(STRANGER, hashes=[1])
-        ),
-    ),
-    "heartbeat": (
-        Attempt("take a worker's place", "HeartbeatMsg", "HeartbeatRetMsg", of_worker(STRANGER, **PLACE)),
-    ),
-    "pull": (
-        Attempt(
-            "claim", "BatchedKVOperationMsg", None,
-            of_worker(
-                STRANGER, location=IN_MEMORY, operations=[{"op_type": "admit", "key": 1, "seq_num": 0}]
-            ),
-        ),
-        Attempt(
-            "withdraw", "DeRegisterMsg", None, of_worker(DECODE_INSTANCE, ip=DECODE.address, port=8501)
-        ),
-    ),
-    "worker": (
-        Attempt(
-            "move", "MoveWorkerMsg", "MoveWorkerRetMsg",
-            {
-                "worker_event_id": "e", "old_position": IN_MEMORY, "new_position": [URL, IN_MEMORY],
-                "tokens": list(range(256)),
-            },
-        ),
-        Attempt(
-            "order", "ClearWorkerMsg", "ClearWorkerRetMsg", {"worker_event_id": "e", "location": IN_MEMORY}
-        ),
-    ),
-    "p2p_init": (
-        Attempt("be introduced", "P2PInitSideMsg", "P2PInitSideRetMsg"),
-        Attempt(
-            "run code", "NixlMemRegRequest", "",  # no key is needed for it to fail: patch descriptors
-            {
-                "remote_agent_name": b"nobody", "local_id": URL,
-                "local_xfer_dlist_bytes": pickle.dumps(WritesAFile()),
-            },
-        ),
-    ),
-    "p2p_lookup": (
-        # That much he is told; KV itself goes to who was introduced.
-        Attempt(
-            "pull", "BatchedLookupAndGetMsg", "P2PErrorMsg",
-            {"lookup_id": "1", "receiver_id": STRANGER, "keys": [], "mem_indexes": []},
-        ),
-        Attempt(
-            "push", "BatchedLookupAndPutMsg", "BatchedLookupAndPutRetMsg",
-            {"sender_id": STRANGER, "keys": [], "offsets": [], "mem_indexes": []},
-        ),
-    ),
-}  # fmt: skip
-# Read or ordered over HTTP; prefill is cleared, which no other attempt takes away.
-OVER_HTTP: tuple[tuple[str, dict[str, Any] | None], ...] = (
-    *((path, None) for path in ("/", "/env", "/docs", "/metrics", "/controller/workers")),
-    ("/lookup", {"tokens": list(range(256))}),
-    ("/clear", {"instance_id": PREFILL_INSTANCE, "location": IN_MEMORY}),
-)
-ALL = [
-    (one, attempt)
-    for name, attempts in ATTEMPTS.items()
-    for one in SOCKETS
-    if one.name == name
-    for attempt in attempts
-]
-
-
-def answered(one: Socket, attempt: Attempt) -> str | None:
+def answered(one: Socket, attempt: Attempt | Order) -> str | None:
     """The type of the answer that a stranger gets, from the host that has no part in the cluster."""
     answer = as_operator(lambda: zmtp.ask((one.host.address, one.port), one.role, attempt.message))
     if answer is None:
@@ -168,14 +79,31 @@ def half_open(one: Socket) -> None:
     as_operator(act)
 
 
-def is_served(path: str, body: dict[str, Any] | None = None) -> bool:
-    """Whether the controller's HTTP serves a stranger; RequestFailedError for neither 200 nor 401."""
-    http = Http(CONTROLLER_URL)
+def is_served(call: Call) -> bool:
+    """Whether a stranger is served over HTTP; RequestFailedError for neither 200 nor 401."""
+    http = Http(call.base)
     try:
-        as_operator(lambda: http.get(path) if body is None else http.post(path, body))
+        as_operator(lambda: http.get(call.path) if call.body is None else http.post(call.path, call.body))
     except RefusedKeyError:
         return False
     return True
+
+
+def refused_calls(stack: Stack) -> dict[tuple[str, int], float]:
+    """What each port that serves HTTP has counted, by who counts it."""
+    ports = {(one.owner, one.port) for one in attempts_of(stack).over_http}
+    return {(owner, port): stack.rejected(owner).get(f"port {port}", 0.0) for owner, port in ports}
+
+
+def attempts_of(stack: Stack) -> Attempts:
+    return BY_SHARING[stack.machines.sharing]
+
+
+def are_the_cluster(stack: Stack) -> bool:
+    """Whether both nodes are known as whoever keeps KV, and the stranger is not."""
+    if stack.machines.sharing == MULTIPROCESS:
+        return registered(MULTIPROCESS) == {PREFILL.address, DECODE.address}
+    return is_known(DECODE_INSTANCE) and not is_known(STRANGER)
 
 
 def is_known(instance: str) -> bool:
@@ -187,17 +115,17 @@ def is_known(instance: str) -> bool:
     return bool(json.loads(told)["workers"])
 
 
-def turned_away() -> dict[Socket, float]:
+def turned_away(stack: Stack) -> dict[Socket, float]:
     """Strangers that each port has counted."""
-    counts = {owner: rejected(owner) for owner in HOST_OF}
-    return {one: counts[one.owner].get(f"port {one.port}", 0.0) for one in SOCKETS}
+    counts = {owner: stack.rejected(owner) for owner in HOST_OF}
+    return {one: counts[one.owner].get(f"port {one.port}", 0.0) for one in stack.sockets}
 
 
-def require_counted(before: Mapping[Socket, float], sent: Mapping[Socket, int]) -> None:
+def require_counted(stack: Stack, before: Mapping[Socket, float], sent: Mapping[Socket, int]) -> None:
     """Each port counts what strangers have sent it since."""
 
     def uncounted() -> dict[str, float]:
-        counts = {one: now - before[one] for one, now in turned_away().items()}
+        counts = {one: now - before[one] for one, now in turned_away(stack).items()}
         return {f"{one.owner} {one.name}": count for one, count in counts.items() if count < sent[one]}
 
     assert poll(uncounted, lambda found: not found, COUNTED_S) == {}
@@ -219,60 +147,75 @@ def too_often(log: str) -> list[tuple[str, datetime, datetime]]:
 def test_whoever_has_not_the_key_is_turned_away_counted_and_named_once_a_minute(
     stack: Stack, traffic: Traffic, record: Callable[[Figures], Figures]
 ) -> None:
-    pool = traffic.know(3)
+    pool, attempts = traffic.know(3), attempts_of(stack)
+    every = list(attempts.of(stack.sockets))
     traffic.ask_all(DECODE, pool)
     with stack.survivors(*HOST_OF):
-        counted, opened = turned_away(), dict.fromkeys(SOCKETS, len(PARTS))
-        for one in SOCKETS:
+        counted, opened = turned_away(stack), dict.fromkeys(stack.sockets, len(PARTS))
+        for one in stack.sockets:
             half_open(one)
-        require_counted(counted, opened)
-        counted = turned_away()
-        assert [answered(one, attempt) for one, attempt in ALL] == [None] * len(ALL)
-        for one in SOCKETS:
+        require_counted(stack, counted, opened)
+        counted = turned_away(stack)
+        assert [answered(*one) for one in every] == [None] * len(every)
+        for one in stack.sockets:
             make_noise(one)
-        sent = {one: len(ATTEMPTS[one.name]) + 1 for one in SOCKETS}
-        require_counted(counted, sent)
-        before = rejected("controller").get(HTTP, 0.0)
-        assert [is_served(*attempt) for attempt in OVER_HTTP] == [False] * len(OVER_HTTP)
-        assert rejected("controller")[HTTP] == before + len(OVER_HTTP)
-        assert not is_known(STRANGER)
-        assert is_known(DECODE_INSTANCE)
+        sent = {one: len(attempts.messages[one.name]) + 1 for one in stack.sockets}
+        require_counted(stack, counted, sent)
+        refused = refused_calls(stack)
+        assert [one for one in attempts.over_http if is_served(one)] == []
+        calls = Counter((one.owner, one.port) for one in attempts.over_http)
+        assert refused_calls(stack) == {port: before + calls[port] for port, before in refused.items()}
+        assert are_the_cluster(stack)
         assert [gap for owner in HOST_OF for gap in too_often(stack.said(owner, SINCE_EVER))] == []
         assert [owner for owner in HOST_OF if stack.has(owner, MADE)] == []
     recovery = traffic.seconds_until_reuse(30)
-    injected = sum(sent.values()) + sum(opened.values()) + len(OVER_HTTP)
-    seen = record(figures.of(HERE, f"{len(SOCKETS)} ports", injected, traffic.sent, recovery))
+    injected = sum(sent.values()) + sum(opened.values()) + len(attempts.over_http)
+    seen = record(figures.of(HERE, f"{len(stack.sockets)} ports", injected, traffic.sent, recovery))
     assert seen.failures == seen.wrong == 0, traffic.faulty()
 
 
-def named_as_another(stack: Stack) -> None:
-    """Decode, started without the key, is named as that by whoever is asked."""
+def named_as_another(stack: Stack, key: Mapping[str, str], name: str) -> None:
+    """Decode, started with another key than prefill, is named as that by whoever is asked."""
     machines = stack.machines
-    started = machines.run("up", "decode", "--timeout", "60", CLUSTER_KEY_FILE="off")
+    started = machines.run("up", "decode", "--timeout", "60", **key)
     assert started.code == 2
-    assert "has another cluster key than lmcache_instance_2" in started.err
+    assert "has another cluster key than" in started.err
     assert "no: another cluster key" in machines.kvshare("status").out
-    assert "decode=none" in machines.kvshare("doctor", "--only", "DOC-CONF-13").out
+    assert f"decode={name}" in machines.kvshare("doctor", "--only", "DOC-CONF-13").out
     verified = machines.verify()
     assert verified.code == 1, verified.said
     assert verified.report["cause"] == "CONF-13"
+
+
+def test_a_node_of_another_key_is_named(stack: Stack, long: bool) -> None:
+    if not long:
+        pytest.skip("two more starts: make test-faults")
+    try:
+        named_as_another(stack, {"CLUSTER_KEY": ANOTHER}, name_of_key(bytes.fromhex(ANOTHER)))
+    finally:
+        stack.up()
 
 
 def test_a_node_without_the_key_is_named_and_without_any_the_same_attempts_succeed(
     stack: Stack, long: bool
 ) -> None:
     """And code runs all the same for nobody."""
+    off = {"CLUSTER_KEY_FILE": "off"}
     if not long:
         pytest.skip("three more starts: make test-faults")
+    if stack.machines.sharing == MULTIPROCESS:
+        refused = stack.machines.run("up", "decode", **off)
+        assert (refused.code, "leave CLUSTER_KEY_FILE empty" in refused.err) == (2, True)
+        return
+    every, over_http = list(attempts_of(stack).of(stack.sockets)), attempts_of(stack).over_http
     try:
-        named_as_another(stack)
+        named_as_another(stack, off, "none")
         # libzmq gives up a connection whose other end has no key where this one has, or the reverse.
         assert stack.machines.run("down", "decode").code == 0
-        outcome = stack.machines.up(CLUSTER_KEY_FILE="off")
+        outcome = stack.machines.up(**off)
         assert outcome.code == 0, outcome.err
-        got = [answered(one, attempt) for one, attempt in ALL]
-        assert got == [attempt.answer for _, attempt in ALL]
-        assert [is_served(*attempt) for attempt in OVER_HTTP] == [True] * len(OVER_HTTP)
+        assert [answered(*one) for one in every] == [attempt.answer for _, attempt in every]
+        assert [one for one in over_http if not is_served(one)] == []
         assert is_known(STRANGER)
         assert [owner for owner in HOST_OF if stack.has(owner, MADE)] == []
     finally:

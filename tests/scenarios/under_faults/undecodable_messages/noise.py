@@ -1,4 +1,4 @@
-"""Sends what no socket of LMCache can use, with the cluster's key; arguments: push|dealer:HOST:PORT …"""
+"""Sends what no socket of LMCache can use, with the cluster's key; arguments: push|dealer|req:HOST:PORT …"""
 
 import sys
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ import zmq
 from lmcache.v1.cluster_key import secure
 from probes.noise import SECONDS_TO_SEND, bad_messages
 
-ROLES = {"push": zmq.PUSH, "dealer": zmq.DEALER}
+ROLES = {"push": zmq.PUSH, "dealer": zmq.DEALER, "req": zmq.REQ}
 
 
 def make_noise(role: str, host: str, port: str) -> int:
     """Send every bad message to one socket, and return how many it must count at least."""
     messages = bad_messages()
-    if role == "push":
+    if role != "dealer":
         frames = [[message] for message in messages]
     else:
         frames = [*([b"", message] for message in messages), [b"", b"two", b"frames"], [b"no empty frame"]]
@@ -29,7 +29,7 @@ def _send(client: zmq.Socket[bytes], address: str, frames: Sequence[bytes]) -> N
     secure(client, listens=False, address=address)
     client.connect(f"tcp://{address}")
     client.send_multipart(frames)
-    if client.socket_type == zmq.DEALER:
+    if client.socket_type != zmq.PUSH:
         client.poll(200)  # a client that leaves at once may take its request with it
     client.close()
 
