@@ -74,9 +74,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "T5": ("T5Config", {}),
     "Whisper": ("WhisperConfig", {}),
     "Mistral with a window on every layer": ("MistralConfig", {"sliding_window": 256}),
+    "Phi-3 with a window on every layer": ("Phi3Config", {"sliding_window": 256, "pad_token_id": 2}),
+    "Starcoder2 with a window on every layer": ("Starcoder2Config", {"sliding_window": 256}),
 }
 # What is tried with SHARING=multiprocess: layers of several kinds, and what the other way refuses.
-BESIDE = ("Llama", "Gemma 3", "gpt-oss", "Mistral with a window on every layer")
+BESIDE = ("Llama", "Gemma 2", "Gemma 3", "gpt-oss", *(name for name in REFUSED if "a window" in name))
 
 
 def make(family: str, folder: Path, on_gpu: bool = False, weights: bool = False) -> None:

@@ -1,5 +1,7 @@
 """The pair under traffic, and a third server without sharing that answers the same requests."""
 
+from __future__ import annotations
+
 import itertools
 import re
 import time
@@ -46,6 +48,25 @@ class Problem:
 
     request: Request
     sentence: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Anonymous memory of all processes of the pair, and of the server alone, in bytes."""
+
+    pair: int
+    alone: int
+
+    def times(self, before: Memory) -> Growth:
+        return Growth(self.pair / before.pair, self.alone / before.alone)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How many times as much memory they take as before."""
+
+    pair: float
+    alone: float
 
 
 @dataclass
@@ -126,10 +147,11 @@ class Oracle:
             if "EngineCore" in line and CAUSE.search(line)
         ]
 
-    def memory_bytes(self) -> int:
-        """Anonymous memory of all processes of both servers."""
-        tops = (self.rig.docker("top", one, "-eo", "pid") for one in self._containers())
-        pids = (pid for top in tops for pid in top.split()[1:])
+    def memory(self) -> Memory:
+        return Memory(sum(map(self._memory_of, self._containers())), self._memory_of(ALONE))
+
+    def _memory_of(self, container: str) -> int:
+        pids = self.rig.docker("top", container, "-eo", "pid").split()[1:]
         return sum(anonymous_bytes(int(pid)) for pid in pids)
 
     def left_behind(self) -> dict[str, float]:
