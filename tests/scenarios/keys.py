@@ -10,4 +10,4 @@ from tests.conftest import ROOT
 def controllers_token() -> str | None:
     """What it asks for: of the key that `kvshare up` has made in this checkout."""
     key = Settings(ROOT, {}).cluster_key
-    return bearer_of(bytes.fromhex(key)) if key else None
+    return bearer_of(key) if key else None

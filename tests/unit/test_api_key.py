@@ -25,7 +25,7 @@ from tests.unit.fake_stack import FakeStack, serve
 from tests.unit.test_verify import Process
 
 CLUSTER = "5b" * 32
-TOKEN = bearer_of(bytes.fromhex(CLUSTER))
+TOKEN = bearer_of(CLUSTER)
 
 
 def settings(root: Path, text: str | None) -> Settings:

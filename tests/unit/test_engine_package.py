@@ -499,7 +499,7 @@ def test_the_controller_alone_is_asked_with_what_follows_from_the_clusters_key(
     (tmp_path / "key").write_text("5b" * 32)
     monkeypatch.setenv("KVSHARE_CLUSTER_KEY_FILE", str(tmp_path / "key"))
     health.check_server(decode, controller_facts)
-    bearer = {"Authorization": f"Bearer {bearer_of(bytes.fromhex('5b' * 32))}"}
+    bearer = {"Authorization": f"Bearer {bearer_of('5b' * 32)}"}
     of_server: tuple[str, Mapping[str, str]] = (f"{decode.url}/health", {})
     assert asked == [of_server, (workers, {}), of_server, (workers, bearer)]
     for name, value in CONTROLLER.items():

@@ -59,14 +59,14 @@ def folder_of(model: str) -> str:
 # --- the cluster's key --------------------------------------------------------------------------------------
 
 
-def name_of_key(key: bytes) -> str:
-    """Return a few digits by which keys are told apart and that tell nothing of them."""
-    return hmac.digest(key, b"kvshare name", "sha256")[:4].hex()
+def name_of_key(key: str) -> str:
+    """Return a few digits by which keys, in hexadecimal, are told apart and that tell nothing of them."""
+    return hmac.digest(bytes.fromhex(key), b"kvshare name", "sha256")[:4].hex()
 
 
-def bearer_of(key: bytes) -> str:
+def bearer_of(key: str) -> str:
     """Return the token that the controller's HTTP asks for; the patch http-key derives the same."""
-    return hmac.digest(key, b"kvshare http", "sha256").hex()
+    return hmac.digest(bytes.fromhex(key), b"kvshare http", "sha256").hex()
 
 
 # --- what a server or the controller says of itself at its start --------------------------------------------

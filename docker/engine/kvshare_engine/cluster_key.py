@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,12 @@ def is_turned_away(address: str, secret: Path = SECRET) -> bool:
         context.destroy(linger=0)
 
 
-def _pair(key: bytes, of: str) -> tuple[bytes, bytes]:
+def _pair(key: str, of: str) -> tuple[bytes, bytes]:
     """Secret and public key."""
     import zmq
     from zmq.utils import z85
 
-    own = z85.encode(hmac.digest(key, f"kvshare {of}".encode(), "sha256"))
+    own = z85.encode(hmac.digest(bytes.fromhex(key), f"kvshare {of}".encode(), "sha256"))
     return own, zmq.curve_public(own)
 
 
@@ -80,12 +81,12 @@ def _path(secret: Path, given: Mapping[str, str] = os.environ) -> Path | None:
     return secret if secret.is_file() and secret.read_text().strip() else None
 
 
-def _key(path: Path) -> bytes:
+def _key(path: Path) -> str:
     try:
-        key = bytes.fromhex(path.read_text().strip())
+        key = path.read_text().strip()
     except (OSError, ValueError):
-        key = b""
-    if len(key) != 32:
+        key = ""
+    if not re.fullmatch("[0-9a-fA-F]{64}", key):
         refuse(
             f"expected the cluster's key in {path}, 64 hexadecimal digits, and found none; "
             "make one: openssl rand -hex 32"

@@ -3,19 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
-
+from kvshare import templates
 from kvshare.bench import charts, outputs
 from kvshare.bench.compare import warnings
 from kvshare.bench.results import Document
 from kvshare.bench.spec import MEANING
-
-PAGES = Environment(
-    loader=PackageLoader("kvshare.bench", ""),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 def html(document: Document) -> str:
@@ -51,4 +43,4 @@ def html_of_runs(runs: Sequence[tuple[str, Document]]) -> str:
 def _page(template: str, figures: Sequence[charts.Figure | None], **more: Any) -> str:
     """Return a page with those figures that there is something to show in."""
     drawn = [figure for figure in figures if figure is not None]
-    return PAGES.get_template(template).render(figures=drawn, closing=outputs.closing, **more)
+    return templates.fill("kvshare.bench", template, figures=drawn, closing=outputs.closing, **more)

@@ -50,7 +50,7 @@ def read(api_key_file: Path | None, cluster_key_file: Path | None) -> Keys:
     api, cluster = _text(api_key_file, "API"), _text(cluster_key_file, "cluster")
     if not cluster:
         return Keys(api or None)
-    return Keys(api or None, bearer_of(bytes.fromhex(checked(cluster, str(cluster_key_file)))))
+    return Keys(api or None, bearer_of(checked(cluster, str(cluster_key_file))))
 
 
 def _text(path: Path | None, whose: str) -> str:

@@ -159,7 +159,7 @@ def _keys(evidence: Evidence) -> dict[str, str]:
 
 def _next_key(settings: Settings) -> str | None:
     if key := settings.cluster_key:
-        return name_of_key(bytes.fromhex(key))
+        return name_of_key(key)
     return None if settings.wants_cluster_key else ""
 
 

@@ -14,9 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
-
-from kvshare import __version__
+from kvshare import __version__, templates
 from kvshare.config.settings import Settings
 from kvshare.contract import bearer_of
 from kvshare.errors import CouldNotCheckError, KvshareError
@@ -148,7 +146,7 @@ def known_secrets(settings: Settings) -> set[str]:
             continue
     with suppress(KvshareError):  # a key that is none lets nobody in
         if key := settings.cluster_key:
-            values.add(bearer_of(bytes.fromhex(key)))
+            values.add(bearer_of(key))
     return values
 
 
@@ -251,11 +249,10 @@ def _end_of(log: Path) -> str:
 
 def readme(contents: Contents) -> str:
     """Return the bundle's own description."""
-    pages = Environment(
-        loader=PackageLoader("kvshare.operate", ""), trim_blocks=True, keep_trailing_newline=True
-    )
     there = ("README.md", *contents.files)
-    return pages.get_template("bundle.md.j2").render(
+    return templates.fill(
+        "kvshare.operate",
+        "bundle.md.j2",
         written=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
         inside={name: about for name, about in _ABOUT.items() if any(f.startswith(name) for f in there)},

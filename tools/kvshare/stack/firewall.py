@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from kvshare import templates
 from kvshare.errors import KvshareError
 from kvshare.stack.members import Stack
 from kvshare.stack.ports import Caller, Port, callers_of, host_of, of_machine, registry
@@ -17,14 +16,6 @@ from kvshare.stack.ports import Caller, Port, callers_of, host_of, of_machine, r
 Network = IPv4Network | IPv6Network
 
 UFW_PORTS = 15  # at most, in one rule; a range counts as two
-
-TEXTS = Environment(
-    loader=PackageLoader("kvshare.stack", ""),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,7 @@ def machine_of(stack: Stack, node: str | None, clients: Sequence[str]) -> Machin
 
 def nft(machine: Machine) -> str:
     """Return a table that `nft -f` loads, and loads again in its own place."""
-    return TEXTS.get_template("nft.j2").render(machine=machine)
+    return templates.fill("kvshare.stack", "nft.j2", machine=machine)
 
 
 def ufw(machine: Machine) -> str:
@@ -89,7 +80,7 @@ def ufw(machine: Machine) -> str:
     ]
     closed = _ufw_portions([opening.port for opening in machine.openings])
     rules += [("deny", "any", some) for some in closed]
-    return TEXTS.get_template("ufw.j2").render(machine=machine, rules=rules)
+    return templates.fill("kvshare.stack", "ufw.j2", machine=machine, rules=rules)
 
 
 def _sources(port: Port, stack: Stack, clients: tuple[Network, ...]) -> tuple[Network, ...] | None:

@@ -5,20 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from kvshare import templates
 from kvshare.site.base import Site
 from kvshare.watch.top import NUMBERS, grid, lines, look
 
 BETWEEN_LOOKS_S = 2.0
-TEXTS = Environment(
-    loader=PackageLoader("kvshare.watch", ""),
-    undefined=StrictUndefined,
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
 
 
 @dataclass(frozen=True)
@@ -42,4 +33,4 @@ def html(site: Site, well: bool, members: Grid) -> str:
 
 def render(when: str, well: bool, grids: Sequence[Grid], said: Sequence[str]) -> str:
     """Return the page of these tables, and below them what else there is to say, a line each."""
-    return TEXTS.get_template("page.j2").render(when=when, well=well, grids=grids, lines=said)
+    return templates.fill("kvshare.watch", "page.html.j2", when=when, well=well, grids=grids, lines=said)

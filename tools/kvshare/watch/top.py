@@ -70,7 +70,7 @@ def frame(stack: Stack, before: Look, now: Look) -> RenderableType:
 
 
 def grid(stack: Stack, before: Look, now: Look) -> list[tuple[str, ...]]:
-    """Return what each server did between two looks: its name, then ``NUMBERS``; a cache server has the last."""
+    """Return each name with ``NUMBERS`` between two looks; of a cache server the last alone."""
     servers = [member for member in stack.members if isinstance(member, Server)]
     rows = [(server.name, *_server(before, now, server.name)) for server in servers]
     nothing = [NOTHING] * (len(NUMBERS) - 1)

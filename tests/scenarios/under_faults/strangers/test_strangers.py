@@ -191,7 +191,7 @@ def test_a_node_of_another_key_is_named(stack: Stack, long: bool) -> None:
     if not long:
         pytest.skip("two more starts: make test-faults")
     try:
-        named_as_another(stack, {"CLUSTER_KEY": ANOTHER}, name_of_key(bytes.fromhex(ANOTHER)))
+        named_as_another(stack, {"CLUSTER_KEY": ANOTHER}, name_of_key(ANOTHER))
     finally:
         stack.up()
 
