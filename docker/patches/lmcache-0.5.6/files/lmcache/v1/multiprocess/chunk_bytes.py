@@ -17,4 +17,5 @@ def to_bytes(chunks: list[torch.Tensor]) -> bytes:
 
 def from_bytes(data: bytes) -> list[torch.Tensor]:
     """The chunks of a message; an exception for whatever is not tensors alone."""
-    return torch.load(io.BytesIO(data), weights_only=True)
+    chunks: list[torch.Tensor] = torch.load(io.BytesIO(data), weights_only=True)
+    return chunks
