@@ -149,9 +149,10 @@ class Stack:
         return "".join(self._docker(service, *ask, one, both=True) for one in each)
 
     def has(self, service: str, path: str) -> bool:
-        """Whether there is such a file or folder in a service's container."""
-        look = ("exec", container(service), "sh", "-c", f"ls -d {path} || true")
-        return bool(self._docker(service, *look).strip())
+        """Whether there is such a file or folder in a container that the service is."""
+        look = ("sh", "-c", f"ls -d {path} || true")
+        each = map(container, self.parts(service))
+        return any(self._docker(service, "exec", one, *look).strip() for one in each)
 
     def memory_bytes(self, service: str) -> int:
         """Anonymous memory of all the service's processes, in bytes."""
