@@ -44,6 +44,19 @@ def test_where_none_is_named_it_is_the_one_that_up_made(tmp_path: Path) -> None:
         _ = Settings(tmp_path, {}).cluster_key
 
 
+def test_with_another_key_every_container_is_another(tmp_path: Path) -> None:
+    """Compose looks at no secret's content to see what has changed, but at labels."""
+
+    def label(**decisions: str) -> str:
+        return Settings(tmp_path, decisions).compose_environment()["KVSHARE_KEYS"]
+
+    clusters = [label(CLUSTER_KEY=KEY), label(CLUSTER_KEY=ANOTHER)]
+    labels = [*clusters, label(VLLM_API_KEY="a"), label(HF_TOKEN="a")]
+    assert len({*labels}) == 4
+    assert label(CLUSTER_KEY=KEY) == labels[0]
+    assert label() == ""
+
+
 def test_a_key_that_is_given_itself_is_looked_at_too(tmp_path: Path) -> None:
     with pytest.raises(KvshareError, match="CLUSTER_KEY must hold one key, 64 hexadecimal digits"):
         _ = Settings(tmp_path, {"CLUSTER_KEY": "s3cret"}).cluster_key

@@ -61,7 +61,12 @@ def folder_of(model: str) -> str:
 
 def name_of_key(key: str) -> str:
     """Return a few digits by which keys, in hexadecimal, are told apart and that tell nothing of them."""
-    return hmac.digest(bytes.fromhex(key), b"kvshare name", "sha256")[:4].hex()
+    return name_of_secret(bytes.fromhex(key))
+
+
+def name_of_secret(secret: bytes) -> str:
+    """Return a few digits by which secrets are told apart and that tell nothing of them."""
+    return hmac.digest(secret, b"kvshare name", "sha256")[:4].hex()
 
 
 def bearer_of(key: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvshare.config import cluster_key, dotenv, threshold
+from kvshare.contract import name_of_secret
 from kvshare.errors import KvshareError, did_you_mean
 from kvshare.refusals import length_of, refusal_of, refusal_of_drafts, refusal_of_host, refusal_of_model
 
@@ -114,7 +115,8 @@ class Settings:
         node = next((node for node in self.decode_nodes if node.context == context), self.decode_nodes[0])
         secrets = {"HF_TOKEN": self._secret("HF_TOKEN_FILE", "HF_TOKEN"), "VLLM_API_KEY": self.api_key}
         secrets["CLUSTER_KEY"] = self.cluster_key
-        return {**os.environ, **self.values, **secrets, **node.variables}
+        keys = name_of_secret("\n".join(secrets.values()).encode()) if any(secrets.values()) else ""
+        return {**os.environ, **self.values, **secrets, **node.variables, "KVSHARE_KEYS": keys}
 
     @property
     def api_key(self) -> str:
