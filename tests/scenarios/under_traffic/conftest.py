@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from tests.scenarios.conftest import WITH_ADAPTERS, make_adapters, on_this_machine
-from tests.scenarios.under_traffic.oracle import Oracle, server_alone
+from tests.scenarios.under_traffic.oracle import STEP_TOKENS, Oracle, server_alone
 
 HERE = Path(__file__).parent
 SEED = 13
 OPTIONS = f"--scheduling-policy priority --enable-prompt-tokens-details {WITH_ADAPTERS}"
 # So little memory that requests are preempted and chunks evicted; long prompts are computed in pieces.
-LITTLE = "--max-num-seqs 8 --kv-cache-memory-bytes 67108864 --max-num-batched-tokens 512"
+LITTLE = f"--max-num-seqs 8 --kv-cache-memory-bytes 67108864 --max-num-batched-tokens {STEP_TOKENS}"
 PAIR = {"VLLM_ARGS": f"{OPTIONS} {LITTLE}", "CPU_CACHE_GIB": "0.1"}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import random
 import re
+import string
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +21,14 @@ from kvshare.servers.wait import poll
 from tests.scenarios.conftest import Rig
 from tests.scenarios.under_faults.machines import MUST_NOT_SAY, anonymous_bytes
 from tests.scenarios.under_traffic.answers import Answer, ask, problem
-from tests.scenarios.under_traffic.requests import BURST, Case, Request, Wave
+from tests.scenarios.under_traffic.requests import BURST, MODEL, Case, Request, Wave
 from tests.scenarios.under_traffic.reuse import too_much
 from tests.scenarios.under_traffic.shrink import as_test, shrink
 
 PORTS = {"prefill": 8010, "decode": 8011, "alone": 8012}
 SERVERS = ("prefill", "decode")
 ALONE = "kvshare-alone"
+STEP_TOKENS = 512  # that the pair computes in a step, at most
 HEALTHY_S = 240.0
 ADMITTED_S = 0.5  # by when the controller has heard of a wave's prompts
 QUIET_S = 30.0  # by when nothing of an ended request may be held
@@ -48,25 +51,6 @@ class Problem:
 
     request: Request
     sentence: str
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Anonymous memory of all processes of the pair, and of the server alone, in bytes."""
-
-    pair: int
-    alone: int
-
-    def times(self, before: Memory) -> Growth:
-        return Growth(self.pair / before.pair, self.alone / before.alone)
-
-
-@dataclass(frozen=True)
-class Growth:
-    """How many times as much memory they take as before."""
-
-    pair: float
-    alone: float
 
 
 @dataclass
@@ -147,11 +131,19 @@ class Oracle:
             if "EngineCore" in line and CAUSE.search(line)
         ]
 
-    def memory(self) -> Memory:
-        return Memory(sum(map(self._memory_of, self._containers())), self._memory_of(ALONE))
+    def meet_every_length(self) -> None:
+        """Have each server compute every number of tokens that a step may have: it keeps kernels for each."""
+        letters = random.Random(self.seed)
+        for length in range(1, STEP_TOKENS + 1):
+            prompt = "".join(letters.choices(string.ascii_lowercase, k=length))
+            for server in SERVERS:
+                body = {"model": MODEL, "prompt": prompt, "max_tokens": 1}
+                requests.post(f"{url(server)}/v1/completions", json=body, timeout=60).raise_for_status()
 
-    def _memory_of(self, container: str) -> int:
-        pids = self.rig.docker("top", container, "-eo", "pid").split()[1:]
+    def memory_bytes(self) -> int:
+        """Anonymous memory of all processes of both servers."""
+        tops = (self.rig.docker("top", one, "-eo", "pid") for one in self._containers())
+        pids = (pid for top in tops for pid in top.split()[1:])
         return sum(anonymous_bytes(int(pid)) for pid in pids)
 
     def left_behind(self) -> dict[str, float]:
