@@ -62,12 +62,12 @@ def command(cache: Cache, coordinator: Coordinator, size: float, chunk_size: int
 
 
 def key_of(cache: Cache) -> dict[str, str]:
-    """The cluster's key as LMCache wants it; ends the container where anybody could send what pickle runs."""
+    """The cluster's key as LMCache wants it; ends the container where others could reach it without one."""
     key = cluster_key.environment()
     if not key and cache.host != LOOPBACK:
         refuse(
-            f"expected a cluster key for SHARING=multiprocess on {cache.host} and found none, where whoever "
-            "reaches its ports runs code (CVE-2026-105192); set CLUSTER_KEY, or start it with make up"
+            f"expected a cluster key for SHARING=multiprocess on {cache.host} and found none, without which "
+            "whoever reaches its ports reads and clears KV; set CLUSTER_KEY, or start it with make up"
         )
     return key
 

@@ -279,7 +279,7 @@ def _refusals_of_multiprocess(settings: Settings) -> Iterator[str]:
         yield "OBSERVE watches SHARING=controller alone: leave OBSERVE empty in .env."
     if settings.get(cluster_key.NAME) == cluster_key.OFF:
         yield (
-            "SHARING=multiprocess runs what pickle brings it from whoever is let in (CVE-2026-105192): "
+            "SHARING=multiprocess hands out and clears KV for whoever reaches its ports: "
             f"leave {cluster_key.NAME} empty in .env, and a key is made."
         )
 
