@@ -33,6 +33,6 @@ def run() -> None:
     controller = Controller.from_environment()
     STATE_DIR.mkdir(parents=True, exist_ok=True)
     os.environ.update(cluster_key.environment())
-    fingerprint.write(fingerprint.of_controller())
+    fingerprint.write(fingerprint.of("controller"))
     arguments = command(controller)
     os.execvp(arguments[0], arguments)

@@ -27,6 +27,6 @@ def run() -> None:
     coordinator = Coordinator.from_environment()
     STATE_DIR.mkdir(parents=True, exist_ok=True)
     os.environ.update(cluster_key.environment())
-    fingerprint.write(fingerprint.of_coordinator())
+    fingerprint.write(fingerprint.of("coordinator"))
     arguments = command(coordinator)
     os.execvp(arguments[0], arguments)

@@ -27,7 +27,7 @@ _TRANSPORT = re.compile(r"Transport:\s*(\S+)\s*\n#\s*Device:\s*(\S+)")
 
 def gather(of: Server, controller: Controller, hub_token: str) -> Facts:
     """Everything that can be told without starting the server."""
-    memory, common = psutil.virtual_memory(), fingerprint.of_controller()
+    memory, common = psutil.virtual_memory(), fingerprint.of("controller")
     model, answer = models.find(of.model, of.model_revision, of.device, of.user_args), None
     if hub.has(of.model) and not model.found:
         answer, config = hub.ask(of.model, hub_token, of.model_revision)

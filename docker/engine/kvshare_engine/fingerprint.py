@@ -24,21 +24,14 @@ def write(fingerprint: Fingerprint) -> None:
     FINGERPRINT.write_text(json.dumps(asdict(fingerprint), indent=2))
 
 
-def of_controller() -> Fingerprint:
-    return _of("controller")
-
-
-def of_coordinator() -> Fingerprint:
-    return _of("coordinator")
-
-
 def of_cache(role: str, cache: Cache) -> Fingerprint:
     return replace(
-        _of(role), ranks=cache.ranks, lmcache=lmcache_settings(LMCACHE_CONFIG, os.environ), ucx=_ucx()
+        of(role), ranks=cache.ranks, lmcache=lmcache_settings(LMCACHE_CONFIG, os.environ), ucx=_ucx()
     )
 
 
-def _of(role: str) -> Fingerprint:
+def of(role: str) -> Fingerprint:
+    """What every container says of itself."""
     return Fingerprint(
         role=role,
         versions={name: metadata.version(name) for name in DISTRIBUTIONS},
@@ -52,7 +45,7 @@ def _of(role: str) -> Fingerprint:
 
 def of_server(server: Server, model: str) -> Fingerprint:
     return replace(
-        _of(server.role),
+        of(server.role),
         instance=server.instance,
         model=model,
         model_revision=server.model_revision or None,
