@@ -139,8 +139,17 @@ class Stack:
         return {container(part) for part in self.parts(service)} <= {*names}
 
     def started_at(self, service: str) -> str:
+        """When each of its containers was started last, a line each."""
         each = map(container, self.parts(service))
         return self._docker(service, "inspect", "--format={{.State.StartedAt}}", *each).strip()
+
+    def said_since_started(self, service: str) -> str:
+        """What the processes of a service that run now have logged."""
+        each = zip(self.parts(service), self.started_at(service).splitlines(), strict=True)
+        return "".join(
+            self._docker(service, "logs", f"--since={started}", container(part), both=True)
+            for part, started in each
+        )
 
     def said(self, service: str, since: datetime) -> str:
         """A service's log since a moment, both its streams."""

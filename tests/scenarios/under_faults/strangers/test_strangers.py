@@ -9,7 +9,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,7 +42,6 @@ NOISE = os.urandom(10_000_000)
 PARTS = tuple(zmtp.GREETING[:length] for length in range(0, len(zmtp.GREETING), 3))
 ANOTHER = "5b" * 32  # a cluster key
 COUNTED_S = 10
-SINCE_EVER = datetime.fromtimestamp(0, UTC)
 LOG_INTERVAL_S = 60  # of the patch pull-loop, which counts
 LOGGED = re.compile(r"\[([\d-]+ [\d:]+),\d+\] .* message\(s\) on the port (\d+) socket could not be used")
 
@@ -166,7 +165,7 @@ def test_whoever_has_not_the_key_is_turned_away_counted_and_named_once_a_minute(
         calls = Counter((one.owner, one.port) for one in attempts.over_http)
         assert refused_calls(stack) == {port: before + calls[port] for port, before in refused.items()}
         assert are_the_cluster(stack)
-        assert [gap for owner in HOST_OF for gap in too_often(stack.said(owner, SINCE_EVER))] == []
+        assert [gap for owner in HOST_OF for gap in too_often(stack.said_since_started(owner))] == []
         assert [owner for owner in HOST_OF if stack.has(owner, MADE)] == []
     recovery = traffic.seconds_until_reuse(30)
     injected = sum(sent.values()) + sum(opened.values()) + len(attempts.over_http)
