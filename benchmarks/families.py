@@ -21,6 +21,7 @@ SHAPE = {
 }
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
 WINDOW = {"sliding_window": 512}
+OF_WINDOWS = {"sliding_window": 1024}  # shorter than a prompt, and long enough for its beginning to be felt
 LAST_FULL = [*["sliding_attention"] * 3, "full_attention"]  # with a window on every layer nothing is shared
 # By name: the configuration's class in transformers, and what differs from SHAPE.
 SHARING: dict[str, tuple[str, dict[str, Any]]] = {
@@ -73,9 +74,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "DeepSeek-V2": ("DeepseekV2Config", {}),
     "T5": ("T5Config", {}),
     "Whisper": ("WhisperConfig", {}),
-    "Mistral with a window on every layer": ("MistralConfig", {"sliding_window": 256}),
-    "Phi-3 with a window on every layer": ("Phi3Config", {"sliding_window": 256, "pad_token_id": 2}),
-    "Starcoder2 with a window on every layer": ("Starcoder2Config", {"sliding_window": 256}),
+    "Mistral with a window on every layer": ("MistralConfig", OF_WINDOWS),
+    "Phi-3 with a window on every layer": ("Phi3Config", {**OF_WINDOWS, "pad_token_id": 2}),
+    "Starcoder2 with a window on every layer": ("Starcoder2Config", OF_WINDOWS),
 }
 # What is tried with SHARING=multiprocess: layers of several kinds, and what the other way refuses.
 BESIDE = ("Llama", "Gemma 2", "Gemma 3", "gpt-oss", *(name for name in REFUSED if "a window" in name))
