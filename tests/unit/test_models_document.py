@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.families import REFUSED, SHARING
-from benchmarks.models import DOCUMENT, RESULTS, Seen, document, why
+from benchmarks.families import BESIDE, REFUSED, SHARING
+from benchmarks.models import DOCUMENT, RESULTS, Seen, document, part, why
 from benchmarks.results import read
+from kvshare.config.settings import MULTIPROCESS
 
 
 def test_the_document_is_current() -> None:
@@ -12,7 +13,8 @@ def test_the_document_is_current() -> None:
 
 
 def test_what_was_seen_can_be_seen_again() -> None:
-    assert {*read(RESULTS)} <= {*SHARING, *REFUSED}
+    beside = {part(family, MULTIPROCESS) for family in BESIDE}
+    assert {*read(RESULTS)} <= {*SHARING, *REFUSED, *beside}
 
 
 def test_what_was_seen_is_no_wish() -> None:
