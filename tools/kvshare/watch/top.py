@@ -15,8 +15,9 @@ from kvshare.servers import metrics
 from kvshare.servers.metrics import PROMPT_TOKENS, PULLED, total
 from kvshare.servers.multiprocess import PULLED as MP_PULLED
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE
+from kvshare.servers.sharing import address_of
 from kvshare.site.base import Site, State, at_once, told
-from kvshare.stack.members import Member, Server, Stack
+from kvshare.stack.members import Member, Stack
 
 TEXTS = ("node", "health")
 # Tokens of prompts a second by where their KV came from; what a node sent to peers; what runs there.
@@ -71,8 +72,7 @@ def frame(stack: Stack, before: Look, now: Look) -> RenderableType:
 
 def grid(stack: Stack, before: Look, now: Look) -> list[tuple[str, ...]]:
     """Return each name with ``NUMBERS`` between two looks; of a cache server the last alone."""
-    servers = [member for member in stack.members if isinstance(member, Server)]
-    rows = [(server.name, *_server(before, now, server.name)) for server in servers]
+    rows = [(server.name, *_server(before, now, server.name)) for server in stack.servers]
     nothing = [NOTHING] * (len(NUMBERS) - 1)
     return rows + [(cache.name, *nothing, _share(now.total(cache.name, MP_USED))) for cache in stack.caches]
 
@@ -152,9 +152,10 @@ def _pairs(stack: Stack, before: Look, now: Look) -> Iterator[str]:
 
 def _keepers(stack: Stack) -> dict[str, tuple[str, ...]]:
     """Return where peers read the KV of each that keeps some, by its name."""
-    if stack.caches:
-        return {cache.name: (f"{cache.host}:{cache.p2p_port}",) for cache in stack.caches}
-    return {m.name: m.peer_init_urls for m in stack.members if isinstance(m, Server)}
+    return {
+        server.keeper.name: (address_of(server),) if server.cache else server.peer_init_urls
+        for server in stack.servers
+    }
 
 
 def _workers(now: Look) -> Sequence[str]:
