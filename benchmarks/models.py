@@ -48,8 +48,6 @@ KV, and of one to the same prompt with one chunk changed: by that much a wrong c
 
 {on}
 
-| family | judged | off by | limit | a wrong chunk |
-|---|---|---|---|---|
 {shared}
 
 Refused from their config.json before any weights load, by `make doctor`
@@ -141,7 +139,7 @@ def document(results: Results) -> str:
     found = {name: Seen(**result.found) for name, result in results.items()}
     return PAGE.format(
         on=f"On {on.date}, commit {on.commit}: {on.hardware}.",
-        shared="\n".join(_row(name, found[name]) for name in SHARING if name in found),
+        shared="\n".join([HEADER, *(_row(name, found[name]) for name in SHARING if name in found)]),
         refused="\n".join(
             f"| {name} | {found[name].judgement.partition(': ')[2]} |" for name in REFUSED if name in found
         ),
