@@ -64,6 +64,7 @@ class Chain:
     fp8: bool = False
     packed: bool = True
     pressure: bool = False
+    size: str = "8b"
 
 
 CHAINS = {
@@ -71,8 +72,11 @@ CHAINS = {
     "with": Chain(),
     "fp8": Chain(fp8=True),
     "ranks": Chain("ranks"),
+    "pair": Chain("pair"),
+    "pair-fp8": Chain("pair", fp8=True),
     "apart": Chain("apart"),
     "apart-fp8": Chain("apart", fp8=True),
+    "large": Chain("apart", size="70b"),
     "nodes": Chain("nodes"),
     "nodes-fp8": Chain("nodes", fp8=True),
     "pressure": Chain(pressure=True),
@@ -122,6 +126,7 @@ def decisions(options: argparse.Namespace, chain: Chain) -> dict[str, str]:
     prefill, decode, each = {
         "one GPU": (first, first, []),
         "ranks": (options.gpus, options.gpus, []),
+        "pair": (first, decodes[0], []),
         "apart": (options.gpus, options.decode_gpus, []),
         "nodes": (first, "", decodes),
     }[chain.spread]
@@ -145,7 +150,7 @@ def serve(options: argparse.Namespace, part: str, keep: Keep) -> bool:
     from benchmarks.gpu.corrupted import RIGHT
 
     how = CHAINS[part]
-    _make_model(options)
+    _make_model(options, how.size)
     os.environ.update(decisions(options, how))
     with chain.serving(options.device, how.packed, options.state / part) as native:
         good, judged = True, []
@@ -281,7 +286,7 @@ def main() -> int:
     return 0 if good else 1
 
 
-def _make_model(options: argparse.Namespace) -> None:
+def _make_model(options: argparse.Namespace, size: str) -> None:
     """Make the model, and serve it from now on."""
     import torch
 
@@ -289,10 +294,12 @@ def _make_model(options: argparse.Namespace) -> None:
 
     on_gpu = options.device == "cuda"
     dtype = torch.bfloat16 if on_gpu else torch.float32
-    model.make(options.model, options.size, "cuda" if on_gpu else "cpu", dtype)
+    size = size if options.size == "8b" else options.size
+    folder = options.model / size
+    model.make(folder, size, "cuda" if on_gpu else "cpu", dtype)
     if on_gpu:
         torch.cuda.empty_cache()  # the servers want the memory that the weights were drawn in
-    os.environ["MODEL"] = str(options.model)
+    os.environ["MODEL"] = str(folder)
 
 
 def _decide(options: argparse.Namespace) -> None:
@@ -314,9 +321,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder that keeps what was seen")
     parser.add_argument("--state", type=Path, default=ROOT / ".kvshare/gpu", help="folder for logs, evidence")
     parser.add_argument(
-        "--model", type=Path, default=Path("/tmp/kvshare-gpu-model"), help="folder to make it in"
+        "--model", type=Path, default=Path("/tmp/kvshare-gpu-model"), help="folder to make models in"
     )
-    parser.add_argument("--size", choices=("8b", "small"), default="8b")
+    parser.add_argument("--size", choices=("8b", "small"), default="8b", help="small: to try the script")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the script")
     parser.add_argument("--gpus", default="0,1", help="of `ranks`; the first of the others (default: 0,1)")
     parser.add_argument("--decode-gpus", default="2,3", help="of `apart` and `nodes` (default: 2,3)")

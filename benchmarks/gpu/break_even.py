@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks.results import Results
+from benchmarks.tables import table
 
 HEADER = ("run", "computed by", "verdict")
 
@@ -26,17 +27,16 @@ def near_break_even(results: Results) -> str:
     lengths = _disputed([ratio for run in runs for ratio in run.ratios.items()])
     if not lengths:
         return ""
-    rows = [[*HEADER, *(f"{tokens:,} tokens" for tokens in lengths)], ["---"] * (len(HEADER) + len(lengths))]
+    rows = []
     for run in runs:
         cells = [f"{run.ratios[tokens]:.2f}" if tokens in run.ratios else "–" for tokens in lengths]
         rows.append([run.name, run.computed_by, run.verdict, *cells])
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"""## Near the break-even, by run
 
 The first token of a peer hit over that of computing: below 1 the pull pays. Each run measured for itself, and
 at these lengths they disagree; at shorter ones no run's pull pays, at longer ones every run's does.
 
-{table}
+{table([*HEADER, *(f"{tokens:,} tokens" for tokens in lengths)], rows)}
 """
 
 

@@ -28,11 +28,10 @@ def _wiping(to_gpu):
 
 
 def judge(native: Native, tokens: int, save: Path) -> tuple[dict[str, Any], bool]:
-    """Restart decode so, and as it was afterwards; every counter must be right and the answers wrong."""
+    """Restart decode so, and leave it, the last to be measured: counters must be right, answers wrong."""
     with _wiped(native.settings.device):
         native.restart("decode", {THRESHOLD: "0"})
         found = chain.summary(chain.verify(native, native.stack, 2, tokens, save))
-    native.restart("decode", {})
     failed = set(found["failed"])
     return found, bool(failed & RIGHT) and failed <= RIGHT
 

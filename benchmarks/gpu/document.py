@@ -6,10 +6,12 @@ from pathlib import Path
 
 from benchmarks import ROOT
 from benchmarks.gpu import RESULTS, slug
+from benchmarks.gpu.beside import beside_one_gpu
 from benchmarks.gpu.break_even import near_break_even
-from benchmarks.gpu.sections import SECTIONS, table
+from benchmarks.gpu.sections import SECTIONS
 from benchmarks.machine import Machine
 from benchmarks.results import Result, Results, last, read
+from benchmarks.tables import table
 
 INDEX = ROOT / "docs/gpu.md"
 PAGES = ROOT / "docs/gpu"
@@ -62,13 +64,15 @@ table a run. Near the length from which a pull pays runs differ; a page says so 
 
 def _first(results: Results, end: str) -> Result | None:
     """Return what the simplest chain of a machine found."""
-    return next((results[part + end] for part in ("with", "ranks", "apart") if part + end in results), None)
+    return next(
+        (results[part + end] for part in ("with", "pair", "ranks", "apart") if part + end in results), None
+    )
 
 
 def render(results: Results) -> str:
     """Return a machine's page; a part that was not run is left out."""
     newest = last(results)
-    parts = [_head(newest), near_break_even(results)]
+    parts = [_head(newest), near_break_even(results), beside_one_gpu(results)]
     for name, told in SECTIONS.items():
         if name in results and "error" not in results[name].found:
             unlike = results[name].on.unlike(newest)

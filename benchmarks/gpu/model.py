@@ -1,4 +1,4 @@
-"""A Llama of Llama-3.1-8B's dimensions with seeded weights, made on the spot: nothing is downloaded.
+"""A Llama of Llama-3.1-8B's or 70B's dimensions with seeded weights, made on the spot: nothing is downloaded.
 
 Its first two layers copy from the prompt (copying.py), so that an answer hangs on every chunk of it. All else
 is random and as wide as a trained model's, or a little wider, but for what it adds to the residual stream.
@@ -23,6 +23,16 @@ SIZES = {
         "intermediate_size": 14336,
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 128256,
+    },
+    # 40 of its 80 layers: 72 GB, which leave two GPUs of 80 GB as much for KV.
+    "70b": {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 64,
         "num_key_value_heads": 8,
         "head_dim": 128,
         "vocab_size": 128256,

@@ -6,20 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import bandwidth, identity
+from benchmarks.gpu.chain_sections import CHAINS
 from benchmarks.orders import FIGURES
+from benchmarks.tables import table
 from tests.vllm_bench import AGREEMENT
 
-SHOWN = (
-    "KV-PEER-01",
-    "KV-PEER-02",
-    "KV-PEER-03",
-    "KV-PEER-04",
-    "KV-CTL-01",
-    "KV-RIGHT-01",
-    "KV-RIGHT-02",
-    "KV-RIGHT-03",
-)
-SIGNS = {"success": "√", "warning": "‼", "error": "×", "skipped": "–"}
 LEGS = ("cold", "local", "peer")
 ARMS = {
     "cold": "cold",
@@ -52,52 +43,7 @@ the paged cache for pinned memory and come back at other slots; every byte of ev
 """
 
 
-def _without(found: dict[str, Any]) -> str:
-    return f"""## The whole chain without packed-kv
-
-{_checks(found)}
-
-Every hit is counted and the answers are wrong.
-"""
-
-
-def _with(found: dict[str, Any]) -> str:
-    return f"""## The whole chain
-
-{_checks(found)}
-"""
-
-
-def _ranks(found: dict[str, Any]) -> str:
-    return f"""## Tensor-parallel over {found["ranks"]} GPUs
-
-Both servers on the same GPUs, {found["ranks"]} ranks each; a rank pulls the KV of its heads from its peer's
-same rank.
-
-{_checks(found)}
-"""
-
-
-def _apart(found: dict[str, Any], fp8: str = "") -> str:
-    return f"""## Prefill tensor-parallel over {found["ranks"]} GPUs, decode over {found["ranks"]} others{fp8}
-
-{_checks(found)}
-"""
-
-
-def _nodes(found: dict[str, Any], fp8: str = "") -> str:
-    others = "\n".join(f"- decode-{number}: `{said}`" for number, said in enumerate(found["others"], start=2))
-    return f"""## One prefill node, {1 + len(found["others"])} decode nodes, a GPU each{fp8}
-
-Of decode-1:
-
-{_checks(found)}
-
-{others}
-"""
-
-
-def _at_once(found: dict[str, Any], fp8: str = "") -> str:
+def _at_once(found: dict[str, Any]) -> str:
     rows = [
         [
             point["tokens"],
@@ -117,7 +63,7 @@ def _at_once(found: dict[str, Any], fp8: str = "") -> str:
         "own/recompute",
         "same/recompute",
     ]
-    return f"""## Decode nodes that ask at the same moment{fp8}
+    return f"""## Decode nodes that ask at the same moment
 
 One request a node: for a prompt that nobody holds, for one of its own that prefill holds, for one that
 prefill holds and all ask for. Median milliseconds to the first token over nodes and {found["rounds"]} rounds.
@@ -135,23 +81,6 @@ What the last rank of decode pulled was wiped on its way to the GPU. Every count
 
 `{found["sentence"]}`
 """
-
-
-def _checks(found: dict[str, Any]) -> str:
-    deep = [check for check in found["checks"] if check.startswith("DEEP-")]
-    shown = [check for check in (*SHOWN, *deep) if check in found["checks"]]
-    rows = [[check, _told(found["checks"][check])] for check in shown]
-    prompts = f"{found['prompts']} prompts of {found['prompt_tokens']:,} tokens"
-    return f"""`kvshare verify`'s legs and checks, {prompts}.
-Servers: `{found["vllm_args"]}`, {found["max_local_cpu_size"]} GiB of LMCache memory {_each(found)}.
-
-{table(["check", "found"], rows)}
-
-`{found["sentence"]}`"""
-
-
-def _each(found: dict[str, Any]) -> str:
-    return "each rank" if found.get("ranks", 1) > 1 else "each"
 
 
 def _bandwidth(places: dict[str, list[dict[str, Any]]]) -> str:
@@ -199,7 +128,9 @@ def _bench(found: dict[str, Any]) -> str:
     header = ["tokens", *(ARMS[arm] for arm in arms), "peer/cold", "peer/recompute"]
     header += ["MiB a pull", "transfer, ms", "GB/s"]
     repetitions = found["points"][0]["repetitions"]
-    return f"""{repetitions} repetitions a length, one request in flight, 16 output tokens; median
+    return f"""## `kvshare bench`
+
+{repetitions} repetitions a length, one request in flight, 16 output tokens; median
 milliseconds to the first token. Verdict: {found["verdict"]}
 
 {table(header, rows)}
@@ -318,29 +249,6 @@ def _threshold(found: dict[str, Any]) -> str:
     return f"`{found['line']}`\n\n{table(header, rows)}"
 
 
-def _fp8(found: dict[str, Any]) -> str:
-    remark = f"\n\n{found['remark']}" if "remark" in found else ""
-    return f"""## With `KV_CACHE_DTYPE=fp8`
-
-{_checks(found)}{remark}
-"""
-
-
-def _pressure(found: dict[str, Any]) -> str:
-    return f"""## Too little memory
-
-`kvshare verify --deep` where vLLM has little memory ({found["memory_tokens"] or "unknown"} tokens), so
-that it preempts requests and resumes them (DEEP-05).
-
-{_checks(found)}
-"""
-
-
-def _told(check: list[str]) -> str:
-    result, detail = check
-    return f"{SIGNS[result]} {detail}".replace("|", "\\|").strip()
-
-
 def _ttft(measured: list[dict[str, Any]]) -> str:
     return f"""## Time to first token, and where a pull's time goes
 
@@ -389,11 +297,6 @@ def _speed(row: dict[str, Any]) -> float:
     return float(moved / (row["stages"][WRITTEN] - row["stages"][ASKED]) / 1e6)
 
 
-def table(header: list[Any], rows: list[list[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
 def _identity(found: dict[str, Any]) -> str:
     return "\n".join(identity.section(found)).strip() + "\n"
 
@@ -402,37 +305,29 @@ def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values))
 
 
+MEASURES: dict[str, Callable[[Any], str]] = {
+    "again": _again,
+    "bench": _bench,
+    "clients": _clients,
+    "agreement": _agreement,
+    "never-slower": _never_slower,
+    "slow-link": _slow_link,
+    "ttft": _ttft,
+    "identity": _identity,
+    "at-once": _at_once,
+    "corrupted": _corrupted,
+}
+
+
+def _entitled(told: Callable[[Any], str], words: str) -> Callable[[Any], str]:
+    """The same section, its heading ending in these words."""
+    return lambda found: told(found).replace("\n", f"{words}\n", 1)
+
+
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "kernel": _kernel,
-    "without": _without,
-    "with": _with,
     "bandwidth": _bandwidth,
-    "with/again": _again,
-    "with/bench": lambda found: f"## `kvshare bench`\n\n{_bench(found)}",
-    "with/clients": _clients,
-    "with/agreement": _agreement,
-    "with/never-slower": _never_slower,
-    "with/slow-link": _slow_link,
-    "with/ttft": _ttft,
-    "fp8": _fp8,
-    "ranks": _ranks,
-    "pressure": _pressure,
-    "ranks/corrupted": _corrupted,
-    "ranks/again": lambda found: _again(found).replace(" times\n", " times, tensor-parallel\n", 1),
-    "with/identity": _identity,
-    "ranks/identity": _identity,
-    "ranks/bench": lambda found: f"## `kvshare bench`, tensor-parallel\n\n{_bench(found)}",
-    "ranks/clients": lambda found: _clients(found).replace(" shared\n", " shared, tensor-parallel\n", 1),
-    "fp8/bench": lambda found: f"## `kvshare bench` with `KV_CACHE_DTYPE=fp8`\n\n{_bench(found)}",
-    "apart": _apart,
-    "apart/bench": lambda found: f"## `kvshare bench`, GPUs apart\n\n{_bench(found)}",
-    "apart/clients": lambda found: _clients(found).replace(" shared\n", " shared, GPUs apart\n", 1),
-    "apart/never-slower": lambda found: _never_slower(found).replace("`\n", "`, GPUs apart\n", 1),
-    "apart/corrupted": _corrupted,
-    "apart-fp8": lambda found: _apart(found, ", with fp8"),
-    "apart-fp8/bench": lambda found: f"## `kvshare bench`, GPUs apart, with fp8\n\n{_bench(found)}",
-    "nodes": _nodes,
-    "nodes/at-once": _at_once,
-    "nodes-fp8": lambda found: _nodes(found, ", with fp8"),
-    "nodes-fp8/at-once": lambda found: _at_once(found, ", with fp8"),
 }
+for part, (chain, words) in CHAINS.items():
+    SECTIONS[part] = chain
+    SECTIONS |= {f"{part}/{name}": _entitled(told, words) for name, told in MEASURES.items()}
