@@ -52,6 +52,13 @@ def test_a_prompt_and_its_answer_fit_the_model() -> None:
     assert max(text.shared + text.own for text in texts) < MAX_MODEL_LEN
 
 
+def test_what_vllm_itself_may_end_is_not_drawn() -> None:
+    every = [request.fields for wave in draw_case(5, 2000) for request in wave]
+    both = [fields for fields in every if {"echo", "n"} <= fields.keys()]
+    assert both
+    assert not any("stream" in fields for fields in both)
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -144,6 +151,25 @@ def test_a_failure_is_made_as_small_as_it_gets() -> None:
     smallest = shrink(case, fails, 2000, seconds=60)
     assert [len(request.fields) for wave in smallest for request in wave] == [1, 1]
     assert all(text.own == 1 and not text.shared for wave in smallest for one in wave for text in one.texts)
+
+
+def test_a_case_is_made_small_by_what_was_wrong_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is smaller fails too, but otherwise."""
+
+    def play(_: oracle.Oracle, case: Case, *__: object) -> list[Problem]:
+        every = [request for wave in case for request in wave]
+        drawn = [request for request in every if "seed" in request.fields]
+        said = f"wrong: log-probabilities off by 0.{len(every)}" if drawn else "hung"
+        return [Problem(one, said) for one in drawn or every]
+
+    monkeypatch.setattr(oracle.Oracle, "play", play)
+    monkeypatch.setattr(oracle.Oracle, "causes", lambda _: [])
+    case = next(case for seed in range(50) if play(None, case := draw_case(seed, 3))[0].kind != "hung")  # type: ignore[arg-type]
+    with pytest.raises(AssertionError) as failed:
+        oracle.Oracle(rig=None, seed=1).require(case)  # type: ignore[arg-type]
+    smallest = str(failed.value).partition("def test_this_case")[2]
+    assert smallest.count("Request(") == 1
+    assert "'seed'" in smallest
 
 
 def test_a_small_case_is_printed_as_the_test_that_it_is() -> None:

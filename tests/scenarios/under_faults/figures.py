@@ -127,7 +127,8 @@ out of both servers, and the first thing that it said is the fault that the cure
 {seen}
 
 `packed-kv`, `resumed-request` and `whole-graph` cure what is wrong on a GPU alone: [gpu.md](gpu.md). Draft
-models, windows on every layer, and compressed KV on a CPU are refused before a server is healthy.
+models, windows on every layer, and compressed KV on a CPU are refused before a server is healthy. Not drawn:
+streams with `echo`, `n` and `logprobs`, which vLLM 0.32.0 itself may end with an error on a busy server.
 
 ## Remarks
 

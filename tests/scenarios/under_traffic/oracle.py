@@ -52,6 +52,11 @@ class Problem:
     request: Request
     sentence: str
 
+    @property
+    def kind(self) -> str:
+        """The sentence without its numbers, which are another's in a smaller case."""
+        return re.sub(r"[-\d.]+", "", self.sentence)
+
 
 @dataclass
 class Oracle:
@@ -71,8 +76,13 @@ class Oracle:
             said = "\n".join(f"{one.sentence}\n    {one.request}" for one in problems[:5])
             said = f"{len(problems)} problems, the first ones:\n{said}\n" + "\n".join(self.causes())
             print(said, flush=True)  # it takes minutes to make the case small
-            smallest = shrink(case, lambda smaller: bool(self.play(smaller)), TRIES, SHRINK_S)
+            smallest = shrink(case, lambda smaller: self._fails_alike(smaller, problems), TRIES, SHRINK_S)
             raise AssertionError(f"{said}\n\n{as_test(smallest)}")
+
+    def _fails_alike(self, case: Case, problems: Sequence[Problem]) -> bool:
+        """Whether a case has a problem of the same kind: another one would lead away from it."""
+        kinds = {one.kind for one in problems}
+        return any(one.kind in kinds for one in self.play(case, lambda one: one.kind in kinds))
 
     def play(self, case: Case, enough: Callable[[Problem], bool] = lambda _: False) -> list[Problem]:
         """Return what was wrong with the answers of a case's requests, until one problem is enough."""
