@@ -90,6 +90,7 @@ MEASURES = (
 LENGTHS = (266, 522, 1034, 2058, 4106, 8202, 16394, 32522)
 PREEMPTED = "DEEP-05"
 BLOCKS, LONGEST = 512, 4096  # of `pressure`: vLLM's blocks of 16 tokens, and a prompt and its answer
+POOL_GIB = "24"  # a rank; `clients` needs room for what all of them share
 SMALL = 4096  # a prompt and its answer of `models`
 
 
@@ -306,6 +307,7 @@ def _decide(options: argparse.Namespace) -> None:
     """Make the decisions that .env would make, whatever the part."""
     os.environ["DEVICE"] = options.device
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
+    os.environ.setdefault("LMCACHE_MAX_LOCAL_CPU_SIZE", POOL_GIB)
     if options.vllm_args:
         os.environ["KVSHARE_VLLM_ARGS"] = options.vllm_args
 

@@ -39,10 +39,9 @@ def _with(found: dict[str, Any]) -> str:
 
 
 def _fp8(found: dict[str, Any]) -> str:
-    remark = f"\n\n{found['remark']}" if "remark" in found else ""
     return f"""## With `KV_CACHE_DTYPE=fp8`
 
-{_checks(found)}{remark}
+{_checks(found)}
 """
 
 
@@ -111,7 +110,11 @@ Servers: `{found["vllm_args"]}`, {found["max_local_cpu_size"]} GiB of LMCache me
 
 {table(["check", "found"], rows)}
 
-`{found["sentence"]}`"""
+`{found["sentence"]}`{_remark(found)}"""
+
+
+def _remark(found: dict[str, Any]) -> str:
+    return f"\n\n{found['remark']}" if "remark" in found else ""
 
 
 def _each(found: dict[str, Any]) -> str:
