@@ -23,6 +23,7 @@ from tests.scenarios.under_faults.traffic import Sent, Traffic
 HERE = Path(__file__).parent
 URL = f"http://{PREFILL.address}:8000"
 CLIENTS, PROMPTS, SECONDS, SECONDS_LONG = 16, 12, 8.0, 60.0
+CHOSEN = ("SHARING", "COMPOSE_FILE")  # by the run, whatever the machines
 STALL_S = 15.0  # eight clients a core, beside all else that runs there
 SILENCE_S = 11.0  # after which the gateway gives a peer up that is gone without a word
 CUT = "gives up in its answer"  # how a client words an error event
@@ -55,7 +56,7 @@ class Through(Traffic):
 
 @pytest.fixture
 def through(traffic: Traffic) -> Through:
-    return Through(seed=traffic.seed + 1)
+    return Through(seed=traffic.seed + 1, sharing=traffic.sharing)
 
 
 def kill(service: str) -> Callable[[Stack], None]:
@@ -87,7 +88,7 @@ def two_decode_nodes(stack: Stack) -> Iterator[None]:
     try:
         engines.clear(DECODE_2)
         engines.load_images([DECODE_2])
-        stack.machines.settings = settings_for(2)
+        stack.machines.settings = settings_for(2) | {name: settings[name] for name in CHOSEN}
         stack.up()
         yield
     finally:
