@@ -115,6 +115,7 @@ def section(found: dict[str, Any]) -> list[str]:
         row("fixed cost of a pull, ms", lambda turn: f"{_fit(turn).intercept:.0f}"),
         row("a pull's speed, copies included, GB/s", _speed),
         row(f"{CLIENTS} clients, peer, requests a second", _throughput),
+        row("repetitions of it in which all was pulled", _whole),
         row("start of the stack, s", lambda turn: f"{turn['start_s']:.0f}"),
         row("peak memory, GiB", lambda turn: f"{turn['peak_bytes'] / GIB:.1f}"),
         "",
@@ -140,4 +141,12 @@ def _speed(turn: dict[str, Any]) -> str:
 
 
 def _throughput(turn: dict[str, Any]) -> str:
-    return f"{turn['load']['points'][0]['arms'][PEER]['request_throughput']:.1f}"
+    """Of the repetitions in which all was pulled, if there is one."""
+    arms = turn["load"]["points"][0]["arms"]
+    return f"{arms[PEER]['request_throughput']:.1f}" if PEER in arms else "–"
+
+
+def _whole(turn: dict[str, Any]) -> str:
+    (point,) = turn["load"]["points"]
+    lost = sum(f", {PEER} not counted" in note for note in point["notes"])
+    return f"{point['repetitions'] - lost} of {point['repetitions']}"

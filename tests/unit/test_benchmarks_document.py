@@ -103,7 +103,15 @@ def test_both_ways_of_sharing_stand_side_by_side_with_both_their_starts() -> Non
         ]
         measured = {"kv_bytes_per_token": 20_000, "points": points}
         times = {"start_s": 30.0, "peak_bytes": 6 * 1024**3}
-        return {"sharing": sharing, "lengths": measured, "load": measured, **times}
+        return {"sharing": sharing, "lengths": measured, "load": load(sharing), **times}
+
+    def load(sharing: str) -> dict[str, Any]:
+        """16 clients; of those with cache servers no repetition counts."""
+        lost = [f"repetition {n}, peer not counted: 6144 of 8192 tokens came from LMCache" for n in range(5)]
+        found = {"recompute": {"request_throughput": 3.0}}
+        if sharing == "controller":
+            lost, found["peer"] = [], {"request_throughput": 5.0}
+        return {"points": [{"arms": found, "repetitions": 5, "notes": lost}]}
 
     turns = [
         turn("controller", 30),
@@ -115,4 +123,6 @@ def test_both_ways_of_sharing_stand_side_by_side_with_both_their_starts() -> Non
     assert "| TTFT, peer, 522 tokens, ms | 40, 41 | 50, 52 |" in lines
     assert "| fixed cost of a pull, ms | 30, 31 | 40, 42 |" in lines
     assert "| a pull's speed, copies included, GB/s | 1.00, 1.00 | 1.00, 1.00 |" in lines
+    assert "| 16 clients, peer, requests a second | 5.0, 5.0 | –, – |" in lines
+    assert "| repetitions of it in which all was pulled | 5 of 5, 5 of 5 | 0 of 5, 0 of 5 |" in lines
     assert "300 are for cache servers alone, and 900 for all else" in lines[-1]
