@@ -327,8 +327,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--size", choices=("8b", "small"), default="8b", help="small: to try the script")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the script")
-    parser.add_argument("--gpus", default="0,1", help="of `ranks`; the first of the others (default: 0,1)")
-    parser.add_argument("--decode-gpus", default="2,3", help="of `apart` and `nodes` (default: 2,3)")
+    parser.add_argument("--gpus", default="0,1", help="of prefill, or the first of them (default: 0,1)")
+    parser.add_argument(
+        "--decode-gpus", default="2,3", help="of `pair`, `apart`, `large`, `nodes` (default: 2,3)"
+    )
     parser.add_argument("--families", nargs="*", metavar="FAMILY", help="of `models`; default: all")
     parser.add_argument("--kv-dtypes", nargs="*", default=("auto", "fp8"), help="of `models`")
     parser.add_argument("--user-args", default="", help="VLLM_ARGS of all parts but `pressure`")

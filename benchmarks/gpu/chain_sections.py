@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.gpu.sizes import OF_70B, SIZES, kv_bytes
 from benchmarks.tables import table
 
 SHOWN = (
@@ -19,7 +20,6 @@ SHOWN = (
 )
 SIGNS = {"success": "√", "warning": "‼", "error": "×", "skipped": "–"}
 FP8 = ", with fp8"
-LAYERS, KIB = 40, 160  # of benchmarks.gpu.model's 70b; the same sum in KiB
 
 
 def _without(found: dict[str, Any]) -> str:
@@ -70,9 +70,10 @@ def _apart(found: dict[str, Any], fp8: str = "") -> str:
 
 
 def _large(found: dict[str, Any]) -> str:
-    return f"""## Llama-3.1-70B's dimensions, {LAYERS} of its 80 layers
+    layers, kib = SIZES["70b"]["num_hidden_layers"], kv_bytes("70b") // 1024
+    return f"""## Llama-3.1-70B's dimensions, {layers} of its {OF_70B} layers
 
-Prefill tensor-parallel over {found["ranks"]} GPUs, decode over as many others. A token's KV: {KIB} KiB.
+Prefill tensor-parallel over {found["ranks"]} GPUs, decode over as many others. A token's KV: {kib} KiB.
 
 {_checks(found)}
 """

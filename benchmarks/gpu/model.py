@@ -15,39 +15,9 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig
 
 from benchmarks.gpu import copying
+from benchmarks.gpu.sizes import SIZES
 from kvshare_engine import demo_model
 
-SIZES = {
-    "8b": {
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "vocab_size": 128256,
-    },
-    # 40 of its 80 layers: 72 GB, which leave two GPUs of 80 GB as much for KV.
-    "70b": {
-        "hidden_size": 8192,
-        "intermediate_size": 28672,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 64,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "vocab_size": 128256,
-    },
-    # To try the scripts without a GPU.
-    "small": {
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 64,
-        "vocab_size": 128256,
-    },
-}
 GAIN = 1.3  # a matrix lengthens a random vector by this; 0.02, the usual width, is 1.28 at 4096
 HEAD_GAIN = 0.5
 POSITIONS = 32768

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks import bandwidth, identity
 from benchmarks.gpu.chain_sections import CHAINS
+from benchmarks.gpu.sizes import kv_bytes
 from benchmarks.orders import FIGURES
 from benchmarks.tables import table
 from tests.vllm_bench import AGREEMENT
@@ -19,10 +20,7 @@ ARMS = {
     "recompute": "recompute",
 }
 ASKED, WRITTEN = "the request is with the owner", "the owner has written the KV"
-CHUNK, KV_BYTES = (
-    256,
-    2 * 32 * 8 * 128 * 2,
-)  # tokens; bytes a token: K and V of each layer and head, 16 bits each
+CHUNK = 256  # tokens
 
 
 def _kernel(kernel: dict[str, Any]) -> str:
@@ -293,7 +291,7 @@ def _milestones(measured: list[dict[str, Any]]) -> str:
 
 
 def _speed(row: dict[str, Any]) -> float:
-    moved = row["tokens"] // CHUNK * CHUNK * KV_BYTES
+    moved = row["tokens"] // CHUNK * CHUNK * kv_bytes("8b")
     return float(moved / (row["stages"][WRITTEN] - row["stages"][ASKED]) / 1e6)
 
 

@@ -7,11 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.gpu import RESULTS, document, never_slower, slug
+from benchmarks.gpu.beside import beside_one_gpu
 from benchmarks.gpu.break_even import near_break_even
 from benchmarks.results import Results, last, read
 from tests.conftest import ROOT
 
 H100, H200 = (read(RESULTS / f"nvidia-{name}.jsonl") for name in ("h100-80gb-hbm3", "h200"))
+
+FOUR_H100 = read(RESULTS / "4x-nvidia-h100-80gb-hbm3.jsonl")
 
 
 def ratio(point: dict[str, Any], arm: str) -> float:
@@ -90,6 +93,16 @@ def test_the_readme_says_what_was_measured() -> None:
     assert re.search(rf"get {faster:.2f} times the requests", readme)
     pays_from = int(H200["with/never-slower"].found["line"].split()[0].split("=")[1])
     assert f"Below {pays_from:,} tokens" in readme
+
+
+def test_two_gpus_a_node_stand_beside_one_of_the_same_run_alone() -> None:
+    one = FOUR_H100["pair/bench"]
+    both = {"pair/bench": one, "apart/bench": replace(FOUR_H100["apart/bench"], on=one.on)}
+    section = beside_one_gpu(both)
+    assert "| 4106 | 95.6 | 138.0 | 94.9 | 106.9 | 0.69 | 0.89 | 0.99 | 0.77 |" in section
+    assert "requests/s" not in section
+    assert beside_one_gpu({**both, "apart/bench": FOUR_H100["ranks/bench"]}) == ""
+    assert beside_one_gpu({"pair/bench": one}) == ""
 
 
 def test_a_part_that_was_not_run_is_left_out() -> None:
