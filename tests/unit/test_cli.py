@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kvshare import cli, records
+from kvshare.servers import sharing
 from kvshare.verify import checks, legs
 from kvshare.verify import run as verify
 from kvshare.verify.evidence import Traffic
@@ -130,6 +131,7 @@ def test_misspelt_variable_ends_before_docker_is_asked(tmp_path: Path) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FLUSH_S", "ADMISSION_DEADLINE_S"):
         monkeypatch.setattr(legs, name, 0.05)
+    monkeypatch.setattr(sharing, "FLUSH_S", 0.05)
 
 
 @pytest.mark.usefixtures("impatient")

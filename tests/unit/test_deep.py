@@ -11,7 +11,7 @@ import pytest
 
 from kvshare.checking.registry import ERROR, SKIPPED, Result
 from kvshare.config.keys import Keys
-from kvshare.servers import wait
+from kvshare.servers import sharing, wait
 from kvshare.servers.prompts import DEFAULT_CHUNK_SIZE
 from kvshare.servers.readings import Held, Memory, Sources
 from kvshare.verify import checks, deep, legs
@@ -50,6 +50,7 @@ def stack() -> FakeStack:
 def run(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> Run:
     for module, name in (
         (legs, "FLUSH_S"),
+        (sharing, "FLUSH_S"),
         (legs, "ADMISSION_DEADLINE_S"),
         (deep, "ADMISSION_S"),
         (deep, "AFTER_A_MISS_S"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from kvshare.config.keys import Keys
 from kvshare.errors import KvshareError
-from kvshare.servers import wait
+from kvshare.servers import sharing, wait
 from kvshare.servers.readings import Sources, Wire
 from kvshare.verify import legs
 from kvshare.verify.evidence import CHANGED, CONTROL, PEER, REFERENCE, SAME_SPLIT, Spec, Traffic
@@ -25,6 +26,7 @@ Run = Callable[..., Traffic]
 def run(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> Run:
     for name in ("FLUSH_S", "ADMISSION_DEADLINE_S", "AFTER_A_MISS_S"):
         monkeypatch.setattr(legs, name, 0.05)
+    monkeypatch.setattr(sharing, "FLUSH_S", 0.05)
     monkeypatch.setattr(wait, "POLL_S", 0.01)
 
     def run(api_key: str | None = None, narrate: legs.Narrate = lambda _: None, **changes: Any) -> Traffic:
@@ -44,6 +46,27 @@ def test_every_leg_is_sent_and_accounted_for(run: Run, stack: FakeStack) -> None
     assert {leg.sources for leg in of(seen.legs, SAME_SPLIT)} == {Sources(10, 512, 0)}
     assert {leg.sources for leg in of(seen.legs, PEER)} == {Sources(10, 0, 512)}
     assert [leg.request_id for leg in seen.legs] == stack.request_ids
+
+
+def test_what_was_pulled_before_is_of_no_leg(
+    run: Run, stack: FakeStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    told = stack.prefill.transfers
+    stack.prefill.transfers -= 1  # counted, and exported a little later
+
+    def export(_: object) -> None:
+        stack.prefill.transfers = max(told, stack.prefill.transfers)
+
+    monkeypatch.setattr(sharing, "time", SimpleNamespace(sleep=export))
+    seen = run(seed=2, narrate=export)
+    assert seen.owner_start is not None
+    assert seen.owner_start == seen.owner_after_control
+
+
+def test_servers_that_answered_nothing_are_not_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "time", SimpleNamespace(sleep=pytest.fail))
+    run()
 
 
 def test_a_gateway_that_skips_prefill_is_seen_in_both_ledgers(run: Run, spec: Spec) -> None:

@@ -50,6 +50,7 @@ def spec(spec: Spec, caches: FakeCaches) -> Iterator[Spec]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in (
         (legs, "FLUSH_S"),
+        (sharing, "FLUSH_S"),
         (legs, "ADMISSION_DEADLINE_S"),
         (legs, "AFTER_A_MISS_S"),
         (canary, "ADMISSION_DEADLINE_S"),

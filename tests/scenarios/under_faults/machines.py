@@ -13,7 +13,6 @@ from pathlib import Path
 from kvshare.config.settings import CONTROLLER, MULTIPROCESS
 from kvshare.servers import metrics
 from kvshare.servers.http import Http
-from kvshare.servers.server import FLUSH_S
 from tests.rig import engines, network
 from tests.rig.network import DECODE, PREFILL, Host, Link
 from tests.scenarios.conftest import FILES, Outcome, TwoMachines
@@ -180,8 +179,6 @@ class Stack:
             assert not found, f"{service} said {found}:\n" + said[-3000:]
 
     def verify(self) -> Outcome:
-        """`kvshare verify`, once LMCache has exported what was pulled before."""
-        time.sleep(FLUSH_S)
         return self.machines.verify()
 
     def _docker(self, service: str, *arguments: str, both: bool = False) -> str:

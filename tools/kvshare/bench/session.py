@@ -20,7 +20,7 @@ from kvshare.servers.http import RequestFailedError
 from kvshare.servers.prompts import Prompt, draw_prompt, require_prompt_tokens, reusable
 from kvshare.servers.readings import Reading, ServerProbe
 from kvshare.servers.server import ServerClient
-from kvshare.servers.sharing import await_export, servers_of, sharing_of
+from kvshare.servers.sharing import await_export, read_settled, servers_of, sharing_of
 
 WARM_UP_TOKENS = 2  # output tokens of the first pull, which counts nowhere
 ADMISSION_DEADLINE_S = 30.0
@@ -93,7 +93,7 @@ class _Session:
             self._send(RECOMPUTE, point, self._prompts(point))
         if COLD not in self.arms:
             return None
-        before, mark = self._read_all(), self.sharing.mark()
+        before, mark = read_settled(self.servers), self.sharing.mark()
         self._send(COLD, point, prompts)
         if PEER not in self.arms:
             return None

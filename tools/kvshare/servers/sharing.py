@@ -3,6 +3,7 @@
 A module for each way: `controller` and `multiprocess`. Legs, ledger and checks do not know which it is.
 """
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from kvshare.servers.controller import ControllerClient
 from kvshare.servers.multiprocess import CacheClient, CacheServers
 from kvshare.servers.prompts import Prompt
 from kvshare.servers.readings import Admission, ControllerProbe, Mark, PullSample, Reading, Told
-from kvshare.servers.server import ServerClient
+from kvshare.servers.server import FLUSH_S, ServerClient
 from kvshare.servers.wait import poll
 from kvshare.stack.members import Server, Stack
 
@@ -108,6 +109,18 @@ def servers_of(task: Task, keys: Keys) -> dict[str, ServerClient]:
         return ServerClient(url, keys.api, CacheClient(cache, keys.controller) if cache else None)
 
     return {node: server(node, url) for node, url in (("prefill", task.prefill), ("decode", task.decode))}
+
+
+def read_settled(servers: Mapping[str, ServerClient]) -> dict[str, Reading | None]:
+    """Return the servers' counters once LMCache has exported what they did for earlier requests.
+
+    Else it would count as a later one's: vLLM tells its counters at once, LMCache a little later.
+    """
+    readings = {node: server.read() for node, server in servers.items()}
+    if not any(now and now.sources and now.sources.total for now in readings.values()):
+        return readings
+    time.sleep(FLUSH_S)
+    return {node: server.read() for node, server in servers.items()}
 
 
 def await_export(

@@ -13,7 +13,7 @@ from kvshare.servers.http import Http
 from kvshare.servers.prompts import Prompt, make_prompts, quoting, require_prompt_tokens, with_other_chunk
 from kvshare.servers.readings import Admission, Counters, Mark, PullSample, Reading, ServerProbe, Wire
 from kvshare.servers.server import FLUSH_S, ServerClient, await_wire, read_wire
-from kvshare.servers.sharing import await_export, servers_of, sharing_of
+from kvshare.servers.sharing import await_export, read_settled, servers_of, sharing_of
 from kvshare.verify.deep import DeepRun
 from kvshare.verify.evidence import (
     CHANGED,
@@ -73,7 +73,7 @@ class _Run:
             )
         self.watched = controller.answers  # without a controller there is no admission to wait for
         self._sample_pull()
-        start = {node: server.read() for node, server in self.servers.items()}
+        start = read_settled(self.servers)
         wire_start = read_wire(self.nixl) if self.nixl else None
         pulled_start = self.sharing.pulled()
         after_control = self._send_all()
