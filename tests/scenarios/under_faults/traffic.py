@@ -138,6 +138,11 @@ class Traffic:
         for end in ends:
             end.result()
 
+    def meet_every_length(self, most: int) -> None:
+        """Have each server compute every number of tokens up to this one: vLLM keeps kernels for each."""
+        prompts = [make_prompts(1, length, VOCAB, self.seed + length)[0] for length in range(1, most + 1)]
+        as_operator(lambda: [self._learn(host, prompt) for prompt in prompts for host in PORTS])
+
     def seconds_until_reuse(self, deadline_s: float, owner: Host = PREFILL) -> float:
         """Seconds from now until a fresh prompt of one node is served from it on the other.
 
