@@ -40,6 +40,8 @@ SLOW = (
     "mp-handshake",
     "mp-bad-messages",
     "mp-descriptors",
+    "pull-pieces",
+    "shared-pull",
 )
 PATCHES = {patch.id: patch for series in load_all() for patch in series.patches}
 

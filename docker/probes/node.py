@@ -6,10 +6,12 @@ that tokens are stored from and retrieved into, and the order of the scheduler's
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -247,6 +249,36 @@ class _Inside:
         wrong = (self.cache[:, :, :hits] != values[:, :, :hits]).any(dim=-1).any(dim=0).sum()
         return {"hits": hits, "seconds": seconds, "wrong": int(wrong)}
 
+    def get_together(self, seed: int, chunks: int, times: int) -> list[dict[str, Any]]:
+        """The same prompt looked up by several requests at once, then retrieved by each."""
+        import torch
+
+        tokens, values = self._prompt(seed, chunks)
+        requests = [f"together-{number}-{time.monotonic_ns()}" for number in range(times)]
+        for request in requests:
+            self.client.lookup_cache(request)
+            self.client.lookup(tokens, request)
+        found = []
+        for request in requests:
+            hits = self._look_up(tokens, request)
+            self.client.clear_lookup_status(request)
+            self.cache.zero_()
+            if hits:
+                self.engine.retrieve(tokens[:hits], torch.ones(hits, dtype=torch.bool), req_id=request)
+            self.engine.lookup_unpin(request)
+            wrong = (self.cache[:, :, :hits] != values[:, :, :hits]).any(dim=-1).any(dim=0).sum()
+            found.append({"hits": hits, "wrong": int(wrong)})
+        return found
+
+    def get_during(self, seed: int, long: int, chunks: int) -> list[dict[str, Any]]:
+        """What this node stores itself, looked up while it pulls a long prompt; then that one."""
+        request = f"long-{time.monotonic_ns()}"
+        tokens, _ = self._prompt(long, chunks)
+        self.client.lookup_cache(request)
+        self.client.lookup(tokens, request)
+        short = self.get(seed, 1, f"short-{request}")
+        return [short, self.get(long, chunks, request)]
+
     def hashes(self, seed: int, chunks: int) -> list[int]:
         """What the controller knows a prompt's chunks by."""
         tokens, _ = self._prompt(seed, chunks)
@@ -298,6 +330,44 @@ class _Inside:
         backend = self.engine.storage_manager.storage_backends["P2PBackend"]
         backend.batched_async_contains = find_all
         setattr(backend, method, fail)
+
+    def hold_writes(self, receiver: str, fail: bool = False) -> None:
+        """From now on nothing is written to one peer until `release_writes`; how much at once is kept.
+
+        What is held then fails, if so asked.
+        """
+        channel = self.engine.storage_manager.storage_backends["P2PBackend"].transfer_channel
+        write, self.sizes = channel.async_batched_write, []
+        self.held, self.released = threading.Event(), threading.Event()
+
+        async def held_write(objects: Any, transfer_spec: Any) -> int:
+            if transfer_spec["receiver_id"] == receiver:
+                self.sizes.append(len(objects))
+                self.held.set()
+                while not self.released.is_set():
+                    await asyncio.sleep(0.01)
+                if fail:
+                    raise RuntimeError("made to fail")
+            written: int = await write(objects=objects, transfer_spec=transfer_spec)
+            return written
+
+        channel.async_batched_write = held_write
+
+    def wait_until_held(self) -> None:
+        if not self.held.wait(LOOKUP_TIMEOUT_MS / 1000):
+            raise AssertionError("nothing was written")
+
+    def release_writes(self) -> None:
+        self.released.set()
+
+    def sizes_of_writes(self) -> list[int]:
+        return list(self.sizes)
+
+    def transfers(self) -> dict[str, int]:
+        """What the owner counts as transfers: those that have begun, and those not finished."""
+        monitor = self.engine.storage_manager.storage_backends["P2PBackend"].stats_monitor
+        under_way = [one for one in monitor.p2p_requests.values() if not one.end_time]
+        return {"begun": monitor.p2p_request_id, "under_way": len(under_way)}
 
     def some_key(self) -> int:
         return int(next(iter(self.engine.storage_manager.local_cpu_backend.hot_cache)).chunk_hash)
