@@ -40,6 +40,7 @@ SLOW = (
     "mp-handshake",
     "mp-bad-messages",
     "mp-descriptors",
+    "mp-make-room",
     "pull-pieces",
     "shared-pull",
 )

@@ -20,7 +20,7 @@ def probe() -> None:
         if (found := b.ask("get", seed=PULLED, objects=OBJECTS)) != {"hits": OBJECTS, "wrong": 0}:
             raise ProbeError(f"A prompt of a peer should be pulled, and right: {found}.")
         _give_up(a, b)
-        if not (own := b.ask("store", seed=OWN, objects=PAGES)):
+        if not (own := b.ask("store", seed=OWN, objects=PAGES - OBJECTS)):
             raise ProbeError("A node should keep prompts of its own.")
         a.fork.resume()
         if not happens(lambda: bool(b.ask("is_written", seed=GIVEN_UP)), LATE_S):

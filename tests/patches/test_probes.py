@@ -49,6 +49,7 @@ RED = {
     "request-fields": "KeyError('receiver_host')",
     "pull-pieces": "A pull of 2 chunks should bring them all, while others pull",
     "shared-pull": "8 requests for one prompt should make one pull, and make 8",
+    "mp-make-room": "all should be stored where older ones are, not 16",
     "mp-late-read": "should have its values after a late read",
     "mp-cluster-key": "Who has no key should be turned away, and is let in.",
     "mp-http-key": "Who has not the key should get 401, but is served ['/instances'",
