@@ -9,6 +9,7 @@ make benchmarks ARGS="--part load"       16 clients that share half of each prom
 make benchmarks ARGS="--part never-slower"  the calibrated threshold on cables of several speeds
 make benchmarks ARGS="--part pulls"      what a pull costs besides its bytes, from the image alone
 make benchmarks ARGS="--part key"        what the cluster's key costs, from the image alone
+make benchmarks ARGS="--part checksum"   what KV_CHECKSUM=on costs a pull, from the image alone
 make benchmarks ARGS="--part bandwidth"  how fast NIXL moves KV over loopback and the rig's cable
 make benchmarks ARGS="--part gateway"    what the gateway adds to a time to first token
 make benchmarks ARGS="--part ways"       the gateway against other ways to the servers of the stack that is up
@@ -34,7 +35,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
-from benchmarks.cpu import gateway_overhead, growth, key_cost, layers, pulls, sharing, under_load, ways
+from benchmarks.cpu import (
+    checksum_cost,
+    gateway_overhead,
+    growth,
+    key_cost,
+    layers,
+    pulls,
+    sharing,
+    under_load,
+    ways,
+)
 from benchmarks.machine import Machine, machine
 from benchmarks.memory import GIB, PeakMemory
 from benchmarks.results import Result, Results, keep, last, read
@@ -128,6 +139,7 @@ PARTS: dict[str, Measure] = {
     "growth": growth.measure_growth,
     "pulls": pulls.measure_pulls,
     "key": key_cost.measure_key,
+    "checksum": checksum_cost.measure_checksum,
     "bandwidth": bandwidth.measure_bandwidth,
     "layers": layers.measure_layers,
     "links": links_and_nodes.measure_links,
@@ -233,6 +245,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "never-slower": never_slower.section,
     "pulls": pulls.section,
     "key": key_cost.section,
+    "checksum": checksum_cost.section,
     "bandwidth": bandwidth.section,
     "layers": layers.section,
 }

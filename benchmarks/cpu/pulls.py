@@ -126,7 +126,7 @@ def in_container(
 
 
 @contextmanager
-def pair(extra: dict[str, Any], prompts: dict[int, int], key_file: str = "") -> Iterator[Any]:
+def pair(extra: dict[str, Any], prompts: dict[int, int], key_file: str = "", **config: Any) -> Iterator[Any]:
     """The second of two nodes; the first holds the prompts, chunks by seed, and the controller knows it."""
     sys.path.insert(0, "/src/docker")
     from probes.controller import free_ports, running_controller
@@ -139,6 +139,7 @@ def pair(extra: dict[str, Any], prompts: dict[int, int], key_file: str = "") -> 
         "pages": 64,
         "extra": extra,
         "key_file": key_file,
+        "config": config,
     }
     with (
         running_controller(ports, key_file),

@@ -43,6 +43,7 @@ SLOW = (
     "mp-make-room",
     "pull-pieces",
     "shared-pull",
+    "kv-checksum",
 )
 PATCHES = {patch.id: patch for series in load_all() for patch in series.patches}
 

@@ -369,6 +369,23 @@ class _Inside:
         under_way = [one for one in monitor.p2p_requests.values() if not one.end_time]
         return {"begun": monitor.p2p_request_id, "under_way": len(under_way)}
 
+    def spoil(self, seed: int, chunks: int, how: str) -> None:
+        """Have the bytes of a prompt's last chunk be others than those that were stored."""
+        backend = self.engine.storage_manager.local_cpu_backend
+        keys = [key for _, _, key in self.engine.token_database.process_tokens(self._prompt(seed, chunks)[0])]
+        for key in keys:  # whose checksum is made
+            getattr(backend.hot_cache[key], "checksum", _Done()).result()
+        chunk = backend.hot_cache[keys[-1]].tensor
+        half = self.settings.chunk // 2
+        spoiled = {
+            "keys zeroed": lambda: chunk[0].zero_(),
+            "values zeroed": lambda: chunk[1].zero_(),
+            "two blocks swapped": lambda: chunk.copy_(chunk.roll(half, dims=2)),
+            "of another chunk": lambda: chunk.copy_(backend.hot_cache[keys[0]].tensor),
+            "one value": lambda: chunk[1, 0, -1, -1].add_(1),
+        }
+        spoiled[how]()
+
     def some_key(self) -> int:
         return int(next(iter(self.engine.storage_manager.local_cpu_backend.hot_cache)).chunk_hash)
 
@@ -430,6 +447,13 @@ class _Connector:
     def batched_to_gpu(self, objects: Any, starts: Any, ends: Any, **_: Any) -> None:
         for obj, start, end in zip(objects, starts, ends, strict=True):
             self.cache[:, :, start:end] = obj.tensor
+
+
+class _Done:
+    """A checksum that nobody makes."""
+
+    def result(self) -> None:
+        return None
 
 
 def _nothing(*_: Any) -> None:

@@ -96,6 +96,9 @@ REASONS: dict[tuple[str, str], str] = {
     (SERVERS, "p2p_min_tokens"): (
         "A setting of ours ([patches.md](patches.md)): pulls of fewer tokens are not made; 0 makes all."
     ),
+    (SERVERS, "p2p_checksum"): (
+        "A setting of ours ([patches.md](patches.md)): on, no pulled chunk is used whose bytes differ."
+    ),
     (SERVERS, "pre_caching_hash_algorithm"): "LMCache's default, said because nodes must agree on it.",
     (SERVERS, "save_unfull_chunk"): "LMCache's default, said because hits come in whole chunks.",
     (SERVERS, "extra_config"): (

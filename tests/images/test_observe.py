@@ -91,6 +91,9 @@ BROKEN: dict[str, tuple[Series, str, float]] = {
     "KvshareMessagesRejected": (
         {f'{REJECTED}{{node="controller",socket="pull"}}': "3+0x51 4+0x8 5+0x480"}, "controller", 52,
     ),
+    "KvshareChecksumsDiffer": (
+        {'lmcache:checksum_mismatches_total{node="decode",peer="prefill:1"}': "_x19 1+1x480"}, "decode", 20,
+    ),
     "KvshareLookupsTimeOut": (LATE | {WAITING: alternating(0, 1)}, "decode", 5),
     "KvshareVersionsApart": ({'kvshare_version{node="decode",version="0.33.0"}': constant(1)}, "", 5),
     "KvshareMemoryPinned": ({'vllm:num_requests_running{node="decode"}': constant(0)}, "decode", 5),

@@ -48,6 +48,7 @@ RED = {
     "lookup-ids": "one should be left and one cleaned up, but 1001 are",
     "request-fields": "KeyError('receiver_host')",
     "pull-pieces": "A pull of 2 chunks should bring them all, while others pull",
+    "kv-checksum": "A chunk with keys zeroed should be left out",
     "shared-pull": "8 requests for one prompt should make one pull, and make 8",
     "mp-make-room": "all should be stored where older ones are, not 16",
     "mp-late-read": "should have its values after a late read",

@@ -309,6 +309,7 @@ FAULTS: dict[str, Fault] = {
         "CONF-09", recomputed(_lmcache("decode", "pre_caching_hash_algorithm", "sha256_cbor"))
     ),
     "model-revision": Fault("CONF-02", edit(proven(), "decode.fingerprint.model_revision", "v2")),
+    "checksums-of-one": Fault("CONF-14", edit(proven(), "decode.fingerprint.lmcache.p2p_checksum", True)),
     "cluster-key": Fault("CONF-13", edit(proven(), "decode.fingerprint.cluster_key", "0badcafe")),
     "vllm-args": Fault("CONF-10", edit(proven(), "decode.fingerprint.vllm_args", "--quantization fp8")),
     "other-weights": Fault(

@@ -89,6 +89,8 @@ def test_the_decision_and_the_compose_files_must_agree(folder: Path) -> None:
     [
         ({"TRANSPORT": "rdma"}, "was never tried over TRANSPORT=rdma"),
         ({"P2P_MIN_TOKENS": "1280"}, "pulls whatever a peer has: set P2P_MIN_TOKENS=0"),
+        ({"KV_CHECKSUM": "on"}, "has no checksums of KV: set KV_CHECKSUM=off"),
+        ({"KV_CHECKSUM": "yes"}, "is neither on nor off"),
         ({"OBSERVE": "5"}, "OBSERVE watches SHARING=controller alone"),
         ({"CLUSTER_KEY_FILE": "off"}, "hands out and clears KV for whoever reaches its ports"),
         ({"SHARING": "multiproces"}, "is no sharing, did you mean multiprocess"),

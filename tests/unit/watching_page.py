@@ -58,11 +58,11 @@ over in 60).
 
 {seen}
 
-{never}`tests/scenarios/one_engine` raises KvshareDown, KvshareWorkerLost and KvshareAnswersWrong in
-`make test` too: it stops the controller, turns sharing off and corrupts values. promtool raises each alarm on
-made-up series, in its own time, one thing broken at a time, and no other may fire
-(`tests/images/test_observe.py`). That a real stack has every series that rules and panels ask for is tested
-against what one said.
+{never}`tests/scenarios/one_engine` raises KvshareDown, KvshareWorkerLost, KvshareAnswersWrong and
+KvshareChecksumsDiffer in `make test` too: it stops the controller, turns sharing off, corrupts values and
+spoils chunks. promtool raises each alarm on made-up series, in its own time, one thing broken at a time,
+and no other may fire (`tests/images/test_observe.py`). That a real stack has every series that rules and
+panels ask for is tested against what one said.
 """
 N = 1000  # so many minutes between canaries that no alarm is as long for another reason
 

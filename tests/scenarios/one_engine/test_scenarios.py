@@ -31,6 +31,9 @@ HONEST = "layer[places] = tokens[:, number, skip:]"
 CORRUPT = (
     "layer[places] = torch.stack([tokens[0, number, skip:], torch.zeros_like(tokens[1, number, skip:])])"
 )
+CHECKSUMS = OF_LMCACHE / "checksums.py"
+MADE = "chunk.checksum = _threads.submit(_of, chunk)"
+THEN_SPOILED = f"{MADE}\n    chunk.checksum.result()\n    chunk.tensor[1].zero_()"
 LANES = OF_LMCACHE / "transfer_channel/nixl_lanes.py"
 ALL_SENT = "near_indices[lane::lanes], far[lane], far_indices[lane::lanes]"
 HALF_SENT = "near_indices[lane::lanes][:1], far[lane], far_indices[lane::lanes][:1]"
@@ -260,6 +263,18 @@ def test_corrupted_values_are_caught_though_every_counter_is_green(rig: Rig) -> 
     assert not [name for name in outcome.failed_ids() if name.startswith("KV-PEER")]
     watching.start(rig)
     watching.await_firing(("KvshareAnswersWrong", "decode"))
+    rig.compose("rm", "--stop", "--force", "canary", "prometheus")
+
+
+def test_spoiled_chunks_are_computed_where_checksums_are_compared(rig: Rig) -> None:
+    broken(CHECKSUMS, MADE, THEN_SPOILED)
+    rig.use(HERE / "spoiled_chunks/overlay.yaml", KV_CHECKSUM="on")
+    outcome = rig.verify()
+    assert outcome.code == 1, outcome.said
+    assert outcome.report["cause"] == "KV-PEER-01"
+    assert "KV-RIGHT-01" not in outcome.failed_ids()
+    watching.start(rig)
+    watching.await_firing(("KvshareChecksumsDiffer", "decode"))
     rig.compose("rm", "--stop", "--force", "canary", "prometheus")
 
 

@@ -13,6 +13,7 @@ from kvshare.refusals import length_of, refusal_of, refusal_of_drafts, refusal_o
 
 DEVICES = ("cpu", "cuda")
 TRANSPORTS = ("tcp", "rdma")
+CHECKSUM, SWITCH = "KV_CHECKSUM", ("off", "on")
 CONTROLLER, MULTIPROCESS = "controller", "multiprocess"
 SHARINGS = (CONTROLLER, MULTIPROCESS)
 # What compose.yaml is merged with, by the decision that asks for it.
@@ -235,6 +236,8 @@ def _validate_choices(settings: Settings) -> None:
     ):
         if value not in known:
             raise KvshareError(f"{name}={value} is no {name.lower()}{did_you_mean(value, known)}")
+    if (checks := settings.get(CHECKSUM, "off")) not in SWITCH:
+        raise KvshareError(f"{CHECKSUM}={checks} is neither on nor off: set {CHECKSUM}=on or off in .env.")
     if not threshold.VALUE.fullmatch(least := settings.get(threshold.NAME, "0")):
         raise KvshareError(
             f"{threshold.NAME}={least} is no number of tokens: set it to 0, to what "
@@ -275,6 +278,8 @@ def _refusals_of_multiprocess(settings: Settings) -> Iterator[str]:
         yield "SHARING=multiprocess was never tried over TRANSPORT=rdma: set one of the two back in .env."
     if settings.get(threshold.NAME, "0") != "0":
         yield f"SHARING=multiprocess pulls whatever a peer has: set {threshold.NAME}=0 in .env."
+    if settings.get(CHECKSUM, "off") != "off":
+        yield f"SHARING=multiprocess has no checksums of KV: set {CHECKSUM}=off in .env."
     if settings.observes:
         yield "OBSERVE watches SHARING=controller alone: leave OBSERVE empty in .env."
     if settings.get(cluster_key.NAME) == cluster_key.OFF:

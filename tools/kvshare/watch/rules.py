@@ -170,6 +170,11 @@ def alerts(watched: Watched) -> tuple[Alert, ...]:
             "make ports tells who may reach it; make verify whether versions are apart",
         ),
         Alert(
+            "KvshareChecksumsDiffer", _has_risen("lmcache:checksum_mismatches_total"), 0, CRITICAL,
+            "{{ $labels.node }} got KV from {{ $labels.peer }} that is not what that stored, and computed it",
+            "make logs ARGS='--node {{ $labels.node }}'; that machine's memory or its drivers spoil KV",
+        ),
+        Alert(
             "KvshareLookupsTimeOut", _timed_out(watched.lookup_timeout_ms / 1000), 5, WARNING,
             "{{ $value | humanizePercentage }} of the requests to {{ $labels.node }} wait as long as "
             f"LOOKUP_TIMEOUT_MS={watched.lookup_timeout_ms} lets them wait for KV",
@@ -212,6 +217,11 @@ def _rejected(knocks: int) -> str:
         return f'increase(lmcache:rejected_messages_total{{socket{socket}"port .*"}}[10m])'
 
     return f"{rise('!~')} > 0 or {rise('=~')} > {knocks}"
+
+
+def _has_risen(counter: str) -> str:
+    """Return where a counter has risen in ten minutes, or is there for the first time and not 0."""
+    return f"increase({counter}[10m]) > 0 or ({counter} > 0 unless {counter} offset 10m)"
 
 
 def _timed_out(limit_s: float) -> str:

@@ -208,3 +208,14 @@ def _cluster_key(evidence: Evidence) -> Outcome:
     """
     fix = "start every node from one checkout, or with one CLUSTER_KEY_FILE in .env: make down, then make up"
     return _same(evidence, "cluster key", lambda f: f.cluster_key or "none", fix, all_engines=True)
+
+
+@CHECKS.check("CONF-14", "KV is compared by checksum on all servers or on none", sharing=CONTROLLER)
+def _checksum(evidence: Evidence) -> Outcome:
+    """A server with KV_CHECKSUM=on uses nothing of one without, and computes all that is held there."""
+    fix = "set one KV_CHECKSUM in .env, then make up"
+    return _same(evidence, "KV_CHECKSUM", lambda f: _switch(f.lmcache.get("p2p_checksum")), fix)
+
+
+def _switch(value: object) -> str:
+    return "on" if value in (True, "on", "true") else "off"
