@@ -337,7 +337,8 @@ class _Inside:
         What is held then fails, if so asked.
         """
         channel = self.engine.storage_manager.storage_backends["P2PBackend"].transfer_channel
-        write, self.sizes = channel.async_batched_write, []
+        write = channel.async_batched_write
+        self.sizes: list[int] = []
         self.held, self.released = threading.Event(), threading.Event()
 
         async def held_write(objects: Any, transfer_spec: Any) -> int:

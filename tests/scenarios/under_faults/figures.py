@@ -132,8 +132,8 @@ streams with `echo`, `n` and `logprobs`, which vLLM 0.32.0 itself may end with a
 
 ## Remarks
 
-- 2026-11-28, `load beyond memory` with cache servers, 30 minutes: 10,167 requests, 0 failed, 0 wrong, and no
-  line above, since prefill's memory came to 1.053 times that after 5 minutes and may come to 1.05.
+- 2026-11-28, `load beyond memory` with cache servers: memory came to 1.053 times that after 5 minutes where
+  steps of every number of tokens were not computed first; vLLM on a CPU keeps kernels for each.
 - 2026-11-24, `load beyond memory`: with glibc's malloc memory came to 1.11 times that after 5 minutes; the
   CPU image has tcmalloc since.
 - 2026-11-24, `lookup timeout`: in one of four long runs decode's engine ended during a lookup, after decode
