@@ -56,7 +56,8 @@ async def num_sound(chunks: list[MemoryObj], told: list[bytes], peer: str) -> in
 def _of(chunk: MemoryObj) -> bytes:
     """BLAKE3 of its bytes, which lets other threads run meanwhile."""
     data = chunk.raw_data.view(-1).view(torch.uint8)[: chunk.get_size()]
-    return blake3.blake3(data.numpy()).digest(SIZE)
+    digest: bytes = blake3.blake3(data.numpy()).digest(SIZE)
+    return digest
 
 
 def _log(peer: str, wrong: int, of: int, told: bool) -> None:
