@@ -11,6 +11,7 @@ from probes.controller import free_ports, running_controller
 from probes.node import CHUNK, Node, running_node, settings_for
 
 LONG, SHORT, PIECE = 20, 2, 8  # chunks
+SMALL = {"p2p_piece_bytes": 0}  # pieces are of eight chunks, however few bytes that is
 HELD_S = 0.5  # that the long pull is held up at least
 
 
@@ -20,7 +21,7 @@ def probe() -> None:
     with (
         running_controller(ports),
         running_node(settings_for("owner", ports)) as owner,
-        running_node(settings_for("slow", ports)) as slow,
+        running_node(settings_for("slow", ports, extra=SMALL)) as slow,
         running_node(settings_for("quick", ports)) as quick,
         ThreadPoolExecutor(1) as thread,
     ):

@@ -92,7 +92,7 @@ BROKEN: dict[str, tuple[Series, str, float]] = {
         {f'{REJECTED}{{node="controller",socket="pull"}}': "3+0x51 4+0x8 5+0x480"}, "controller", 52,
     ),
     "KvshareChecksumsDiffer": (
-        {'lmcache:checksum_mismatches_total{node="decode",peer="prefill:1"}': "_x19 1+1x480"}, "decode", 20,
+        {'lmcache:checksum_mismatches_total{node="decode",peer="prefill:1"}': "_x19 1+1x480"}, "decode", 19,
     ),
     "KvshareLookupsTimeOut": (LATE | {WAITING: alternating(0, 1)}, "decode", 5),
     "KvshareVersionsApart": ({'kvshare_version{node="decode",version="0.33.0"}': constant(1)}, "", 5),
