@@ -9,6 +9,7 @@ make benchmarks ARGS="--part load"       16 clients that share half of each prom
 make benchmarks ARGS="--part never-slower"  the calibrated threshold on cables of several speeds
 make benchmarks ARGS="--part pulls"      what a pull costs besides its bytes, from the image alone
 make benchmarks ARGS="--part key"        what the cluster's key costs, from the image alone
+make benchmarks ARGS="--part beside"     a short pull beside another node's long one, from the image alone
 make benchmarks ARGS="--part checksum"   what KV_CHECKSUM=on costs a pull, from the image alone
 make benchmarks ARGS="--part bandwidth"  how fast NIXL moves KV over loopback and the rig's cable
 make benchmarks ARGS="--part gateway"    what the gateway adds to a time to first token
@@ -36,6 +37,7 @@ from typing import Any
 
 from benchmarks import ROOT
 from benchmarks.cpu import (
+    beside,
     checksum_cost,
     gateway_overhead,
     growth,
@@ -140,6 +142,7 @@ PARTS: dict[str, Measure] = {
     "pulls": pulls.measure_pulls,
     "key": key_cost.measure_key,
     "checksum": checksum_cost.measure_checksum,
+    "beside": beside.measure_beside,
     "bandwidth": bandwidth.measure_bandwidth,
     "layers": layers.measure_layers,
     "links": links_and_nodes.measure_links,
@@ -246,6 +249,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "pulls": pulls.section,
     "key": key_cost.section,
     "checksum": checksum_cost.section,
+    "beside": beside.section,
     "bandwidth": bandwidth.section,
     "layers": layers.section,
 }
