@@ -14,7 +14,7 @@ def probe() -> None:
         a.ask("store", seed=1, chunks=2 * PAGES)
         a.ask("store", seed=2, chunks=1)
         for seed, chunks, expected in ((1, 2 * PAGES, PAGES), (2, 1, 1)):
-            found = b.pull_until_hit(seed=seed, chunks=chunks)
+            found = b.pull_until(seed, chunks, expected * CHUNK)
             if (found["hits"], found["wrong"]) != (expected * CHUNK, 0):
                 raise ProbeError(
                     f"Of {chunks} chunks {expected} should be pulled into {PAGES} pages, but got {found}."

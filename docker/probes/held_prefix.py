@@ -14,7 +14,7 @@ def probe() -> None:
     with two_nodes() as (_, owner, other):
         for seed in (1, 2, 3):
             owner.ask("store", seed=seed, chunks=CHUNKS)
-        if other.pull_until_hit(seed=1, chunks=CHUNKS)["hits"] != CHUNKS * CHUNK:
+        if other.pull_until(1, CHUNKS, CHUNKS * CHUNK)["hits"] != CHUNKS * CHUNK:
             raise ProbeError("A prompt of which vLLM holds nothing should be pulled.")
         for held in (CHUNKS, CHUNKS - 1):
             asked = other.logged(CONTROLLER_ASKED)

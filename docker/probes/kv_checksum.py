@@ -23,13 +23,13 @@ def probe() -> None:
     ):
         owner.wait_until_synced(ports)
         owner.ask("store", seed=SOUND, chunks=CHUNKS)
-        found = other.pull_until_hit(SOUND, CHUNKS)
+        found = other.pull_until(SOUND, CHUNKS, CHUNKS * CHUNK)
         if found["hits"] != CHUNKS * CHUNK or found["wrong"]:
             raise ProbeError(f"What is sound should be pulled whole: {found}.")
         for seed, how in enumerate(WAYS):
             owner.ask("store", seed=seed, chunks=CHUNKS)
             owner.ask("spoil", seed=seed, chunks=CHUNKS, how=how)
-            found = other.pull_until_hit(seed, CHUNKS)
+            found = other.pull_until(seed, CHUNKS, (CHUNKS - 1) * CHUNK)
             if found["hits"] != (CHUNKS - 1) * CHUNK or found["wrong"]:
                 raise ProbeError(f"A chunk with {how} should be left out, and the others used: {found}.")
         if (counted := sum(other.ask("counted_by", counter=MISMATCHES, label="peer").values())) != len(WAYS):

@@ -66,12 +66,16 @@ class Node:
 
     def pull_until_hit(self, seed: int, chunks: int, seconds: float = 10.0) -> dict[str, Any]:
         """The answer of the first of some gets that hits: the controller learns of keys a moment later."""
+        return self.pull_until(seed, chunks, 1, seconds)
+
+    def pull_until(self, seed: int, chunks: int, hits: int, seconds: float = 10.0) -> dict[str, Any]:
+        """The answer of the first of some gets that brings so many tokens, or of the last."""
         deadline = time.monotonic() + seconds
         for number in itertools.count():
             found: dict[str, Any] = self.ask(
                 "get", seed=seed, chunks=chunks, request=f"{time.monotonic_ns()}-{number}"
             )
-            if found["hits"] or time.monotonic() > deadline:
+            if found["hits"] >= hits or time.monotonic() > deadline:
                 return found
             time.sleep(0.3)
         raise AssertionError

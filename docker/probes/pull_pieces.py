@@ -29,7 +29,7 @@ def probe() -> None:
         for seed, chunks in ((1, LONG), (2, SHORT), (3, SHORT)):
             owner.ask("store", seed=seed, chunks=chunks)
         for node in (slow, quick):  # both are connected from here on
-            _right(node.pull_until_hit(seed=3, chunks=SHORT), SHORT)
+            _right(node.pull_until(seed=3, chunks=SHORT, hits=SHORT * CHUNK), SHORT)
         before = owner.ask("transfers")["begun"]
         owner.ask("hold_writes", receiver=f"{slow.settings.host}:{slow.settings.init_port}")
         slow.ask("store", seed=4, chunks=1)
