@@ -238,25 +238,15 @@ class _Inside:
 
         Of ``computed`` tokens vLLM says that it holds them itself.
         """
-        import torch
-
         tokens, values = self._prompt(seed, chunks)
         self.client.num_computed_tokens = computed
         begun = time.monotonic()
         hits = self._look_up(tokens, request)
         seconds = time.monotonic() - begun
-        self.client.clear_lookup_status(request)
-        self.cache.zero_()
-        if hits:
-            self.engine.retrieve(tokens[:hits], torch.ones(hits, dtype=torch.bool), req_id=request)
-        self.engine.lookup_unpin(request)
-        wrong = (self.cache[:, :, :hits] != values[:, :, :hits]).any(dim=-1).any(dim=0).sum()
-        return {"hits": hits, "seconds": seconds, "wrong": int(wrong)}
+        return {"hits": hits, "seconds": seconds, "wrong": self._retrieve(tokens, values, hits, request)}
 
     def get_together(self, seed: int, chunks: int, times: int) -> list[dict[str, Any]]:
         """The same prompt looked up by several requests at once, then retrieved by each."""
-        import torch
-
         tokens, values = self._prompt(seed, chunks)
         requests = [f"together-{number}-{time.monotonic_ns()}" for number in range(times)]
         for request in requests:
@@ -265,13 +255,7 @@ class _Inside:
         found = []
         for request in requests:
             hits = self._look_up(tokens, request)
-            self.client.clear_lookup_status(request)
-            self.cache.zero_()
-            if hits:
-                self.engine.retrieve(tokens[:hits], torch.ones(hits, dtype=torch.bool), req_id=request)
-            self.engine.lookup_unpin(request)
-            wrong = (self.cache[:, :, :hits] != values[:, :, :hits]).any(dim=-1).any(dim=0).sum()
-            found.append({"hits": hits, "wrong": int(wrong)})
+            found.append({"hits": hits, "wrong": self._retrieve(tokens, values, hits, request)})
         return found
 
     def get_during(self, seed: int, long: int, chunks: int) -> list[dict[str, Any]]:
@@ -300,6 +284,17 @@ class _Inside:
         random, length = torch.Generator().manual_seed(seed), chunks * self.settings.chunk
         tokens = torch.randint(1, 50_000, (length,), generator=random)
         return tokens, torch.rand(2, 1, length, self.settings.width, generator=random)
+
+    def _retrieve(self, tokens: Any, values: Any, hits: int, request: str) -> int:
+        """End a lookup as vLLM does, its tokens retrieved; how many of them have other values."""
+        import torch
+
+        self.client.clear_lookup_status(request)
+        self.cache.zero_()
+        if hits:
+            self.engine.retrieve(tokens[:hits], torch.ones(hits, dtype=torch.bool), req_id=request)
+        self.engine.lookup_unpin(request)
+        return int((self.cache[:, :, :hits] != values[:, :, :hits]).any(dim=-1).any(dim=0).sum())
 
     def _look_up(self, tokens: Any, request: str) -> int:
         hits = self.client.lookup_cache(request)
@@ -378,8 +373,9 @@ class _Inside:
         """Have the bytes of a prompt's last chunk be others than those that were stored."""
         backend = self.engine.storage_manager.local_cpu_backend
         keys = [key for _, _, key in self.engine.token_database.process_tokens(self._prompt(seed, chunks)[0])]
-        for key in keys:  # whose checksum is made
-            getattr(backend.hot_cache[key], "checksum", _Done()).result()
+        for key in keys:
+            if (checksum := getattr(backend.hot_cache[key], "checksum", None)) is not None:
+                checksum.result()  # made before its bytes change
         chunk = backend.hot_cache[keys[-1]].tensor
         half = self.settings.chunk // 2
         spoiled = {
@@ -452,13 +448,6 @@ class _Connector:
     def batched_to_gpu(self, objects: Any, starts: Any, ends: Any, **_: Any) -> None:
         for obj, start, end in zip(objects, starts, ends, strict=True):
             self.cache[:, :, start:end] = obj.tensor
-
-
-class _Done:
-    """A checksum that nobody makes."""
-
-    def result(self) -> None:
-        return None
 
 
 def _nothing(*_: Any) -> None:
