@@ -75,6 +75,7 @@ RED = {
     "base-model": "bgmv_shrink should leave a row without an adapter as it is",
     "prompt-adapter": "The size of tensor a (5) must match the size of tensor b (2)",
     "seed-in-pieces": "CPU Generator does not use offset",
+    "waiting-ranks": "Who waits 100 times should give its core up as often, but did",
 }
 # A part of a patch, known by texts that its hunks bring, and what the probe says without it.
 PARTS = [

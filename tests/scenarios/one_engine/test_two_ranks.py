@@ -14,8 +14,6 @@ HERE = Path(__file__).parent
 TWO_RANKS = {
     "MODEL": "/models/kvshare-two-ranks",  # pragma: allowlist secret
     "CPU_RANKS": "2",
-    # On two cores with eight busy processes the first pull, which connects, has taken three seconds.
-    "LOOKUP_TIMEOUT_MS": "20000",
 }
 NOWHERE = "http://127.0.0.1:9"
 # Of the values and keys that the second rank pulled, nothing is left.
