@@ -76,6 +76,7 @@ RED = {
     "prompt-adapter": "The size of tensor a (5) must match the size of tensor b (2)",
     "seed-in-pieces": "CPU Generator does not use offset",
     "waiting-ranks": "Who waits 100 times should give its core up as often, but did",
+    "chosen-start": "An engine should start by fork where that is chosen, but starts by spawn.",
 }
 # A part of a patch, known by texts that its hunks bring, and what the probe says without it.
 PARTS = [
