@@ -77,6 +77,7 @@ RED = {
     "seed-in-pieces": "CPU Generator does not use offset",
     "waiting-ranks": "Who waits 100 times should give its core up as often, but did",
     "chosen-start": "An engine should start by fork where that is chosen, but starts by spawn.",
+    "strange-objects": "A strange object in a module should be passed by:",
 }
 # A part of a patch, known by texts that its hunks bring, and what the probe says without it.
 PARTS = [
