@@ -7,6 +7,7 @@ make benchmarks ARGS="--part links"      the same over cables of several speeds,
 make benchmarks ARGS="--part nodes"      and with one, two and three decode nodes
 make benchmarks ARGS="--part load"       16 clients that share half of each prompt
 make benchmarks ARGS="--part never-slower"  the calibrated threshold on cables of several speeds
+make benchmarks ARGS="--part waiting"    what requests that wait for a pull cost one that generates
 make benchmarks ARGS="--part pulls"      what a pull costs besides its bytes, from the image alone
 make benchmarks ARGS="--part key"        what the cluster's key costs, from the image alone
 make benchmarks ARGS="--part beside"     a short pull beside another node's long one, from the image alone
@@ -51,7 +52,7 @@ from benchmarks.cpu import (
 from benchmarks.machine import Machine, machine
 from benchmarks.memory import GIB, PeakMemory
 from benchmarks.results import Result, Results, keep, last, read
-from benchmarks.rig import bandwidth, links_and_nodes, never_slower
+from benchmarks.rig import bandwidth, links_and_nodes, never_slower, waiting
 
 RESULTS = ROOT / "benchmarks/results.jsonl"
 DOCUMENT = ROOT / "docs/benchmarks.md"
@@ -148,6 +149,7 @@ PARTS: dict[str, Measure] = {
     "links": links_and_nodes.measure_links,
     "nodes": links_and_nodes.measure_nodes,
     "never-slower": never_slower.measure_never_slower,
+    "waiting": waiting.measure_waiting,
     "load": under_load.measure_load,
     "gateway": gateway_overhead.measure,
     "ways": ways.measure_ways,
@@ -246,6 +248,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "links": links_and_nodes.links,
     "nodes": links_and_nodes.nodes,
     "never-slower": never_slower.section,
+    "waiting": waiting.section,
     "pulls": pulls.section,
     "key": key_cost.section,
     "checksum": checksum_cost.section,

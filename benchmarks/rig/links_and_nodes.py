@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -33,9 +34,10 @@ ARMS = ("--arms", "cold,peer,recompute", "--repetitions", "5")
 
 
 @contextmanager
-def stack(decode_nodes: int) -> Iterator[dict[str, str]]:
+def stack(decode_nodes: int, *overlays: Path) -> Iterator[dict[str, str]]:
     """The stack on the rig with that many decode nodes; gives the settings to reach it with."""
     settings = settings_for(decode_nodes)
+    settings["COMPOSE_FILE"] = ":".join((settings["COMPOSE_FILE"], *map(str, overlays)))
     with engines.running(engines.HOSTS[: 1 + decode_nodes]):
         run("up", "all", environment={**os.environ, **settings})
         yield settings

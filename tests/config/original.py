@@ -102,7 +102,8 @@ REASONS: dict[tuple[str, str], str] = {
     (SERVERS, "pre_caching_hash_algorithm"): "LMCache's default, said because nodes must agree on it.",
     (SERVERS, "save_unfull_chunk"): "LMCache's default, said because hits come in whole chunks.",
     (SERVERS, "extra_config"): (
-        "The scheduler sleeps 1 ms, not 10, between looks for an answer: every hit is sooner. "
+        "The scheduler does not sleep 10 ms a step for each request that waits for an answer: hits are "
+        "sooner, and who generates waits for nobody's pull. "
         "Counters are exported every 2 s, not 10: a verification waits for them. "
         "The controller hears of a key at once, not after 10 ms: who asks decode next finds it."
     ),
