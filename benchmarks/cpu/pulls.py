@@ -4,8 +4,9 @@
     make benchmarks ARGS="--part pulls"                and writes it into docs/benchmarks.md
 
 A pull is timed from the scheduler's question to its answer, as vLLM asks: hash, controller, peer, transfer,
-and the sleeps in between. The fixed cost is the fit of t0 + bytes/B at no bytes, over each length's median.
-The first pull of a pair is preceded by one lookup that misses, as every cold prompt makes one.
+and the sleeps in between, vLLM's own rest of 1 ms included. The fixed cost is the fit of t0 + bytes/B at no
+bytes, over each length's median. The first pull of a pair is preceded by one lookup that misses, as
+every cold prompt makes one.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ CHUNK = 16
 LOOKUP_TIMEOUT_MS = 3000
 TOLERANCE_S = 2.0
 HEARTBEAT_S = 1
+ENGINE_REST_S = 0.001  # of vLLM's engine, between two steps in which nothing runs
 
 
 @dataclass(frozen=True)
@@ -301,6 +302,7 @@ class _Inside:
         if hits == -1:
             hits = self.client.lookup(tokens, request)
         while hits is None:
+            time.sleep(ENGINE_REST_S)
             hits = self.client.lookup_cache(request)
         return int(hits)
 
