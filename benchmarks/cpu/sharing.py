@@ -55,6 +55,7 @@ def measure_sharing() -> dict[str, Any]:
 def _turn(sharing: str) -> Turn:
     environment = _environment(sharing)
     run("down", environment=environment)
+    run("engine", "start")  # to end a stack ends an engine too that the tool has started
     began = time.monotonic()
     run("up", "all", environment=environment)
     start_s = time.monotonic() - began
