@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.summary import summary
 from benchmarks.tool import bench, run
-from kvshare.servers.completion import Ask, complete
+from kvshare.servers.completion import Ask, Completion, complete
 from kvshare.servers.prompts import make_prompts
 from tests.rig import engines, network
 from tests.rig.__main__ import settings_for
@@ -67,12 +67,20 @@ def measure_nodes() -> dict[str, Any]:
     return found
 
 
+def ask(
+    traffic: Traffic, host: Host, prompt: Prompt, tokens: int = OUTPUT, shared: bool = True
+) -> Completion:
+    """A prompt's answer of so many tokens, from a thread in the operator's network."""
+    asked = Ask(str(time.monotonic_ns()), prompt, tokens, shared=shared)
+    return complete(traffic.http(host), MODEL, asked)
+
+
 def _all_at_once(nodes: Sequence[Host], clients: ThreadPoolExecutor) -> dict[str, float]:
     """Median TTFT in ms over nodes and rounds, of prompts that prefill holds and of fresh ones, by arm."""
     traffic = Traffic(seed=len(nodes), addresses={host: host.address for host in (PREFILL, *nodes)})
 
-    def ask(host: Host, prompt: Prompt) -> float:
-        return complete(traffic.http(host), MODEL, Ask(str(time.monotonic_ns()), prompt, OUTPUT)).ttft_ms
+    def ttft_ms(host: Host, prompt: Prompt) -> float:
+        return ask(traffic, host, prompt).ttft_ms
 
     def pulled(host: Host) -> int:
         return traffic.sources(host).external_kv_transfer
@@ -82,10 +90,10 @@ def _all_at_once(nodes: Sequence[Host], clients: ThreadPoolExecutor) -> dict[str
     for turn in range(-1, ROUNDS):  # the first warms up
         before = list(clients.map(pulled, nodes))
         of = {arm: list(islice(prompts, len(nodes))) for arm in ttft}
-        list(clients.map(ask, [PREFILL] * len(nodes), of["peer"]))
+        list(clients.map(ttft_ms, [PREFILL] * len(nodes), of["peer"]))
         time.sleep(ADMITTED_S)
         for arm in ("peer", "recompute") if turn % 2 else ("recompute", "peer"):
-            measured = list(clients.map(ask, nodes, of[arm]))
+            measured = list(clients.map(ttft_ms, nodes, of[arm]))
             ttft[arm] += measured if turn >= 0 else []
         moved = [now - then for now, then in zip(clients.map(pulled, nodes), before, strict=True)]
         if moved != [TOKENS // CHUNK * CHUNK] * len(nodes):

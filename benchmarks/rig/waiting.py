@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from itertools import pairwise
+from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,12 +20,11 @@ from typing import Any
 import yaml
 
 from benchmarks import ROOT
-from benchmarks.rig.links_and_nodes import stack
-from kvshare.servers.completion import Ask, Completion, complete
+from benchmarks.rig.links_and_nodes import Prompt, ask, stack
 from kvshare.servers.prompts import make_prompts
 from tests.rig import network
 from tests.rig.network import DECODE, OPERATOR, PREFILL
-from tests.scenarios.under_faults.traffic import ADMITTED_S, CHUNK, MODEL, VOCAB, Traffic
+from tests.scenarios.under_faults.traffic import ADMITTED_S, CHUNK, VOCAB, Traffic
 
 CONFIG = ROOT / "configs/lmcache.yaml"
 SLEEPS_S = {"10 ms, upstream's": 0.01, "1 ms": 0.001, "none": 0.0}
@@ -41,66 +39,63 @@ def measure_waiting() -> dict[str, Any]:
 
 
 def _with_sleep(seconds: float) -> dict[str, float]:
-    with _overlay(seconds) as overlay, stack(1, overlay):
+    with stack(1, _overlay(seconds)):
         network.limit(DECODE, LINK_MBITS * 1e6 / 8)
         with ThreadPoolExecutor(1 + max(WAITING), initializer=network.enter, initargs=(OPERATOR,)) as clients:
             return _measured(clients)
 
 
 def _measured(clients: ThreadPoolExecutor) -> dict[str, float]:
-    traffic = Traffic(seed=int(time.time()))
-    gaps: dict[str, list[float]] = {}
+    traffic = Traffic(seed=1)
+    prompts = iter(make_prompts((1 + ROUNDS) * sum(1 + count for count in WAITING), TOKENS, VOCAB, seed=1))
+    gaps: dict[str, list[float]] = {str(count): [] for count in (0, *WAITING)}
+    for turn in range(-1, ROUNDS):
+        for count in WAITING:
+            alone, beside = _gaps_ms(traffic, clients, next(prompts), list(islice(prompts, count)))
+            if turn >= 0:  # the first warms up
+                gaps["0"] += alone
+                gaps[str(count)] += beside
+    return {name: median(values) for name, values in gaps.items()}
 
-    def ask(tokens: tuple[int, ...], count: int, host: Any = DECODE, shared: bool = True) -> Completion:
-        asked = Ask(str(time.monotonic_ns()), tokens, count, shared=shared)
-        return complete(traffic.http(host), MODEL, asked)
+
+def _gaps_ms(
+    traffic: Traffic, clients: ThreadPoolExecutor, prompt: Prompt, others: list[Prompt]
+) -> tuple[list[float], list[float]]:
+    """Times between one request's tokens before others begin to pull, and until one of them is served."""
 
     def pulled() -> int:
         return clients.submit(traffic.sources, DECODE).result().external_kv_transfer
 
-    for turn in range(-1, ROUNDS):  # the first warms up
-        for count in WAITING:
-            seed = traffic.seed + 100 * turn + count
-            first, *others = make_prompts(1 + count, TOKENS, VOCAB, seed=seed)
-            list(clients.map(lambda prompt: ask(prompt, 1, PREFILL), others))
-            time.sleep(ADMITTED_S)
-            before_pulls = pulled()
-            generating = clients.submit(ask, first[:200], GENERATED, shared=False)
-            time.sleep(ALONE_S)
-            pulls = [future.result() for future in [clients.submit(ask, one, 1) for one in others]]
-            begun, ended = min(one.sent for one in pulls), min(one.token_times[0] for one in pulls)
-            times = generating.result().token_times
-            moved = pulled() - before_pulls
-            if times[-1] < ended or moved != count * (TOKENS // CHUNK * CHUNK):
-                sys.exit(
-                    f"Beside one that outlasts them {count} pulls should be made, but {moved} tokens were."
-                )
-            for after, before in pairwise(reversed(times)):
-                name = "0" if after < begun else str(count) if begun < before and after < ended else None
-                if name and turn >= 0:
-                    gaps.setdefault(name, []).append((after - before) * 1000)
-    return {name: median(values) for name, values in gaps.items()}
+    list(clients.map(partial(ask, traffic, PREFILL), others))
+    time.sleep(ADMITTED_S)
+    before = pulled()
+    generating = clients.submit(ask, traffic, DECODE, prompt[:200], GENERATED, shared=False)
+    time.sleep(ALONE_S)
+    pulls = list(clients.map(partial(ask, traffic, DECODE), others))
+    times, moved = generating.result().token_times, pulled() - before
+    begun, served = min(one.sent for one in pulls), min(one.token_times[0] for one in pulls)
+    if times[-1] < served or moved != len(others) * (TOKENS // CHUNK * CHUNK):
+        sys.exit(
+            f"Beside one that outlasts them {len(others)} pulls should be made, but {moved} tokens were."
+        )
+    alone = [(end - start) * 1000 for start, end in pairwise(times) if end < begun]
+    beside = [(end - start) * 1000 for start, end in pairwise(times) if begun < start and end < served]
+    return alone, beside
 
 
-@contextmanager
-def _overlay(seconds: float) -> Iterator[Path]:
+def _overlay(seconds: float) -> Path:
     """Both servers with LMCache's settings as they are, but for the sleep."""
     config = yaml.safe_load(CONFIG.read_text())
     config["extra_config"]["lookup_backoff_time"] = seconds
     folder = ROOT / ".kvshare/waiting"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "lmcache.yaml").write_text(yaml.safe_dump(config))
-    mount = {
-        "type": "bind",
-        "source": str(folder / "lmcache.yaml"),
-        "target": "/etc/kvshare/lmcache.yaml",
-        "read_only": True,
-    }
+    mount = f"{folder}/lmcache.yaml:/etc/kvshare/lmcache.yaml:ro"
     overlay = folder / "overlay.yaml"
     overlay.write_text(
         yaml.safe_dump({"services": {name: {"volumes": [mount]} for name in ("prefill", "decode")}})
     )
-    yield overlay
+    return overlay
 
 
 def section(found: dict[str, Any]) -> list[str]:
